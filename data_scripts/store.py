@@ -1,0 +1,92 @@
+"""Converted arrays on disk: written whole or not at all, and summed before they are read."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from . import sums
+from .sources import DATA, Source, lookup
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+SUMS = "SHA256SUMS"  # written last: while it is missing, a data set without pinned sums is not complete
+T = TypeVar("T")
+
+
+def read(name: str, root: Path | str = DATA) -> dict[str, np.ndarray]:
+    """Read a converted data set after checking the sum of every file.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    root : path
+        The folder given to ``convert`` as `out`.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``train_images`` and ``test_images``, uint8 (N, C, H, W); ``train_labels`` and ``test_labels``, uint8 (N,).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the data set has not been converted, or not to its end.
+    ValueError
+        If `name` is unknown, or a file does not have its sum.
+    """
+    return _each(lookup(name), Path(root) / name, lambda handle: np.load(handle, allow_pickle=False))
+
+
+def verify(spec: Source, folder: Path) -> None:
+    """Check that `folder` holds all arrays of `spec` with their sums; raises as `read` does."""
+    _each(spec, folder, lambda _: None)
+
+
+def write(spec: Source, folder: Path, arrays: Mapping[str, np.ndarray], work: Path) -> None:
+    """Write `arrays` by way of `work`, a folder on the same file system; the sums go in last."""
+    found = {}
+    for key in KEYS:
+        with (work / f"{key}.npy").open("w+b") as handle:
+            np.save(handle, np.ascontiguousarray(arrays[key]), allow_pickle=False)
+            found[f"{key}.npy"] = sums.digest(handle, "SHA-256")
+    if spec.sha256 and found != spec.sha256:
+        raise ValueError(
+            f"{spec.name}: the converted files have SHA-256 {found}, expected {dict(spec.sha256)}, although the "
+            "published files have their sums; data_scripts or the installed NumPy is at fault: please report it"
+        )
+    (work / SUMS).write_text("".join(f"{value}  {name}\n" for name, value in found.items()), encoding="ascii")
+    folder.mkdir(exist_ok=True)
+    (folder / SUMS).unlink(missing_ok=True)  # old sums must not stand beside a mixture of old and new files
+    for name in (*found, SUMS):
+        (work / name).replace(folder / name)
+
+
+def _each(spec: Source, folder: Path, use: Callable[[BufferedIOBase], T]) -> dict[str, T]:
+    """Apply `use` to each array file, opened and found to have its sum."""
+    command = f"python -m data_scripts {spec.name}" + (
+        "" if folder.parent == DATA else f" --out {shlex.quote(str(folder.parent))}"
+    )
+    way_out = f"run `{command}` (with `--from DIR` if the published files are at hand in DIR)"
+    missing = f"is missing, so {spec.title} is not there or not complete; {way_out}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} {missing}")
+    try:
+        expected = spec.sha256 or _listed(folder / SUMS)
+        results = {}
+        for key in KEYS:
+            path = folder / f"{key}.npy"
+            with path.open("rb") as handle:  # one handle: the bytes that were summed are the bytes read
+                sums.require(handle, path, "SHA-256", expected.get(path.name, "not listed"), way_out)
+                results[key] = use(handle)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error.filename} {missing}") from None
+    return results
+
+
+def _listed(path: Path) -> dict[str, str]:
+    pairs = (line.split(maxsplit=1) for line in path.read_text(encoding="ascii", errors="replace").splitlines())
+    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}

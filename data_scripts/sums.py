@@ -1,0 +1,28 @@
+"""Checksums: MD5 because that is what the publishers give, SHA-256 for what is written here."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+# MD5 serves here to recognise a published file; saying so keeps it usable on machines in FIPS mode.
+_KINDS: dict[str, Callable[[], Any]] = {"MD5": partial(hashlib.md5, usedforsecurity=False), "SHA-256": hashlib.sha256}
+
+
+def digest(handle: BufferedIOBase, kind: str) -> str:
+    """Hexadecimal `kind` sum of an open file from its start; the file is left at its start."""
+    handle.seek(0)
+    actual = hashlib.file_digest(handle, _KINDS[kind]).hexdigest()
+    handle.seek(0)
+    return actual
+
+
+def require(handle: BufferedIOBase, path: Path, kind: str, expected: str, way_out: str) -> None:
+    """Raise ValueError naming the file, both sums and the way out unless the sum is `expected`."""
+    actual = digest(handle, kind)
+    if actual != expected:
+        raise ValueError(
+            f"{path} is damaged, truncated or another file: its {kind} is {actual}, expected {expected}; {way_out}"
+        )

@@ -1,0 +1,4 @@
+from experiments.run import app
+
+if __name__ == "__main__":
+    app()

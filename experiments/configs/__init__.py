@@ -1,0 +1,1 @@
+"""One file per question of the book; see CONTRIBUTING.md for the contract that each docstring keeps."""

@@ -1,0 +1,38 @@
+"""The four scales. A profile changes numbers only, never the branch that the code takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One scale of the whole book.
+
+    Attributes
+    ----------
+    where : str
+        Data, machine and budget, in words.
+    rerun : bool
+        Whether building the book trains (True), or reads the committed records (False), unless told otherwise.
+    """
+
+    where: str
+    rerun: bool
+
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        "smoke": Profile("scikit-learn's digits, 2 CPU cores, 7 minutes for the whole book", rerun=True),
+        "small": Profile("CIFAR-10 subsets and Fashion-MNIST, a laptop CPU, 150 minutes", rerun=False),
+        "gpu": Profile("all of CIFAR-10, one modern GPU, 30 minutes on an H200", rerun=False),
+        "paper": Profile("ImageNet, the paper's recipe, many GPUs", rerun=False),
+    }
+)
+
+
+def check(profile: str) -> str:
+    """The name itself, if it is a profile; a ValueError that lists them otherwise."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r} is not known; use one of {', '.join(PROFILES)}")
+    return profile

@@ -1,0 +1,81 @@
+"""Where a number comes from: commit, code, versions, device."""
+
+import hashlib
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nfnets_lite
+
+ROOT = Path(__file__).resolve().parent.parent
+# The code that a recorded number depends on. What only schedules, stores or draws may change without making it stale.
+COMPUTES = ("nfnets_lite/**/*.py", "experiments/train.py", "experiments/data.py")
+
+
+SOURCE = ("nfnets_lite", "experiments", "data_scripts", ":!experiments/results")
+
+
+@cache
+def code_hash() -> str:
+    """Hash of the source that computes results: a record with another one is stale."""
+    digest = hashlib.sha256()
+    for pattern in COMPUTES:
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def commit() -> tuple[str, bool | None]:
+    """Commit of the checkout, and whether the source that makes records differs; ("unknown", None) outside git."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(("git", "-C", str(ROOT), *args), capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--", *SOURCE))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", None
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"CPU ({name})"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory used: allocated on the accelerator since its counter was reset; of the process so far on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What is the same for every run of a process."""
+    revision, dirty = commit()
+    return {
+        "commit": revision,
+        "dirty": dirty,
+        "code": code_hash(),
+        "versions": {
+            "nfnets_lite": nfnets_lite.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,81 @@
+"""How a branch joins the shortcut: for each block four numbers, chosen by a rule that sees the whole depth.
+
+A block computes ``skip * shortcut + branch * gain * f(beta * act(x))`` with a learnable scalar gain where the rule has
+one. A rule maps the network's shape to one `Join` per block.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Join:
+    """Scale of one block's parts.
+
+    Attributes
+    ----------
+    beta : float
+        Factor on the activated input of the block, 1 / expected standard deviation.
+    skip, branch : float
+        Factors on the shortcut and on the residual branch.
+    gain : float or None
+        Start of the learnable scalar on the branch; None: there is none.
+    """
+
+    beta: float = 1.0
+    skip: float = 1.0
+    branch: float = 1.0
+    gain: float | None = None
+
+
+Rule = Callable[[Sequence[int], float, float], list[Join]]
+
+
+def _plain(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    return [Join()] * sum(depth)
+
+
+def _half(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    return [Join(skip=0.5**0.5, branch=0.5**0.5)] * sum(depth)
+
+
+def _skipinit(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    return [Join(gain=skip_gain)] * sum(depth)
+
+
+def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    joins, variance = [], 1.0
+    for blocks in depth:
+        for index in range(blocks):
+            joins.append(Join(beta=variance**-0.5, branch=alpha, gain=skip_gain))
+            # A stage's first block divides by what the previous stage reached; its shortcut takes the scaled input,
+            # so after it the stream has variance 1 plus one branch.
+            variance = (1.0 if index == 0 else variance) + alpha**2
+    return joins
+
+
+RESIDUALS: Mapping[str, Rule] = MappingProxyType({"plain": _plain, "half": _half, "skipinit": _skipinit, "nf": _nf})
+
+
+def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    """One `Join` per block, in order.
+
+    Parameters
+    ----------
+    rule : str
+        ``"plain"`` x + f(x); ``"half"`` (x + f(x)) / sqrt 2; ``"skipinit"`` x + gain f(x) (SkipInit, arXiv 2002.10444);
+        ``"nf"`` x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
+    depth : sequence of int
+        Blocks per stage.
+    alpha, skip_gain : float
+        Branch factor of ``"nf"``, and the learnable gain's start in ``"nf"`` and ``"skipinit"``.
+
+    Examples
+    --------
+    >>> [round(1 / join.beta, 4) for join in joins("nf", (3, 2), 0.2, 0.0)]
+    [1.0, 1.0198, 1.0392, 1.0583, 1.0198]
+    """
+    if rule not in RESIDUALS:
+        raise ValueError(f"residual={rule!r} is not known; use one of {', '.join(RESIDUALS)}")
+    return RESIDUALS[rule](depth, alpha, skip_gain)

@@ -1,0 +1,47 @@
+"""SAME padding as the reference has it: output size ceil(size / stride), the odd pixel after, not before."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """Padding before and after one axis so that the output has ``ceil(size / stride)`` positions.
+
+    Examples
+    --------
+    >>> same_padding(224, kernel=7, stride=2), same_padding(32, kernel=3, stride=1)
+    ((2, 3), (1, 1))
+    """
+    total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float = 0.0
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad the trailing spatial axes of `x`; what a convolution can pad itself is returned, not copied.
+
+    Returns
+    -------
+    tuple
+        The tensor, padded only if some axis needs unequal sides, and the symmetric padding that is left to do.
+    """
+    pads = [same_padding(n, *axis) for n, axis in zip(x.shape[2:], zip(kernel, stride, dilation))]
+    if all(before == after for before, after in pads):
+        return x, tuple(before for before, _ in pads)
+    flat = [side for pair in reversed(pads) for side in pair]
+    return F.pad(x, flat, value=value), (0,) * len(pads)
+
+
+def max_pool_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """2-d max pooling, SAME, output side ``ceil(side / stride)``; the padding is minus infinity, so it never wins."""
+    x, padding = pad_same(x, (kernel,) * 2, (stride,) * 2, (1, 1), value=float("-inf"))
+    return F.max_pool2d(x, kernel, stride, padding)
+
+
+def avg_pool_same(x: Tensor) -> Tensor:
+    """2x2 stride-2 average pooling, SAME, over the positions inside the image only."""
+    # ceil_mode clips the last window of an odd side to the image, which is the SAME rule for this kernel and stride.
+    return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)

@@ -1,0 +1,120 @@
+"""Signal propagation: what each block does to mean and variance, measured beside what the analysis predicts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nfnets_lite.models.resnet import Block, ResNet
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Moments at one point of the network (NF-ResNet, arXiv 2101.08692, section 3).
+
+    Attributes
+    ----------
+    name : str
+        ``"stem"`` or ``"blocks.0"``, ``"blocks.1"``, ...
+    sq_mean : float
+        Squared mean of a channel over N, H, W; average over channels.
+    var : float
+        Biased variance of a channel over N, H, W; average over channels.
+    branch_var : float or None
+        The same variance at the end of the residual branch, before any factor; None for the stem.
+    predicted : float
+        Second moment (squared mean plus variance) that the analysis gives for independent unit-variance branches.
+    """
+
+    name: str
+    sq_mean: float
+    var: float
+    branch_var: float | None
+    predicted: float
+
+
+def _moments(x: Tensor) -> tuple[float, float]:
+    var, mean = torch.var_mean(x.double(), dim=(0, 2, 3), correction=0)
+    return float((mean * mean).mean()), float(var.mean())
+
+
+def predicted_moments(model: ResNet) -> list[float]:
+    r"""Second moment after the stem and after each block, by the variance recursion.
+
+    .. math:: v_{l+1} = s^2 \cdot \begin{cases} b_l & \text{transition} \\ v_l & \text{else}\end{cases}
+              + (\text{branch} \cdot \text{gain})^2\, b_l
+
+    with :math:`b_l = \beta_l^2 v_l` where nothing normalises and 1 behind a norm: a positively homogeneous activation
+    and unit-gain convolutions carry a block's input scale to its branch's end. Gains are the model's current ones.
+
+    Examples
+    --------
+    >>> from nfnets_lite import create_model
+    >>> net = create_model("cifar_resnet8", method="nf", skip_gain=1.0)
+    >>> [round(v, 2) for v in predicted_moments(net)]
+    [1.0, 1.04, 1.04, 1.04]
+    """
+    moments = [1.0]
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        join, v = block.join, moments[-1]
+        b = join.beta**2 * v if model.spec.norm == "none" else 1.0
+        gain = 1.0 if block.skip_gain is None else float(block.skip_gain.detach())
+        moments.append(join.skip**2 * (b if block.transition else v) + (join.branch * gain) ** 2 * b)
+    return moments
+
+
+@torch.no_grad()
+def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
+    """Measure a model of this package at the stem and after every block, in the mode (train, eval) it is in.
+
+    Parameters
+    ----------
+    model : ResNet
+    x : Tensor
+        A batch of images, or of unit normal noise, ``(N, C, H, W)``.
+
+    Returns
+    -------
+    list of Signal
+        The stem first, then one entry per block, in order.
+
+    Notes
+    -----
+    A skip gain that starts at 0 hides the branches: build the model with ``skip_gain=1.0`` to see them.
+
+    Examples
+    --------
+    >>> from nfnets_lite import create_model
+    >>> net = create_model("cifar_resnet8", method="nf", skip_gain=1.0)
+    >>> [signal.name for signal in signal_propagation(net, torch.randn(8, 3, 32, 32))]
+    ['stem', 'blocks.0', 'blocks.1', 'blocks.2']
+    """
+    if not isinstance(model, ResNet):
+        raise TypeError(
+            f"model is a {type(model).__name__}; signal_propagation reads the blocks of a nfnets_lite ResNet, as "
+            "create_model returns it. For other networks put forward hooks on the residual blocks"
+        )
+    points: dict[str, tuple[float, float]] = {}
+    branches: dict[str, float] = {}
+    handles = [model.stem.register_forward_hook(lambda _m, _i, out: points.update(stem=_moments(out)))]
+
+    def watch(name: str, block: Block) -> None:
+        def at_end(_module: nn.Module, _inputs: object, out: Tensor) -> None:
+            points[name] = _moments(out)
+
+        def at_branch(_module: nn.Module, _inputs: object, out: Tensor) -> None:
+            branches[name] = _moments(out)[1]
+
+        handles.extend((block.register_forward_hook(at_end), block.branch.register_forward_hook(at_branch)))
+
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        watch(f"blocks.{i}", block)
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    predicted = predicted_moments(model)
+    return [Signal(name, *moments, branches.get(name), v) for (name, moments), v in zip(points.items(), predicted)]
