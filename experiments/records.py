@@ -126,9 +126,10 @@ def check_writable(results: Path) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % t interval; `low` and `high` are None for a single seed."""
+    """A mean over seeds, its standard error and 95 % t interval (None for a single seed), and how many diverged."""
 
     mean: float
+    stderr: float | None
     low: float | None
     high: float | None
     count: int
@@ -153,9 +154,10 @@ def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95) ->
         raise ValueError("values is empty; a mean needs at least one seed")
     mean, count = fmean(values), len(values)
     if count == 1:
-        return Estimate(mean, None, None, 1, diverged)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1) * stats.tstd(values) / count**0.5)
-    return Estimate(mean, mean - half, mean + half, count, diverged)
+        return Estimate(mean, None, None, None, 1, diverged)
+    stderr = float(stats.tstd(values)) / count**0.5
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * stderr
+    return Estimate(mean, stderr, mean - half, mean + half, count, diverged)
 
 
 def accuracy(record: Record) -> float:

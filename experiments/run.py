@@ -31,7 +31,7 @@ def measure(
     fresh: bool = False,
     console: Console | None = None,
 ) -> Ledger:
-    """Run what a config still lacks at a profile, and return all its records; what a chapter calls to train.
+    """Run what a config still lacks at a profile, and return all its records; nothing trained twice.
 
     Parameters
     ----------
@@ -54,8 +54,13 @@ def measure(
         return run_sweep(sweep, where, report)
 
 
-def recorded(name: str, profile: str, results: str | Path = "") -> Ledger:
-    """The records that a config has at a profile, nothing run; what a chapter calls to read."""
+def obtain(name: str, profile: str, results: str | Path = "", *, rerun: bool = False, device: str = "auto") -> Ledger:
+    """The records of a config, for a chapter: trained where `rerun` asks for it and something is missing or stale.
+
+    Without `rerun` nothing is trained, and a config that has no records at this profile is a FileNotFoundError.
+    """
+    if rerun:
+        return measure(name, profile, results, device=device, fresh=True)
     config.module(name)
     ledger = records.read(records.path_of(Path(results) if results else RESULTS / check(profile), name))
     if not ledger.records:
@@ -137,6 +142,19 @@ def list_configs() -> None:
         fields = config.contract(name)
         table.add_row(name, fields["Question"], fields["Cost"])
     Console().print(table)
+
+
+@app.command()
+def doctor(device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto") -> None:
+    """Versions, device, dtypes, data found, and one forward and backward."""
+    from experiments.doctor import findings
+
+    try:
+        for what, found in findings(device):
+            Console(soft_wrap=True).print(f"{what:20} {found}", markup=False, highlight=False)
+    except (ValueError, RuntimeError) as error:
+        Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
 
 
 @app.command()

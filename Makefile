@@ -1,0 +1,55 @@
+# Two commands do everything: `make book` and `make test`. Both set up .venv by themselves.
+PYTHON  ?= python3
+VENV    ?= .venv
+PROFILE ?= smoke
+DEVICE  ?= auto
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready-
+
+# CHAPTER=name builds one chapter; RERUN=1 trains again, RERUN=0 reads records; unset, the profile decides.
+BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
+
+.DEFAULT_GOAL := help
+.PHONY: help env book execute status test test-slow lint doctor data clean
+
+help:  ## this list (1 s)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The interpreter is checked first: an old one fails much later, with a message about something else.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: pass PYTHON=python3.12, say")'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY)%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@
+
+env: $(READY)test  ## set up .venv with everything (2 min, once)
+
+book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 5 min, again 15 s; PROFILE, CHAPTER, RERUN)
+	$(BIN)/python -m book.build $(BOOK)
+
+execute: $(READY)book  ## execute chapters without rendering (as `book`; PROFILE, CHAPTER, RERUN)
+	$(BIN)/python -m book.build $(BOOK) --execute-only
+
+status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
+	$(BIN)/python -m experiments status
+	$(BIN)/python -m book.build $(BOOK) --status
+
+test: $(READY)test  ## the default tests (4 min)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)test  ## the tests left out of `test` (5 min)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)test  ## ruff and mypy (20 s)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+doctor: $(READY)book  ## versions, device, dtypes, data found, one forward and backward (5 s)
+	$(BIN)/python -m experiments doctor --device $(DEVICE)
+
+data: $(READY)book  ## fetch, verify and convert CIFAR-10 and Fashion-MNIST into data/ (2 min; FROM=DIR for files at hand)
+	$(BIN)/python -m data_scripts cifar10 fashion_mnist $(addprefix --from ,$(FROM))
+
+clean:  ## remove what the book's build made; records and data stay (1 s)
+	rm -rf book/_build

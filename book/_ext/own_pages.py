@@ -1,0 +1,46 @@
+"""Sphinx extension: pages that load nothing from another host, and source links that lead to the text.
+
+Jupyter Book loads sphinx-thebe always, with a script that names another host, and has no switch for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+def _is_thebe(script: Any) -> bool:
+    attributes = getattr(script, "attributes", {})
+    return "thebe" in f"{getattr(script, 'filename', script)} {attributes.get('body', '')}"
+
+
+def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Take thebe's scripts and style from the head of a page, and its settings from the text."""
+    for key in ("script_files", "css_files"):
+        context[key] = [item for item in context.get(key, []) if not _is_thebe(item)]
+    if "body" in context and doctree is not None:
+        # The part that sphinx-thebe adds to the text itself: a settings block and a variable, used by its script alone.
+        for node in list(doctree.findall(lambda n: n.tagname == "raw")):
+            if "x-thebe-config" in node.astext() or node.astext().startswith("<script>kernelName"):
+                context["body"] = context["body"].replace(node.astext(), "")
+
+
+def _leaf_buttons(buttons: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for button in buttons:
+        yield from _leaf_buttons(button["buttons"]) if "buttons" in button else [button]
+
+
+def link_to_text(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """A chapter is rendered from an executed .ipynb, but what can be edited in the repository is its .md."""
+    for button in _leaf_buttons(context.get("header_buttons", [])):
+        if button["label"] in ("source-edit-button", "source-file-button"):
+            button["url"] = button["url"].replace(".ipynb", ".md")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect both handlers, after the theme's own."""
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", link_to_text, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

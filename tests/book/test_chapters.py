@@ -1,0 +1,49 @@
+"""What every chapter of the book must be, for the build and for a reader who opens it as a notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from book.execute import parameter_names, read_chapter
+from book.layout import Book, front_matter
+
+REPO = Path(__file__).resolve().parents[2]
+BOOK = Book(REPO, REPO / "book", REPO / "book" / "_build")
+CHAPTERS = sorted((REPO / "book" / "chapters").glob("*.md"))
+DEFAULTS = 'profile = "smoke"\nrerun = True\ndevice = "auto"\nresults_dir = ""'
+
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
+
+
+@each_chapter
+def test_kernel(path: Path) -> None:
+    kernel = front_matter(path).get("kernelspec", {})
+    assert (kernel.get("name"), kernel.get("language")) == ("python3", "python")
+
+
+@each_chapter
+def test_parameters_cell(path: Path) -> None:
+    nb = read_chapter(path)
+    assert parameter_names(nb, path.stem) == ["profile", "rerun", "device", "results_dir"]
+    source = next(cell.source for cell in nb.cells if cell.cell_type == "code")
+    code = [line.split("  #")[0].rstrip() for line in source.splitlines() if line.strip() and line[0] != "#"]
+    assert "\n".join(code) == DEFAULTS
+
+
+@each_chapter
+def test_no_stored_output(path: Path) -> None:
+    assert not any(cell.get("outputs") for cell in read_chapter(path).cells)
+
+
+@each_chapter
+def test_one_title(path: Path) -> None:
+    text = "\n".join(cell.source for cell in read_chapter(path).cells if cell.cell_type == "markdown")
+    assert sum(line.startswith("# ") for line in text.splitlines()) == 1
+
+
+def test_toc_and_chapters_agree() -> None:
+    if not CHAPTERS:
+        pytest.skip("no chapter is written yet")
+    assert {page.name for page in BOOK.pages() if page.is_chapter} >= {path.stem for path in CHAPTERS}

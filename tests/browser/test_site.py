@@ -1,0 +1,169 @@
+"""Every page in a real browser: nothing asked of another host, readable light, dark and on a phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from book.build import Request, run
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+REPO = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NOT_PAGES = {"index.html", "genindex.html", "search.html"}  # a redirect, an empty list, and what test_search opens
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book as it was last built; without one, a small book with the same configuration."""
+    built = REPO / "book" / "_build" / "html"
+    if (built / "index.html").is_file():
+        return built
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPO / "tests" / "book"))
+        from fixture_book import PROFILES, make_book
+    small = make_book(tmp_path_factory.mktemp("site"))
+    assert run(small, Request(), PROFILES) == 0
+    return small.html
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(html: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser found; looked for {', '.join(BROWSERS)}")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+class Watch:
+    """A tab that notes everything a page asks for and complains about."""
+
+    def __init__(self, browser: sync_api.Browser, site: str, **options: object) -> None:
+        self.faults: list[str] = []
+        self.context = browser.new_context(base_url=site, **options)  # type: ignore[arg-type]
+        self.page = self.context.new_page()
+        self.host = urlsplit(site).netloc
+        self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
+        self.page.on("pageerror", lambda error: self._note(True, f"script: {error}"))
+        self.page.on("requestfailed", lambda request: self._note(True, f"failed: {request.url}"))
+        self.page.on("request", lambda request: self._note(self._foreign(request.url), f"foreign: {request.url}"))
+        self.page.on("response", lambda answer: self._note(answer.status >= 400, f"{answer.status}: {answer.url}"))
+
+    def _foreign(self, url: str) -> bool:
+        parts = urlsplit(url)
+        return parts.scheme not in ("data", "blob") and parts.netloc != self.host
+
+    def _note(self, bad: bool, message: str) -> None:
+        if bad:
+            self.faults.append(message)
+
+    def open(self, path: str) -> sync_api.Page:
+        self.page.goto(path, wait_until="networkidle")
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def pages(html: Path) -> list[str]:
+    found = [path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html"))]
+    return [page for page in found if page not in NOT_PAGES and not page.startswith("_")]
+
+
+@pytest.fixture
+def watch(browser: sync_api.Browser, site: str, request: pytest.FixtureRequest) -> Iterator[Watch]:
+    tab = Watch(browser, site, **getattr(request, "param", {}))
+    yield tab
+    tab.context.close()
+
+
+@pytest.mark.parametrize(
+    "watch", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+def test_pages_load_clean(watch: Watch, pages: list[str], request: pytest.FixtureRequest) -> None:
+    theme = request.node.callspec.id
+    brightness = "e => getComputedStyle(e).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
+    assert pages
+    for name in pages:
+        page = watch.open(f"/{name}")
+        assert page.locator("html").get_attribute("data-theme") == theme, name
+        background = page.locator("body").evaluate(brightness)
+        assert (max(background) < 80) if theme == "dark" else (min(background) > 200), (name, background)
+        for image in page.locator("article img:visible").all() if theme == "dark" else []:
+            card = image.evaluate(brightness)
+            assert min(card) > 200, f"{name}: a figure without its light card in the dark theme: {card}"
+        for formula in page.locator("article .math").all():
+            assert formula.locator("mjx-container svg").count(), f"{name}: a formula was not set"
+    assert not watch.faults
+
+
+@pytest.mark.parametrize(
+    "watch", [{"viewport": PHONE, "is_mobile": True, "has_touch": True}], indirect=True, ids=["phone"]
+)
+def test_phone_does_not_scroll_sideways(watch: Watch, pages: list[str]) -> None:
+    too_wide = {}
+    for name in pages:
+        page = watch.open(f"/{name}")
+        width = page.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")
+        if width > PHONE["width"]:
+            too_wide[name] = width
+    assert not too_wide
+    assert not watch.faults
+
+
+def test_every_image_has_alt_text(watch: Watch, pages: list[str]) -> None:
+    missing = []
+    for name in pages:
+        for image in watch.open(f"/{name}").locator("img").all():
+            alt = image.get_attribute("alt") or ""
+            if not alt.strip() or re.search(r"\.(svg|png|jpe?g|gif|webp)$", alt):  # Sphinx fills in the file name
+                missing.append(f"{name}: {image.get_attribute('src')} (alt={alt!r})")
+    assert not missing, 'give each figure a text: display(figure, metadata={"alt": "..."})'
+
+
+def test_search_finds_a_known_word(watch: Watch, pages: list[str]) -> None:
+    chapter = next(name for name in pages if "/" in name)
+    title = watch.open(f"/{chapter}").locator("h1").first.inner_text()
+    word = max(re.findall(r"[A-Za-z]+", title), key=len)
+    watch.page.keyboard.press("Control+k")
+    watch.page.locator("#search-input:visible, input[type=search]:visible").first.fill(word)
+    watch.page.keyboard.press("Enter")
+    watch.page.wait_for_url("**/search.html*")
+    hit = watch.page.locator(f"#search-results a[href*='{chapter}']").first
+    hit.wait_for(timeout=10_000)
+    assert not watch.faults
