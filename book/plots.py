@@ -59,21 +59,26 @@ def show(fig: Figure, alt: str) -> None:
     plt.close(fig)
 
 
-def caption(text: str, records: Sequence[Record], path: Path) -> Markdown:
-    """A caption with where its numbers come from: seeds, profile, device, commit, file of the records."""
+def caption(text: str, records: Sequence[Record], path: Path) -> None:
+    """Show a caption that says where its numbers come from: seeds, profile, device, commit, file of the records."""
     seeds = sorted({record.seed for record in records})
     origin = [record.provenance for record in records]
     devices = sorted({str(p["device"]) for p in origin})
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
-    return Markdown(
+    markdown(
         f"*{text}* Seeds {', '.join(map(str, seeds))} (n = {len(seeds)}); profile {', '.join(profiles)}; "
         f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs."
     )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markdown:
-    """A Markdown table; the first column is text, the others are centred."""
+def markdown(text: str) -> None:
+    """Show text that a cell made, parsed like the chapter's own."""
+    display(Markdown(text))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Show a table; the first column is text, the others are centred."""
     align = ["---", *[":---:"] * (len(header) - 1)]
     body = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, align, *rows)]
-    return Markdown("\n".join("| " + " | ".join(row) + " |" for row in body))
+    markdown("\n".join("| " + " | ".join(row) + " |" for row in body))

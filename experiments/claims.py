@@ -35,6 +35,7 @@ class Finding:
     wanted: str
     difference: Estimate
     holds: bool | None
+    guard: bool = False
 
     @property
     def outcome(self) -> str:
@@ -71,8 +72,8 @@ def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
 
     A difference D with standard error s meets ``at_least: t`` if D >= t and it clears the error: D > 2 s where t is
     above zero, D - 2 s >= t where it is a margin of zero or less. It fails if D + 2 s < t. ``below: t`` asks
-    D + 2 s < t, and fails if D - 2 s >= t. Anything else is undecided. All conditions met: reproduced; some: partly;
-    none, and every one failed: not reproduced; otherwise undecided. No records: not tested.
+    D + 2 s < t, and fails if D - 2 s >= t. Anything else is undecided. All conditions met: reproduced. Leaving guards
+    aside: some met: partly; all failed: not reproduced; otherwise undecided. No records: not tested.
     """
     if claim_id not in claims():
         raise ValueError(f"claim {claim_id!r} is not known; use one of {', '.join(claims())}")
@@ -81,13 +82,13 @@ def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
     if not finals:
         return Verdict(claim, "not tested", profile)
     findings = tuple(_finding(condition, finals) for condition in claim.conditions)
-    outcomes = [finding.holds for finding in findings]
-    if all(outcomes):
+    main = [finding.holds for finding in findings if not finding.guard]
+    if all(finding.holds for finding in findings):
         verdict = "reproduced"
-    elif any(outcomes):
+    elif any(main):
         verdict = "partly"
     else:
-        verdict = "not reproduced" if None not in outcomes else "undecided"
+        verdict = "undecided" if None in main else "not reproduced"
     return Verdict(claim, verdict, profile, findings)
 
 
@@ -103,13 +104,16 @@ def _finding(condition: dict[str, Any], finals: Sequence[Record]) -> Finding:
     here = [r for r in finals if batch_size(r) == size]
     plus, minus = ([r for r in here if r.method == condition[side]] for side in ("plus", "minus"))
     d = paired_difference(plus, minus)
-    name, pair = f"{condition['name']} ({size})", f"{condition['plus']} - {condition['minus']}"
     if "below" in condition:
-        limit = condition["below"]
-        return Finding(name, f"{pair} < {limit:g}", d, _decide(d, met=_upper(d) < limit, failed=_lower(d) >= limit))
-    limit = condition["at_least"]
-    clears = _lower(d) > 0 if limit > 0 else _lower(d) >= limit
-    return Finding(name, f"{pair} ≥ {limit:g}", d, _decide(d, met=d.mean >= limit and clears, failed=_upper(d) < limit))
+        sign, limit = "<", condition["below"]
+        met, failed = _upper(d) < limit, _lower(d) >= limit
+    else:
+        sign, limit = "≥", condition["at_least"]
+        clears = _lower(d) > 0 if limit > 0 else _lower(d) >= limit
+        met, failed = d.mean >= limit and clears, _upper(d) < limit
+    wanted = f"{condition['plus']} - {condition['minus']} {sign} {limit:g}"
+    holds = _decide(d, met=met, failed=failed)
+    return Finding(f"{condition['name']} ({size})", wanted, d, holds, condition.get("guard", False))
 
 
 def _decide(d: Estimate, *, met: bool, failed: bool) -> bool | None:

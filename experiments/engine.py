@@ -7,10 +7,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -65,17 +65,29 @@ def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
 
 
 def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
-    """The learning rate with the best mean validation accuracy; a tie goes to the smaller rate."""
-    means = {}
-    for rate in sorted(sweep.rates):
+    """The learning rate with the best mean validation accuracy; a tie goes to the smaller rate.
+
+    A run that diverged, failed or is missing counts as 0 here, below chance: no such rate is preferred to one that
+    trained.
+    """
+
+    def score(rate: float) -> float:
         found = [ledger.of(run.key, run.seed) for run in sweep.at(cell, rate, search=True)]
-        means[rate] = records.estimate([records.accuracy(r) for r in found if r is not None and r.done] or [0.0]).mean
-    return max(means, key=lambda rate: means[rate])
+        return fmean(records.accuracy(r) if r is not None and r.status == "ok" else 0.0 for r in found)
+
+    return max(sorted(sweep.rates), key=score)
 
 
 def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
     """The runs that are judged on test images, each cell at the rate its search chose."""
     return [run for cell in sweep.cells for run in sweep.at(cell, best_rate(sweep, cell, ledger))]
+
+
+def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
+    """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
+    both = sweep.search(), final_runs(sweep, ledger)
+    search, final = ([ledger.of(run.key, run.seed) for run in runs] for runs in both)
+    return [r for r in search if r is not None and r.done], [r for r in final if r is not None and r.done]
 
 
 def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
@@ -87,12 +99,12 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     path = records.path_of(where.results, sweep.name)
     for name in sorted({cell.data.name for cell in sweep.cells}):
         prepare(name)
-    stages: tuple[Callable[[Ledger], list[Run]], ...] = (lambda _: sweep.search(), partial(final_runs, sweep))
-    for stage in stages:
+    plans: tuple[Callable[[Ledger], list[Run]], ...] = (lambda _: sweep.search(), partial(final_runs, sweep))
+    for plan in plans:
         ledger = records.read(path)
         if ledger.torn:
             warnings.warn(ledger.torn, stacklevel=2)
-        for record in _execute(pending(stage(ledger), ledger, where.fresh), sweep.name, where):
+        for record in _execute(pending(plan(ledger), ledger, where.fresh), sweep.name, where):
             records.append(path, record)
             report(record)
     return records.read(path)
@@ -123,28 +135,16 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """A run on a CPU uses one thread, so that its numbers do not depend on how many cores the machine has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _job(job: tuple[Run, str, str, torch.device]) -> Record:
     run, sweep, profile, device = job
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
-    with _one_thread(device):
-        origin = provenance(device)
-        try:
-            outcome = train(run, device)
-        except Exception as error:
-            outcome = Outcome("failed", f"{type(error).__name__}: {error}", {})
+    origin = provenance(device)
+    try:
+        outcome = train(run, device)
+    except Exception as error:
+        outcome = Outcome("failed", f"{type(error).__name__}: {error}", {})
     seconds = round(time.perf_counter() - clock, 3)
     origin |= {"start": started, "seconds": seconds, "peak_memory_mb": round(peak_memory_mb(device), 1)}
     return Record(

@@ -77,5 +77,4 @@ def provenance(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "device": device_name(device),
-        "threads": torch.get_num_threads(),
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from scipy import stats
@@ -135,11 +135,15 @@ class Estimate:
     count: int
     diverged: int = 0
 
-    def __str__(self) -> str:
-        """The mean and the half width of the interval, or the mean and a dagger for one seed."""
+    def __format__(self, spec: str) -> str:
+        """Mean and half width of the interval, each by `spec` (default ``.1f``); a dagger marks a single seed."""
+        spec = spec or ".1f"
         if self.high is None:
-            return f"{self.mean:.3g}†"
-        return f"{self.mean:.3g} ± {self.high - self.mean:.2g}"
+            return f"{self.mean:{spec}}†"
+        return f"{self.mean:{spec}}\u00a0±\u00a0{self.high - self.mean:{spec}}"
+
+    def __str__(self) -> str:
+        return format(self)
 
 
 def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95) -> Estimate:
@@ -155,7 +159,7 @@ def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95) ->
     mean, count = fmean(values), len(values)
     if count == 1:
         return Estimate(mean, None, None, None, 1, diverged)
-    stderr = float(stats.tstd(values)) / count**0.5
+    stderr = stdev(values) / count**0.5
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * stderr
     return Estimate(mean, stderr, mean - half, mean + half, count, diverged)
 

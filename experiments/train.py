@@ -1,5 +1,7 @@
 """One training, plainly: model, batches, step, evaluation. Divergence is an outcome, not an error."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import cos, isfinite, pi
 from typing import Any
@@ -41,6 +43,17 @@ def rate_at(step: int, updates: int, recipe: Recipe) -> float:
     return recipe.lr * 0.5 * (1 + cos(pi * (step - warmup) / (updates - warmup)))
 
 
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """One thread a run on a CPU: its numbers then do not depend on the number of cores, and runs share them well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train(run: Run, device: torch.device) -> Outcome:
     """Train one run to its end, or to the first loss that is not finite, and judge it on its split.
 
@@ -49,7 +62,7 @@ def train(run: Run, device: torch.device) -> Outcome:
     """
     recipe, splits = run.recipe, load(run.data, device)
     updates = max(1, round(recipe.epochs * len(splits["train"]) / recipe.batch_size))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with _one_thread(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(run.seed)
         model = create_model(run.model).to(device)
         if device.type == "cuda":

@@ -1,0 +1,49 @@
+import pytest
+
+from experiments import config
+from experiments.profiles import PROFILES
+
+
+@pytest.mark.parametrize("name", config.names())
+def test_contract_and_every_profile(name: str) -> None:
+    assert set(config.contract(name)) == {"Question", "Paper", "Command", "Cost", "Expected"}
+    for profile in PROFILES:
+        sweep = config.sweep(name, profile)
+        assert sweep.name == name
+        assert not set(sweep.search_seeds) & set(sweep.seeds), "a final seed was searched on"
+        assert len(sweep.seeds) >= (5 if profile in ("gpu", "paper") else 3)
+
+
+def test_batch_size_sweep_is_as_wide_as_promised() -> None:
+    for profile in PROFILES:
+        sweep = config.sweep("batch_size", profile)
+        cells = {(cell.method, cell.recipe.batch_size) for cell in sweep.cells}
+        sizes = {size for _, size in cells}
+        assert len(sizes) >= 5
+        assert cells == {(method, size) for method in ("bn", "nf", "nf_agc") for size in sizes}
+        assert len(sweep.search()) == len(cells) * len(sweep.rates) * len(sweep.search_seeds)
+
+
+def test_key_is_the_experiment_not_the_seed_or_the_label() -> None:
+    from dataclasses import replace
+
+    run = config.sweep("batch_size", "smoke").search()[0]
+    assert replace(run, seed=7, method="other").key == run.key
+    assert replace(run, split="test").key != run.key
+    assert replace(run, recipe=replace(run.recipe, lr=0.3)).key != run.key
+    assert replace(run, model=replace(run.model, alpha=0.3)).key != run.key
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(ValueError, match=r"config 'batchsize' is not known; use one of .*batch_size"):
+        config.sweep("batchsize", "smoke")
+    with pytest.raises(ValueError, match=r"profile='tiny' is not known; use one of smoke, small, gpu, paper"):
+        config.sweep("batch_size", "tiny")
+    with pytest.raises(ValueError, match="seeds=0"):
+        config.sweep("batch_size", "smoke").with_seeds(0)
+
+
+def test_a_missing_contract_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.module("batch_size"), "__doc__", "Title\n\nQuestion: why?\nPaper: none\n")
+    with pytest.raises(ValueError, match="lacks Command, Cost, Expected"):
+        config.contract("batch_size")

@@ -1,0 +1,204 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from experiments import engine, records
+from experiments import run as command
+from experiments.config import Data, Recipe, Run, Sweep
+from experiments.engine import Where, best_rate, pending, run_sweep, stages
+from nfnets_lite.models import model_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = model_spec("cifar_resnet8", method="nf", in_channels=1, width=(4, 4, 4), stem_width=4, skip_gain=1.0)
+
+
+def tiny(rates: tuple[float, ...] = (0.05, 1e4), seeds: int = 2) -> Sweep:
+    cell = Run("nf", MODEL, Data("digits", train=64, validation=64, test=64), Recipe(16, 3, 0.0))
+    return Sweep("tiny", (cell,), rates, search_seeds=(1000,), seeds=tuple(range(seeds)))
+
+
+def where(results: Path, **changes: object) -> Where:
+    return replace(Where("smoke", results, torch.device("cpu"), workers=1), **changes)  # type: ignore[arg-type]
+
+
+def outcomes(path: Path) -> dict[tuple[str, int], tuple[str, dict[str, float]]]:
+    return {(r.key, r.seed): (r.status, r.metrics) for r in records.read(path).records}
+
+
+def test_search_then_final_runs_at_the_best_rate(tmp_path: Path) -> None:
+    sweep, seen = tiny(), []
+    ledger = run_sweep(sweep, where(tmp_path), seen.append)
+    search, final = stages(sweep, ledger)
+    assert [r.status for r in search] == ["ok", "diverged"]
+    assert [r.seed for r in final] == [0, 1]
+    assert {r.config["recipe"]["lr"] for r in final} == {0.05}
+    assert {r.config["split"] for r in final} == {"test"}
+    assert len(seen) == len(ledger.records) == 4
+    provenance = final[0].provenance
+    assert {"commit", "dirty", "code", "versions", "device", "start", "seconds", "peak_memory_mb"} <= set(provenance)
+    assert records.read(records.path_of(tmp_path, "tiny")) == ledger
+
+
+def test_nothing_is_run_twice_and_more_seeds_add_only_themselves(tmp_path: Path) -> None:
+    run_sweep(tiny(), where(tmp_path), lambda _: None)
+    again: list[records.Record] = []
+    run_sweep(tiny(), where(tmp_path), again.append)
+    assert again == []
+    run_sweep(tiny().with_seeds(3), where(tmp_path), again.append)
+    assert [r.seed for r in again] == [2]
+
+
+def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
+    run_sweep(tiny(), where(tmp_path / "one"), lambda _: None)
+    run_sweep(tiny(), where(tmp_path / "two", workers=2), lambda _: None)
+    one, two = (records.path_of(tmp_path / name, "tiny") for name in ("one", "two"))
+    assert outcomes(one) == outcomes(two)
+
+
+def test_a_torn_last_line_is_reported_and_only_that_run_repeated(tmp_path: Path) -> None:
+    run_sweep(tiny(), where(tmp_path), lambda _: None)
+    path = records.path_of(tmp_path, "tiny")
+    whole = outcomes(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    repeated: list[records.Record] = []
+    with pytest.warns(UserWarning, match="torn"):
+        run_sweep(tiny(), where(tmp_path), repeated.append)
+    assert len(repeated) == 1
+    assert outcomes(path) == whole
+
+
+def test_a_failed_run_is_recorded_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run, device: torch.device) -> None:
+        raise RuntimeError("out of memory, or so")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train", broken)
+        ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
+    assert {r.status for r in ledger.records} == {"failed"}
+    assert ledger.records[0].reason == "RuntimeError: out of memory, or so"
+    assert stages(tiny(), run_sweep(tiny(), where(tmp_path), lambda _: None))[1]
+
+
+def test_fresh_repeats_what_other_code_recorded(tmp_path: Path) -> None:
+    ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
+    runs = tiny().search()
+    assert pending(runs, ledger, fresh=True) == []
+    aged = tuple(replace(r, provenance={**r.provenance, "code": "other"}) for r in ledger.records)
+    old = replace(ledger, records=aged)
+    assert pending(runs, old, fresh=False) == []
+    assert pending(runs, old, fresh=True) == runs
+
+
+def test_a_tie_goes_to_the_smaller_rate_and_divergence_counts_as_chance(tmp_path: Path) -> None:
+    sweep = tiny(rates=(1e4, 0.1, 2e4))
+    ledger = run_sweep(sweep, where(tmp_path), lambda _: None)
+    assert best_rate(sweep, sweep.cells[0], ledger) == 0.1
+    diverging = tiny(rates=(2e4, 1e4))
+    both = run_sweep(diverging, where(tmp_path / "b"), lambda _: None)
+    assert best_rate(diverging, diverging.cells[0], both) == 1e4
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(ValueError, match="device='gpu7' is not known; use auto, cpu, cuda"):
+        engine.resolve_device("gpu7")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="finds no CUDA device here"):
+            engine.resolve_device("cuda")
+
+
+# The command line
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(command.app, arguments, env={"COLUMNS": "400"})
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_dry_run_says_what_is_left_and_runs_nothing(tmp_path: Path) -> None:
+    code, text = invoke("run", "batch_size", "--dry-run", "--results", str(tmp_path / "none"))
+    assert code == 0
+    assert "120 runs left on cpu" in text or "120 runs left on cuda" in text
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nope"), "config 'nope' is not known; use one of batch_size"),
+        (("run", "batch_size", "--profile", "tiny"), "profile='tiny' is not known; use one of smoke, small, gpu"),
+        (("run", "batch_size", "--device", "abacus"), "device='abacus' is not known"),
+        (("run", "batch_size", "--workers", "0"), "workers=0 must be at least 1"),
+        (("run", "batch_size", "--seeds", "0"), "seeds=0 must be at least 1"),
+    ],
+)
+def test_bad_arguments_exit_2_and_list_what_is_valid(arguments: tuple[str, ...], message: str) -> None:
+    code, text = invoke(*arguments)
+    assert code == 2
+    assert message in text
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs Linux's /sys, where not even root may write")
+def test_a_results_folder_without_write_permission_is_said_before_training() -> None:
+    start = time.monotonic()
+    code, text = invoke("run", "batch_size", "--results", "/sys/kernel/results")
+    assert code == 2
+    assert "nothing was trained. Pass --results with a folder that you may write to" in text
+    assert time.monotonic() - start < 5
+
+
+def test_list_status_and_doctor() -> None:
+    assert "Which batch sizes can BN, NF and NF+AGC use" in invoke("list")[1]
+    code, text = invoke("status")
+    assert code == 0
+    assert "batch_size" in text
+    code, text = invoke("doctor")
+    assert code == 0
+    assert "step, nf" in text
+    assert "float32" in text
+
+
+def test_progress_is_at_most_twenty_lines_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from experiments.progress import progress
+
+    ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
+    with progress("tiny", 97, Console(width=200)) as report:
+        for i in range(97):
+            report(replace(ledger.records[0], status="diverged" if i % 4 == 0 else "ok"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 20
+    assert "97/97 runs" in lines[-1]
+    assert "25 diverged" in lines[-1]
+
+
+def test_ctrl_c_keeps_finished_runs_and_the_next_start_resumes(tmp_path: Path) -> None:
+    arguments = ("run", "batch_size", "--results", str(tmp_path), "--workers", "2", "--device", "cpu")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    path = records.path_of(tmp_path, "batch_size")
+    deadline = time.monotonic() + 120
+    while (not path.exists() or path.read_bytes().count(b"\n") < 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "interrupted: finished runs are recorded" in output
+    assert "Traceback" not in output
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(kept) >= 2
+    assert all(record["status"] in ("ok", "diverged") for record in kept)
+    code, text = invoke(*arguments, "--dry-run")
+    assert code == 0
+    assert f"{120 - len(kept)} runs left" in text

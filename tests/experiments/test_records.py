@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import records
+from experiments.records import Record
+
+
+def record(key: str = "k", seed: int = 0, status: str = "ok", accuracy: float = 0.5, method: str = "bn") -> Record:
+    config = {"model": {"num_classes": 10}, "split": "test", "recipe": {"batch_size": 8, "lr": 0.1}}
+    metrics = {"accuracy": accuracy} if status == "ok" else {}
+    return Record("s", "smoke", method, key, seed, status, "", config, metrics, {}, {"code": "c"})
+
+
+def test_round_trip_and_last_wins(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    first, again, other = record(accuracy=0.1), record(accuracy=0.2), record(seed=1)
+    for one in (first, again, other):
+        records.append(path, one)
+    ledger = records.read(path)
+    assert ledger.records == (again, other)
+    assert ledger.of("k", 0) == again
+    assert ledger.of("k", 5) is None
+    assert not ledger.torn
+
+
+def test_missing_file_is_empty(tmp_path: Path) -> None:
+    assert records.read(tmp_path / "none.jsonl").records == ()
+
+
+@pytest.mark.parametrize("cut", [1, 20, 150])
+def test_torn_last_line_is_reported_and_cut_off_by_the_next_append(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "s.jsonl"
+    records.append(path, record(seed=0))
+    records.append(path, record(seed=1))
+    path.write_bytes(path.read_bytes()[:-cut])
+    ledger = records.read(path)
+    assert [r.seed for r in ledger.records] == [0]
+    assert "torn" in ledger.torn
+    assert str(path) in ledger.torn
+    records.append(path, record(seed=1))
+    healed = records.read(path)
+    assert [r.seed for r in healed.records] == [0, 1]
+    assert not healed.torn
+
+
+def test_a_file_that_is_one_torn_line_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b'{"sweep": "s"')
+    records.append(path, record())
+    assert records.read(path).records == (record(),)
+
+
+@pytest.mark.parametrize("line", [b"not json", b'{"sweep": "s"}', b'{"unknown": 1}', b"[1]"])
+def test_a_corrupt_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(record().line() + line + b"\n" + record(seed=1).line())
+    with pytest.raises(ValueError, match=r"s\.jsonl, line 2 is not a record"):
+        records.read(path)
+
+
+def test_nan_is_never_written() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        replace(record(), metrics={"accuracy": float("nan")}).line()
+
+
+def test_one_line_a_record() -> None:
+    line = replace(record(), reason="two\nlines").line()
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["reason"] == "two\nlines"
+
+
+def test_estimate_against_scipy() -> None:
+    values = np.random.default_rng(0).normal(70, 3, size=7)
+    ours = records.estimate(list(values))
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (ours.low, ours.high) == pytest.approx((low, high), rel=1e-12)
+    assert ours.stderr == pytest.approx(stats.sem(values), rel=1e-12)
+    assert f"{records.estimate([1.0, 2.0, 3.0])}" == "2.0\u00a0±\u00a02.5"
+
+
+def test_one_seed_is_marked_as_one_seed() -> None:
+    one = records.estimate([71.23])
+    assert (one.low, one.high, one.count) == (None, None, 1)
+    assert str(one) == "71.2†"
+    with pytest.raises(ValueError, match="values is empty"):
+        records.estimate([])
+
+
+def test_a_diverged_run_counts_as_chance_and_a_failed_one_not_at_all() -> None:
+    found = [record(accuracy=0.9), record(seed=1, status="diverged"), record(seed=2, status="failed")]
+    (group,) = records.aggregate(found, by=lambda r: r.method).values()
+    assert group.mean == pytest.approx(50.0)
+    assert (group.count, group.diverged) == (2, 1)
+
+
+def test_paired_difference_against_scipy() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.uniform(0.4, 0.9, 6), rng.uniform(0.4, 0.9, 6)
+    plus = [record(seed=i, accuracy=x) for i, x in enumerate(a)]
+    minus = [record(seed=i, accuracy=x) for i, x in reversed(list(enumerate(b)))]
+    ours = records.paired_difference(plus, [*minus, record(seed=99)])
+    expected = stats.ttest_rel(100 * a, 100 * b).confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    with pytest.raises(ValueError, match="share no seed"):
+        records.paired_difference(plus, [record(seed=50)])
+
+
+def test_no_write_permission_is_said_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PermissionError, match=r"nothing was trained\. Pass --results"):
+        records.check_writable(tmp_path / "file" / "results")
+    records.check_writable(tmp_path / "new" / "results")
