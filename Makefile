@@ -29,7 +29,7 @@ env: $(READY)test  ## set up .venv with everything (2 min, once)
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 5 min, again 15 s; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK)
 
-execute: $(READY)book  ## execute chapters without rendering (as `book`; PROFILE, CHAPTER, RERUN)
+execute: $(READY)book  ## execute chapters without rendering (smoke 5 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)

@@ -1,0 +1,100 @@
+"""What holds the project together: requirements in two files, the direction of imports, the public names."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import nfnets_lite as nf
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAME = {"pytorch": "torch"}
+
+
+def split(requirement: str) -> tuple[str, str]:
+    name, bound = re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", requirement).groups()  # type: ignore[union-attr]
+    return CONDA_NAME.get(name, name), bound
+
+
+def required(extra: str) -> dict[str, str]:
+    found = {}
+    for requirement in PYPROJECT["optional-dependencies"][extra]:
+        inner = re.fullmatch(r"nfnets-lite\[(\w+)\]", requirement)
+        found |= required(inner[1]) if inner else dict([split(requirement)])
+    return found
+
+
+def test_environment_yml_asks_for_the_same_as_pyproject() -> None:
+    asked = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = [entry for entry in asked if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in asked if isinstance(entry, dict))
+    theirs = dict(split(entry) for entry in [*conda, *pip])
+    assert theirs.pop("python") == PYPROJECT["requires-python"]
+    assert theirs.pop("pip") == ""
+    assert theirs == dict(map(split, PYPROJECT["dependencies"])) | required("test")
+
+
+def test_every_requirement_has_one_pin_and_nothing_else_is_pinned() -> None:
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    wanted = dict(map(split, PYPROJECT["dependencies"])) | required("test") | required("bench")
+    assert set(wanted) <= pinned
+    assert not [name for name, bound in wanted.items() if "==" in bound]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("nfnets_lite", {"experiments", "book", "data_scripts", "numpy"}),
+        ("data_scripts", {"experiments", "book", "nfnets_lite"}),
+        ("experiments", {"book"}),
+    ],
+)
+def test_imports_point_one_way(package: str, forbidden: set[str]) -> None:
+    lazy_numpy = {"nfnets_lite/pretrained.py"}  # reads the authors' NumPy files, and says so where NumPy is missing
+    for path in sorted((ROOT / package).rglob("*.py")):
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).split(".")[0])
+        if path.relative_to(ROOT).as_posix() in lazy_numpy:
+            found.discard("numpy")
+        assert not found & forbidden, path
+
+
+def test_the_package_imports_torch_and_the_standard_library_alone() -> None:
+    program = (
+        "import sys, torch; before = set(sys.modules); import nfnets_lite; "
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    added = set(done.stdout.split()) - {"nfnets_lite", "torch"}
+    assert not added - set(sys.stdlib_module_names), added
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    wanted = {"create_model", "list_models", "ScaledStdConv2d", "standardize_weight", "adaptive_clip_grad_"}
+    assert wanted | {"param_groups", "signal_propagation"} <= set(nf.__all__)
+    assert len(nf.__all__) <= 25
+    for name in nf.__all__:
+        assert ">>>" in (getattr(nf, name).__doc__ or ""), f"{name} has no runnable example"
+
+
+def test_make_help_lists_every_target_with_its_time() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split()  # type: ignore[index]
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert sorted(line.split()[1] for line in shown) == sorted(phony)
+    assert all(re.search(r"\d+ (s|min)\b", line) for line in shown)
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert nf.__version__ == PYPROJECT["version"]
+    assert f"version: {nf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
