@@ -1,15 +1,18 @@
 """Adaptive gradient clipping: bound each unit's gradient by a fraction of its weight norm."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
-from nfnets_lite.roles import parameter_roles, unit_dim_of
+from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
+
+Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor]
 
 
-def unitwise_norm(x: Tensor, unit_dim: int | None = 0) -> Tensor:
+def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tensor:
     """L2 norm of each unit, shaped to broadcast against `x`; computed in at least float32.
 
     Parameters
@@ -18,6 +21,9 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0) -> Tensor:
         A weight or its gradient.
     unit_dim : int or None
         Axis whose indices are the units; None takes the whole tensor as one unit.
+    groups : int
+        Above 1, for the ``(I, O / groups, *K)`` of a grouped transposed convolution: each of this many equal parts of
+        axis 0 has units of its own, and the norm is repeated along its part.
 
     Examples
     --------
@@ -25,8 +31,13 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0) -> Tensor:
     [4.0, 4.0]
     """
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-    over = None if unit_dim is None else [d for d in range(x.ndim) if d != unit_dim]
-    norm: Tensor = torch.linalg.vector_norm(x, dim=over, keepdim=unit_dim is not None, dtype=dtype)
+    if groups > 1:
+        parts = x.reshape(groups, -1, *x.shape[1:])
+        over = [d for d in range(1, parts.ndim) if d != 2]
+        of_parts: Tensor = torch.linalg.vector_norm(parts, dim=over, keepdim=True, dtype=dtype)
+        return of_parts.repeat_interleave(parts.shape[1], dim=1).flatten(0, 1)
+    axes = None if unit_dim is None else [d for d in range(x.ndim) if d != unit_dim]
+    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=unit_dim is not None, dtype=dtype)
     return norm
 
 
@@ -34,7 +45,7 @@ class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
     `adaptive_clip_grad_` documents the arithmetic and the arguments; a training loop keeps one of these instead, so
-    that the model is not walked at every step.
+    that the model is not walked at every step. Parameters that are frozen now are not seen later.
 
     Examples
     --------
@@ -46,31 +57,32 @@ class AdaptiveClip:
     """
 
     def __init__(
-        self,
-        parameters: nn.Module | Tensor | Iterable[Tensor],
-        clip_factor: float = 0.01,
-        eps: float = 1e-3,
-        *,
-        classifier: Any = "auto",
+        self, parameters: Parameters, clip_factor: float = 0.01, eps: float = 1e-3, *, classifier: Classifier = "auto"
     ) -> None:
         for name, value in (("clip_factor", clip_factor), ("eps", eps)):
             if not value > 0:
                 raise ValueError(f"{name}={value} must be above 0 (clip_factor around 0.01, eps around 1e-3)")
         self.clip_factor, self.eps = clip_factor, eps
-        self.units: list[tuple[Tensor, int | None]]
+        self.units: list[tuple[Tensor, Role]]
         if isinstance(parameters, nn.Module):
             roles = parameter_roles(parameters, classifier=classifier).values()
-            self.units = [(p, role.unit_dim) for p, role in roles if role.clip]
+            self.units = [(p, role) for p, role in roles if role.clip]
         else:
-            tensors = [parameters] if isinstance(parameters, Tensor) else parameters
-            self.units = [(p, unit_dim_of(p)) for p in tensors]
+            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            for tensor in tensors:
+                if not isinstance(tensor, Tensor):
+                    raise TypeError(
+                        f"parameters holds a {type(tensor).__name__}; pass a model, a tensor or an iterable of tensors "
+                        "(model.parameters(), not named_parameters() nor optimizer groups)"
+                    )
+            self.units = [(p, Role("weight", unit_dim_of(p), clip=True, decay=True)) for p in tensors]
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """Clip the gradients in place; returns the fraction of units that were clipped, a 0-d tensor."""
         clipped: list[Tensor] = []
         count = 0
-        for parameter, unit_dim in self.units:
+        for parameter, role in self.units:
             grad = parameter.grad
             if grad is None:
                 continue
@@ -79,23 +91,33 @@ class AdaptiveClip:
                     f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; adaptive clipping needs "
                     "dense gradients (build the Embedding with sparse=False, or leave its parameter out)"
                 )
-            bound = unitwise_norm(parameter, unit_dim).clamp_(min=self.eps).mul_(self.clip_factor)
-            norm = unitwise_norm(grad, unit_dim)
+            # Nothing in place but the gradient: a sharded norm changes its placement on the way to a number.
+            bound = unitwise_norm(parameter, role.unit_dim, role.groups).clamp(min=self.eps) * self.clip_factor
+            norm = unitwise_norm(grad, role.unit_dim, role.groups)
             above = norm > bound
             # A NaN norm compares false: its unit is left as it is, visible, rather than turned into zeros.
             factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
             grad.mul_(factor.to(grad.dtype))
-            clipped.append(above.sum())
+            if role.groups > 1:  # each unit stands there once per input channel of its group
+                above = above[:: above.shape[0] // role.groups]
+            total = above.sum()
+            clipped.append(total.full_tensor() if hasattr(total, "full_tensor") else total)
             count += above.numel()
-        return torch.stack(clipped).sum() / count if clipped else torch.zeros(())
+        if not clipped:
+            raise ValueError(
+                f"parameters: none of the {len(self.units)} to be clipped has a gradient; call this after "
+                "loss.backward() and before optimizer.zero_grad()"
+            )
+        return torch.stack(clipped).sum() / count
 
 
 def adaptive_clip_grad_(
-    parameters: nn.Module | Tensor | Iterable[Tensor],
+    parameters: Parameters,
     clip_factor: float = 0.01,
     eps: float = 1e-3,
     *,
-    classifier: Any = "auto",
+    classifier: Classifier = "auto",
+    scaler: GradScaler | None = None,
 ) -> Tensor:
     r"""Clip gradients in place, unit by unit, in proportion to the norm of the unit's weights.
 
@@ -116,16 +138,27 @@ def adaptive_clip_grad_(
         Lower bound on a unit's weight norm, so that zero-initialised parameters can move.
     classifier : "auto", nn.Module or None
         For a model: the layer whose weight is exempt; "auto" asks ``model.get_classifier()``.
+    scaler : GradScaler, optional
+        The loss scaler in use, for a check: gradients that it has not unscaled are refused. A scale cannot be seen in
+        the gradients themselves, so without this argument there is no check; `attach_agc` needs none.
 
     Returns
     -------
     Tensor
         0-d, on the gradients' device: the fraction of units that were clipped. Reading it waits for the device.
 
+    Raises
+    ------
+    ValueError
+        For a factor that is not positive, a sparse gradient, no gradient at all, a role that is not known
+        (`parameter_roles`), or gradients that `scaler` has not unscaled.
+
     Notes
     -----
-    Call it on *unscaled* gradients, after accumulation, before the optimizer adds weight decay and momentum.
-    Parameters without a gradient are passed over; NaN stays NaN. NFNet (arXiv 2102.06171), section 4.
+    Call it once per update, after the last ``backward`` of an accumulation, on *unscaled* gradients:
+    ``scaler.unscale_(optimizer)``, this, ``scaler.step(optimizer)``, ``scaler.update()``. The optimizer adds weight
+    decay and momentum afterwards. Parameters without a gradient are passed over; NaN stays NaN.
+    NFNet (arXiv 2102.06171), section 4.
 
     Examples
     --------
@@ -134,4 +167,12 @@ def adaptive_clip_grad_(
     >>> float(adaptive_clip_grad_(w))  # the first row is above 0.01 * 2, the second is not
     0.5
     """
+    if scaler is not None and scaler.is_enabled():
+        # torch offers no public question for it. The states are per optimizer and are cleared by scaler.update().
+        stages = [state["stage"].name for state in scaler._per_optimizer_states.values()]
+        if "UNSCALED" not in stages:
+            raise ValueError(
+                f"scaler has not unscaled the gradients, which are {scaler.get_scale():g} times too large: clipped "
+                "now, they would be divided by that afterwards. Call scaler.unscale_(optimizer) first"
+            )
     return AdaptiveClip(parameters, clip_factor, eps, classifier=classifier)()

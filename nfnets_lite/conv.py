@@ -62,8 +62,8 @@ class _SameConv(_ConvNd):
         return f"{super().extra_repr()}{', padding=same' if self.same else ''}"  # type: ignore[no-untyped-call]
 
 
-class _ScaledStdConv(_SameConv):
-    """Adds the gain and the standardisation; documented at `ScaledStdConv2d`."""
+class _ScaledStd(_ConvNd):
+    """Adds the gain and the standardisation to a convolution of torch; documented at `ScaledStdConv2d`."""
 
     unit_dim = 0
 
@@ -77,14 +77,18 @@ class _ScaledStdConv(_SameConv):
         """Weights N(0, 1 / fan_in), gain 1, bias 0: the reference's start."""
         if not hasattr(self, "gain"):  # called by torch's constructor, before the gain exists
             return
-        fan_in = self.weight[0].numel() if self.unit_dim == 0 else self.weight[:, 0].numel()
-        nn.init.normal_(self.weight, std=fan_in**-0.5)
+        nn.init.normal_(self.weight, std=(self.weight.numel() / self.out_channels) ** -0.5)
         nn.init.ones_(self.gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def effective_weight(self) -> Tensor:
+        """The weight that convolves: shape and dtype of `weight`, each output unit of mean 0 and norm `gain`."""
         return standardize_weight(self.weight, self.gain, eps=self.eps, unit_dim=self.unit_dim)
+
+
+class _ScaledStdConv(_ScaledStd, _SameConv):
+    """Standardised weights and SAME padding."""
 
 
 class Conv2d(_SameConv, nn.Conv2d):
@@ -95,6 +99,14 @@ class Conv2d(_SameConv, nn.Conv2d):
     >>> Conv2d(3, 8, 3, stride=2, padding="same")(torch.zeros(1, 3, 33, 20)).shape
     torch.Size([1, 8, 17, 10])
     """
+
+
+class Conv1d(_SameConv, nn.Conv1d):
+    """`Conv2d` for sequences: ``(N, I, L) -> (N, O, ceil(L / stride))``."""
+
+
+class Conv3d(_SameConv, nn.Conv3d):
+    """`Conv2d` for volumes: ``(N, I, D, H, W) -> (N, O, D', H', W')``."""
 
 
 class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
@@ -115,7 +127,9 @@ class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
     Notes
     -----
     Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are at least float32, under autocast too. The standardised
-    weight is made anew each call, in evaluation as well. NF-ResNet (arXiv 2101.08692), section 4.2.
+    weight is made anew each call, in evaluation as well; `nfnets_lite.fold` makes it once, for good. A fan-in of 1 (a
+    depthwise 1x1) leaves nothing once its mean is taken off: the output is the bias.
+    NF-ResNet (arXiv 2101.08692), section 4.2.
 
     Examples
     --------
@@ -131,3 +145,44 @@ class ScaledStdConv1d(_ScaledStdConv, nn.Conv1d):
 
 class ScaledStdConv3d(_ScaledStdConv, nn.Conv3d):
     """`ScaledStdConv2d` for volumes: ``(N, I, D, H, W) -> (N, O, D', H', W')``."""
+
+
+class ScaledStdConvTranspose2d(_ScaledStd, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` with scaled weight standardisation, over what each *output* channel sums.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, ...
+        As in `torch.nn.ConvTranspose2d`.
+    eps : float
+        As in `ScaledStdConv2d`.
+
+    Notes
+    -----
+    Shapes ``(N, I, H, W) -> (N, O, H', W')``; the weight is ``(I, O / groups, *K)``, so its unit axis is 1, within each
+    group. With a stride s an output position meets only about one in ``s ** 2`` of the taps that were standardised
+    together: its variance is about ``(gain / s) ** 2``. Not in the papers.
+
+    Examples
+    --------
+    >>> ScaledStdConvTranspose2d(8, 4, 4, stride=2, padding=1)(torch.randn(2, 8, 5, 6)).shape
+    torch.Size([2, 4, 10, 12])
+    """
+
+    unit_dim = 1
+
+    def effective_weight(self) -> Tensor:
+        if self.groups == 1:
+            return super().effective_weight()
+        # (I, O / groups, *K) to (O, I / groups, *K), where axis 0 alone counts the units, and back.
+        split = self.weight.reshape(self.groups, -1, *self.weight.shape[1:]).transpose(1, 2)
+        made = standardize_weight(split.flatten(0, 1), self.gain, eps=self.eps)
+        return made.reshape(split.shape).transpose(1, 2).reshape(self.weight.shape)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        stride, padding, kernel, dilation = (
+            list(v) for v in (self.stride, self.padding, self.kernel_size, self.dilation)
+        )
+        extra = self._output_padding(x, output_size, stride, padding, kernel, 2, dilation)  # type: ignore[arg-type]
+        weight = self.effective_weight()
+        return F.conv_transpose2d(x, weight, self.bias, stride, padding, extra, self.groups, dilation)  # type: ignore[arg-type]

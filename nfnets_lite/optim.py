@@ -1,13 +1,19 @@
-"""What an optimizer needs to know of a model."""
+"""What an optimizer needs to know of a model: what decays, what is clipped, and a report of both."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from nfnets_lite.roles import parameter_roles
+from nfnets_lite.agc import AdaptiveClip
+from nfnets_lite.roles import Classifier, Role, parameter_roles
 
 
-def param_groups(model: nn.Module, weight_decay: float = 2e-5, *, classifier: Any = None) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, weight_decay: float = 2e-5, *, classifier: Classifier = None
+) -> list[dict[str, Any]]:
     """Optimizer groups by role: weights are decayed, gains, biases and scalars are not.
 
     Parameters
@@ -25,7 +31,6 @@ def param_groups(model: nn.Module, weight_decay: float = 2e-5, *, classifier: An
 
     Examples
     --------
-    >>> import torch
     >>> torch.optim.SGD(param_groups(nn.Linear(4, 2), 1e-4), lr=0.1).param_groups[1]["weight_decay"]
     0.0
     """
@@ -35,3 +40,180 @@ def param_groups(model: nn.Module, weight_decay: float = 2e-5, *, classifier: An
         (decayed if role.decay else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+class AttachedClip:
+    """Adaptive clipping inside an optimizer's ``step``; made by `attach_agc`.
+
+    Attributes
+    ----------
+    fraction : Tensor
+        0-d: the fraction of units clipped at the last step; NaN before the first.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
+    ) -> None:
+        self.fraction = torch.tensor(float("nan"))
+        self._new_clip = partial(AdaptiveClip, model, clip_factor, eps, classifier=classifier)
+        self._known: set[int] = set()
+        self._model = model
+        self._update(optimizer)
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+
+    def remove(self) -> None:
+        """Take the clipping off the optimizer again."""
+        self._handle.remove()
+
+    def _update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Resolve roles; the optimizer may step on a part of the model, never on what is not in it."""
+        mine = {id(p) for p in self._model.parameters()}
+        stepped = [p for group in optimizer.param_groups for p in group["params"]]
+        foreign = [tuple(p.shape) for p in stepped if id(p) not in mine]
+        if foreign:
+            raise ValueError(
+                f"optimizer steps on {len(foreign)} parameters that are not in model, of shapes {foreign[:3]}; pass a "
+                "module that holds all of them, nn.ModuleList([model, loss]) say. A model must be sharded or copied "
+                "before its optimizer is built"
+            )
+        self._known = {id(p) for p in stepped if p.requires_grad}
+        self._clip = self._new_clip()
+        self._clip.units = [(p, role) for p, role in self._clip.units if id(p) in self._known]
+
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._run(optimizer)
+            return None
+
+        # The gradients of this step do not exist yet: the closure computes them, perhaps more than once.
+        def clipped_closure() -> Any:
+            loss = closure()
+            self._run(optimizer)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], clipped_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": clipped_closure}
+
+    def _run(self, optimizer: torch.optim.Optimizer) -> None:
+        # A fused optimizer under GradScaler is handed the scale and divides by it after this hook, unless the
+        # gradients were unscaled before: then the scale is None.
+        scale = getattr(optimizer, "grad_scale", None)
+        if scale is not None:
+            raise ValueError(
+                f"optimizer: the gradients are still scaled, by {float(scale):g}, because this fused "
+                f"{type(optimizer).__name__} unscales inside its step, after clipping. Call scaler.unscale_(optimizer) "
+                "before scaler.step(optimizer)"
+            )
+        with_grad = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+        if not with_grad <= self._known:  # a group was added, or a layer thawed
+            self._update(optimizer)
+        if any(parameter.grad is not None for parameter, _ in self._clip.units):
+            self.fraction = self._clip()
+
+
+def attach_agc(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    clip_factor: float = 0.01,
+    eps: float = 1e-3,
+    *,
+    classifier: Classifier = "auto",
+) -> AttachedClip:
+    """Have every ``optimizer.step`` clip the model's gradients first, as `adaptive_clip_grad_` does.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Any. It may hold a part of the model's parameters; what it does not hold is not clipped.
+    model, clip_factor, eps, classifier
+        As in `adaptive_clip_grad_`.
+
+    Returns
+    -------
+    AttachedClip
+        ``.fraction`` of units clipped at the last step; ``.remove()``.
+
+    Raises
+    ------
+    ValueError
+        Now, or at a later step, if the optimizer holds parameters that the model does not, or if the gradients are
+        still multiplied by a loss scale.
+
+    Notes
+    -----
+    Schedulers, ``load_state_dict`` and closures need nothing more. The clipping is not part of the state dict, and a
+    copied or pickled optimizer loses it: attach it again.
+
+    Accumulation: call ``step`` after the last ``backward``; the sum is clipped, once.
+    Loss scaling (float16): ``scaler.step(optimizer)`` unscales before it steps, so the plain loop is right. Fused
+    optimizers unscale *inside* their step: call ``scaler.unscale_(optimizer)`` before; forgetting it is refused.
+    DDP and FSDP2 (``fully_shard``, before the optimizer is built) clip as one process does. FSDP2 shards no 0-d
+    parameter: pass the skip gains as its ``ignored_params`` and average their gradients before ``step``.
+
+    Examples
+    --------
+    >>> net = nn.Linear(4, 2)
+    >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    >>> agc = attach_agc(optimizer, net, classifier=None)
+    >>> _ = net(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> float(agc.fraction)
+    1.0
+    """
+    return AttachedClip(optimizer, model, clip_factor, eps, classifier)
+
+
+@dataclass(frozen=True)
+class AgcRow:
+    """One parameter in an `AgcReport`; `role` holds unit axis, clipped or not, decayed or not."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class AgcReport:
+    """What clipping and decay would do to each parameter; ``print`` it for the table."""
+
+    rows: tuple[AgcRow, ...]
+
+    def __str__(self) -> str:
+        lines = [("parameter", "shape", "role", "unit axis", "clipped", "decayed")]
+        for row in self.rows:
+            role = row.role
+            axis = "whole" if role.unit_dim is None else str(role.unit_dim)
+            axis = axis if role.groups == 1 else f"{axis} in {role.groups} groups"
+            verdicts = ("yes" if role.clip else "no", "yes" if role.decay else "no")
+            known = role.kind != "unknown"
+            lines.append(
+                (row.name, str(row.shape), role.kind, *((axis, *verdicts) if known else ("declare it", "?", "?")))
+            )
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+        clipped, decayed = (sum(getattr(row.role, what) for row in self.rows) for what in ("clip", "decay"))
+        return "\n".join([*table, f"{len(self.rows)} parameters: {clipped} clipped, {decayed} decayed"])
+
+
+def agc_report(model: nn.Module, *, classifier: Classifier = "auto") -> AgcReport:
+    """Dry run of clipping and of `param_groups`: role, unit axis, clipped and decayed of every trainable parameter.
+
+    A parameter of unknown role, which clipping would refuse, is listed as such.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    >>> print(agc_report(net, classifier=net[2]))
+    parameter  shape         role        unit axis  clipped  decayed
+    0.weight   (4, 3, 3, 3)  weight      0          yes      yes
+    0.bias     (4,)          bias        whole      yes      no
+    2.weight   (2, 4)        classifier  0          no       yes
+    2.bias     (2,)          bias        whole      yes      no
+    4 parameters: 3 clipped, 2 decayed
+    """
+    roles = parameter_roles(model, classifier=classifier, strict=False)
+    return AgcReport(tuple(AgcRow(name, tuple(p.shape), role) for name, (p, role) in roles.items()))

@@ -3,14 +3,24 @@
 Roles come from the *type* of the module that owns a parameter, never from its name or its place in a list.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-_LINEAR = (nn.Linear, nn.Bilinear, nn.Embedding)
+Classifier: TypeAlias = nn.Module | Literal["auto"] | None
+
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# All of these store (out, in...); the rows of an RNN's stacked gates are outputs too.
+_ROWS = (
+    *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
+    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
+)
+# Their weight is a gain, though it has several axes if they normalise over several.
+_AFFINE = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -20,25 +30,32 @@ class Role:
     Attributes
     ----------
     kind : str
-        ``"weight"``, ``"classifier"``, ``"gain"`` or ``"bias"``.
+        ``"weight"``, ``"classifier"``, ``"gain"``, ``"bias"`` or ``"unknown"``.
     unit_dim : int or None
         Axis whose indices are the units of adaptive gradient clipping; None: the whole tensor is one unit.
     clip, decay : bool
         Whether the gradient is clipped adaptively, and whether weight decay applies.
+    groups : int
+        Above 1 for a grouped transposed convolution, ``(I, O / groups, *K)``: its unit is an index of axis 1 within
+        one of this many equal parts of axis 0.
     """
 
     kind: str
     unit_dim: int | None
     clip: bool
     decay: bool
+    groups: int = 1
 
 
 GAIN = Role("gain", None, clip=True, decay=False)
 BIAS = Role("bias", None, clip=True, decay=False)
 CLASSIFIER = Role("classifier", 0, clip=False, decay=True)
+UNKNOWN = Role("unknown", None, clip=False, decay=False)
 
 
-def parameter_roles(model: nn.Module, *, classifier: Any = "auto") -> dict[str, tuple[nn.Parameter, Role]]:
+def parameter_roles(
+    model: nn.Module, *, classifier: Classifier = "auto", strict: bool = True
+) -> dict[str, tuple[nn.Parameter, Role]]:
     """Role of every trainable parameter of a model, by name; a shared parameter is listed once.
 
     The rule is the one of the authors' code (NFNet, arXiv 2102.06171, section 4.1): the classifier's *weight* is
@@ -48,15 +65,19 @@ def parameter_roles(model: nn.Module, *, classifier: Any = "auto") -> dict[str, 
     Parameters
     ----------
     model : nn.Module
+        A module of your own declares its parameters by an attribute, on the class or on an instance:
+        ``agc_unit_dims = {"kernel": 0, "scale": None}``. An axis makes a weight, None a gain (one unit, no decay).
     classifier : "auto", nn.Module or None
-        The linear layer whose weight is exempt from clipping. "auto" asks ``model.get_classifier()``, which the models
+        The layer whose weight is exempt from clipping. "auto" asks ``model.get_classifier()``, which the models
         of this package and timm's have. None: there is no classifier, clip everything.
+    strict : bool
+        False lists a parameter of unknown role as `UNKNOWN` instead of raising.
 
     Raises
     ------
     ValueError
         If "auto" finds no ``get_classifier`` though the model has linear layers, if `classifier` is not part of the
-        model, or if a parameter with more than one axis belongs to a module of unknown type.
+        model, or if a parameter with more than one long axis belongs to a module of unknown type.
 
     Examples
     --------
@@ -66,47 +87,82 @@ def parameter_roles(model: nn.Module, *, classifier: Any = "auto") -> dict[str, 
     """
     head = _find_classifier(model, classifier)
     roles: dict[str, tuple[nn.Parameter, Role]] = {}
+    unknown: list[str] = []
     seen: set[int] = set()
-    for module_name, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                roles[name] = (parameter, _role(name, parameter, module, is_head=module is head))
+    for prefix, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            role = _role(name, leaf, parameter, module, is_head=module is head)
+            roles[name] = (parameter, role)
+            if role is UNKNOWN:
+                unknown.append(f"{name} {tuple(parameter.shape)} of a {type(module).__name__}")
+    if strict and unknown:
+        raise ValueError(
+            f"the output axis is not known of: {'; '.join(unknown)}. Known are convolutions (transposed too), Linear, "
+            "Bilinear, Embedding, attention, recurrent and norm layers, and any parameter with one long axis. Declare "
+            "it on the owning module: agc_unit_dims = {'<parameter>': <axis>, or None for one unit}"
+        )
     return roles
 
 
-def _role(name: str, parameter: Tensor, module: nn.Module, *, is_head: bool) -> Role:
-    if parameter.ndim > 1:
-        if is_head:
-            return CLASSIFIER
-        if isinstance(module, (*_CONV, *_LINEAR)):
-            return Role("weight", unit_dim_of(parameter), clip=True, decay=True)
-        if isinstance(module, _CONV_TRANSPOSE) and module.groups == 1:
-            return Role("weight", 1, clip=True, decay=True)
-    if unit_dim_of(parameter) is None:
-        return BIAS if name.rpartition(".")[2] == "bias" else GAIN
-    raise ValueError(
-        f"parameter {name!r} of shape {tuple(parameter.shape)} belongs to a {type(module).__name__}, whose output axis "
-        "is not known; known are convolutions, ungrouped transposed convolutions, Linear, Bilinear, Embedding, and "
-        "any parameter with one axis. Clip it apart: adaptive_clip_grad_([parameter]) takes axis 0 as the unit axis"
-    )
+def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module, *, is_head: bool) -> Role:
+    declared = getattr(module, "agc_unit_dims", {})
+    if isinstance(declared, Mapping) and leaf in declared:
+        return _declared(name, parameter, declared[leaf])
+    vector = BIAS if "bias" in leaf else GAIN
+    unit_dim = unit_dim_of(parameter)
+    if leaf == "weight" and parameter.ndim == 1 and isinstance(module, (*_CONV, *_CONV_TRANSPOSE, nn.Linear)):
+        raise ValueError(
+            f"parameter {name!r} has shape {tuple(parameter.shape)}, though it is the weight of a "
+            f"{type(module).__name__}: it was flattened, by FSDP1 for instance, and its units are lost. Shard with "
+            "torch.distributed.fsdp.fully_shard (FSDP2), which keeps them"
+        )
+    if parameter.ndim <= 1 or isinstance(module, _AFFINE):
+        return vector
+    if is_head:
+        return CLASSIFIER
+    if isinstance(module, _CONV_TRANSPOSE):
+        whole = unit_dim is None and module.groups == 1
+        return Role("weight", None if whole else 1, clip=True, decay=True, groups=module.groups)
+    if isinstance(module, nn.MultiheadAttention) and unit_dim is None:
+        return vector  # bias_k and bias_v, (1, 1, E)
+    if isinstance(module, (*_CONV, *_ROWS)):
+        return Role("weight", unit_dim, clip=True, decay=True)
+    return UNKNOWN if unit_dim is not None else vector
 
 
-def _find_classifier(model: nn.Module, classifier: Any) -> nn.Module | None:
-    if classifier == "auto":
-        if callable(getattr(model, "get_classifier", None)):
-            return model.get_classifier()  # type: ignore[no-any-return, operator]
+def _declared(name: str, parameter: Tensor, unit_dim: object) -> Role:
+    if unit_dim is None:
+        return GAIN
+    if not isinstance(unit_dim, int) or not -parameter.ndim <= unit_dim < parameter.ndim:
+        raise ValueError(
+            f"agc_unit_dims declares {unit_dim!r} for parameter {name!r} of shape {tuple(parameter.shape)}; give one "
+            f"of its axes, 0 to {parameter.ndim - 1}, or None for one unit"
+        )
+    return Role("weight", unit_dim % parameter.ndim, clip=True, decay=True)
+
+
+def _find_classifier(model: nn.Module, classifier: Classifier) -> nn.Module | None:
+    if isinstance(classifier, str):
+        if classifier != "auto":
+            raise ValueError(f"classifier={classifier!r} must be 'auto', None or a layer of the model, not its name")
+        bare = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
+        if callable(getattr(bare, "get_classifier", None)):
+            return bare.get_classifier()  # type: ignore[no-any-return, operator]
         linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         if linears:
             raise ValueError(
-                f"classifier='auto' needs {type(model).__name__}.get_classifier(), which it lacks, and the model has "
+                f"classifier='auto' needs {type(bare).__name__}.get_classifier(), which it lacks, and the model has "
                 f"linear layers ({', '.join(linears[-3:])}): pass classifier=<the layer whose weight is not to be "
                 "clipped>, or classifier=None to clip all"
             )
         return None
     if classifier is not None and all(classifier is not module for module in model.modules()):
         raise ValueError(f"classifier={classifier!r} is not a module of the model; pass one of its layers, or None")
-    return classifier  # type: ignore[no-any-return]
+    return classifier
 
 
 def unit_dim_of(parameter: Tensor) -> int | None:

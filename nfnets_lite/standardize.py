@@ -28,6 +28,11 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     Tensor
         Shape and dtype of `weight`; statistics are computed in at least float32.
 
+    Raises
+    ------
+    ValueError
+        If `weight` has fewer than 2 axes or `eps` is not positive.
+
     Notes
     -----
     NF-ResNet (arXiv 2101.08692), section 4.2, to the letter of the authors' code. timm adds 1e-5 to the variance and
@@ -44,6 +49,8 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
             f"weight has shape {tuple(weight.shape)}; a weight with a fan-in is needed, at least 2 axes "
             "(a gain or a bias is not standardised)"
         )
+    if not eps > 0:
+        raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-4): a constant filter divides by its root")
     over = [d for d in range(weight.ndim) if d != unit_dim % weight.ndim]
     w = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
     centred = w - w.mean(over, keepdim=True)

@@ -1,4 +1,4 @@
-"""How a branch joins the shortcut: for each block four numbers, chosen by a rule that sees the whole depth.
+"""How a branch joins the shortcut: for each block a few numbers, chosen by a rule that sees the whole depth.
 
 A block computes ``skip * shortcut + branch * gain * f(beta * act(x))`` with a learnable scalar gain where the rule has
 one. A rule maps the network's shape to one `Join` per block.
@@ -21,12 +21,16 @@ class Join:
         Factors on the shortcut and on the residual branch.
     gain : float or None
         Start of the learnable scalar on the branch; None: there is none.
+    activated_skip : bool
+        The shortcut takes the activated input in every block, not in transitions only: a post-activation network,
+        written with each activation at the entrance of the next block.
     """
 
     beta: float = 1.0
     skip: float = 1.0
     branch: float = 1.0
     gain: float | None = None
+    activated_skip: bool = False
 
 
 Rule = Callable[[Sequence[int], float, float], list[Join]]
@@ -44,6 +48,11 @@ def _skipinit(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join
     return [Join(gain=skip_gain)] * sum(depth)
 
 
+def _fixup(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    # The multiplier starts at 1 whatever skip_gain is: here the last convolution starts at 0 instead.
+    return [Join(gain=1.0, activated_skip=True)] * sum(depth)
+
+
 def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     joins, variance = [], 1.0
     for blocks in depth:
@@ -55,7 +64,9 @@ def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     return joins
 
 
-RESIDUALS: Mapping[str, Rule] = MappingProxyType({"plain": _plain, "half": _half, "skipinit": _skipinit, "nf": _nf})
+RESIDUALS: Mapping[str, Rule] = MappingProxyType(
+    {"plain": _plain, "half": _half, "skipinit": _skipinit, "fixup": _fixup, "nf": _nf}
+)
 
 
 def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
@@ -65,6 +76,7 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
     ----------
     rule : str
         ``"plain"`` x + f(x); ``"half"`` (x + f(x)) / sqrt 2; ``"skipinit"`` x + gain f(x) (SkipInit, arXiv 2002.10444);
+        ``"fixup"`` act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv 1901.09321);
         ``"nf"`` x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
     depth : sequence of int
         Blocks per stage.

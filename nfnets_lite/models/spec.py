@@ -1,24 +1,28 @@
 """The architecture as data: one frozen specification for every residual network here, variants by `replace()`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from nfnets_lite.activations import ACTIVATIONS
 from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
 
-STEMS = ("cifar", "imagenet", "nfnet")
+STEM_STRIDE: Mapping[str, int] = MappingProxyType({"cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
 CONVS = ("plain", "scaled_ws")
+ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels: no network fits it
 
-# What people call a method is a combination of four independent choices.
+# What people call a method is a combination of four independent choices. A gate's mean is near 1/2, which a network
+# without norms makes up for by doubling it.
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "bn": {"norm": "batch", "conv": "plain", "residual": "plain", "activation_gain": False},
         "none": {"norm": "none", "conv": "plain", "residual": "plain", "activation_gain": False},
         "skipinit": {"norm": "none", "conv": "plain", "residual": "skipinit", "activation_gain": False},
-        "nf": {"norm": "none", "conv": "scaled_ws", "residual": "nf", "activation_gain": True},
+        "fixup": {"norm": "none", "conv": "plain", "residual": "fixup", "activation_gain": False},
+        "nf": {"norm": "none", "conv": "scaled_ws", "residual": "nf", "activation_gain": True, "se_scale": 2.0},
     }
 )
 
@@ -31,17 +35,19 @@ class ResNetSpec:
     ----------
     depth, width, strides : tuple of int
         Blocks, output channels and stride of each stage.
-    branch : tuple of int
-        Kernel sizes of a branch's convolutions. The first 3x3 carries the stride: (3, 3) is the basic block,
-        (1, 3, 1) the bottleneck, (1, 3, 3, 1) NFNet's.
-    bottleneck : float
+    branch : tuple of int or "se"
+        Kernel sizes of a branch's convolutions. The first one above 1 carries the stride: (3, 3) is the basic block,
+        (1, 3, 1) the bottleneck, (1, 3, 3, 1) NFNet's. ``"se"`` marks the place of squeeze-excite; unmarked, it is
+        last.
+    bottleneck : float, or one per stage
         Inner width of a branch over its output width.
-    group_width : int or None
+    group_width : int, None, or one per stage
         Channels per group of the 3x3 convolutions, whose width is rounded down to a multiple of it; None: dense.
     stem : str
-        ``"cifar"`` one 3x3; ``"imagenet"`` 7x7 stride 2, max pooling; ``"nfnet"`` four 3x3 with strides 2, 1, 1, 2.
-    stem_width : int
-        Channels out of the stem.
+        ``"cifar"`` one 3x3; ``"regnet"`` one 3x3 stride 2; ``"imagenet"`` 7x7 stride 2, max pooling; ``"nfnet"`` four
+        3x3 with strides 2, 1, 1, 2.
+    stem_width : int or float
+        Channels out of the stem; a float is a factor on the first stage's width (rounded down).
     pooled_shortcut : bool
         Average-pool before a strided shortcut's 1x1 convolution, instead of striding the convolution.
     norm, conv, residual : str
@@ -53,21 +59,33 @@ class ResNetSpec:
         Branch factor of ``residual="nf"`` and start of the learnable scalar on the branch.
     se_ratio, se_scale : float
         Squeeze-excite hidden width over the branch's width (0: no squeeze-excite), and the factor on its output.
-    head_width : int or None
-        Channels of a last 1x1 convolution before pooling; None: there is none.
+    head_width : int, float or None
+        Channels of a last 1x1 convolution before pooling; a float is a factor on the last stage's width (rounded
+        down); None: there is none.
     dropout, stochastic_depth : float
         Rate before the classifier; rate that block i of n gets ``i / n`` of.
     num_classes, in_channels : int
+
+    Raises
+    ------
+    ValueError
+        For a name that is not known, stages of unequal count, a rate outside [0, 1), a group wider than a branch.
+
+    Examples
+    --------
+    >>> spec = ResNetSpec(depth=(1, 1), width=(8, 16), strides=(1, 2), stem_width=0.5)
+    >>> spec.stem_channels, spec.min_size
+    (4, 5)
     """
 
     depth: tuple[int, ...] = (3, 4, 6, 3)
     width: tuple[int, ...] = (256, 512, 1024, 2048)
     strides: tuple[int, ...] = (1, 2, 2, 2)
-    branch: tuple[int, ...] = (1, 3, 1)
-    bottleneck: float = 0.25
-    group_width: int | None = None
+    branch: tuple[int | str, ...] = (1, 3, 1)
+    bottleneck: float | tuple[float, ...] = 0.25
+    group_width: int | tuple[int | None, ...] | None = None
     stem: str = "imagenet"
-    stem_width: int = 64
+    stem_width: int | float = 0.25
     pooled_shortcut: bool = False
     norm: str = "batch"
     conv: str = "plain"
@@ -78,39 +96,107 @@ class ResNetSpec:
     skip_gain: float = 0.0
     se_ratio: float = 0.0
     se_scale: float = 2.0
-    head_width: int | None = None
+    head_width: int | float | None = None
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     num_classes: int = 1000
     in_channels: int = 3
 
+    classifier_std: ClassVar[float] = 0.01
+
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("stem", self.stem, STEMS),
-            ("norm", self.norm, NORMS),
-            ("conv", self.conv, CONVS),
-            ("residual", self.residual, RESIDUALS),
-            ("activation", self.activation, ACTIVATIONS),
+        for field in fields(self):  # a list, as JSON gives it, would make the spec unhashable
+            if isinstance(getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        for name, known in (
+            ("stem", STEM_STRIDE),
+            ("norm", NORMS),
+            ("conv", CONVS),
+            ("residual", RESIDUALS),
+            ("activation", ELEMENTWISE),
         ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(sorted(known))}")
-        if not len(self.depth) == len(self.width) == len(self.strides):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known; use one of {', '.join(sorted(known))}")
+        stages = {len(self.depth), len(self.width), len(self.strides)}
+        for per_stage in (self.bottleneck, self.group_width):
+            stages |= {len(per_stage)} if isinstance(per_stage, tuple) else set()
+        if len(stages) > 1:
             raise ValueError(
-                f"depth={self.depth}, width={self.width} and strides={self.strides} must have one entry per stage each"
+                f"depth={self.depth}, width={self.width}, strides={self.strides}, bottleneck={self.bottleneck} and "
+                f"group_width={self.group_width} must have one entry per stage each (the last two may be one number)"
             )
+        if not any(isinstance(k, int) and k > 1 for k in self.branch) or set(self.branch) & {"se"} != {
+            k for k in self.branch if not isinstance(k, int)
+        }:
+            raise ValueError(f"branch={self.branch} must hold kernel sizes, one of them above 1, and at most 'se'")
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a rate in [0, 1)")
-        if self.group_width is not None:
-            for width in self.width:
-                if int(width * self.bottleneck) < self.group_width:
-                    raise ValueError(
-                        f"group_width={self.group_width} exceeds the inner width {int(width * self.bottleneck)} of a "
-                        f"stage of width {width}; use at most that, or None"
-                    )
+        for name in ("depth", "width", "strides", "num_classes", "in_channels", "stem_channels"):
+            value = getattr(self, name)
+            if min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.residual == "fixup" and self.norm != "none":
+            raise ValueError(f"residual='fixup' has scalar biases where norm={self.norm!r} would sit; use norm='none'")
+        self.blocks()  # refuses a branch narrower than a group
 
-    def with_method(self, method: str) -> "ResNetSpec":
+    @property
+    def stem_channels(self) -> int:
+        """Channels out of the stem."""
+        return _channels(self.stem_width, self.width[0])
+
+    @property
+    def head_channels(self) -> int | None:
+        """Channels of the last 1x1 convolution, if there is one."""
+        return None if self.head_width is None else _channels(self.head_width, self.width[-1])
+
+    @property
+    def min_size(self) -> int:
+        """Smallest image side, in pixels: below it, a stride would act on a single position."""
+        return STEM_STRIDE[self.stem] * prod(self.strides) // 2 + 1
+
+    def inner_width(self, stage: int, inputs: int, outputs: int, *, first: bool) -> int:
+        """Width of a branch before it is rounded to whole groups; `first` is the first block of the network."""
+        bottleneck = self.bottleneck[stage] if isinstance(self.bottleneck, tuple) else self.bottleneck
+        return int(outputs * bottleneck)
+
+    def blocks(self) -> list["BlockSpec"]:
+        """The plan of every block, in order."""
+        plan: list[BlockSpec] = []
+        inputs = self.stem_channels
+        for stage, (depth, outputs) in enumerate(zip(self.depth, self.width)):
+            group = self.group_width[stage] if isinstance(self.group_width, tuple) else self.group_width
+            for index in range(depth):
+                inner = self.inner_width(stage, inputs, outputs, first=not plan)
+                if inner < (group or 1):
+                    raise ValueError(
+                        f"group_width={group} exceeds the inner width {inner} of a block of stage {stage} "
+                        f"({inputs} to {outputs} channels); use at most that, or None, or a larger bottleneck"
+                    )
+                groups = inner // group if group else 1
+                inner = groups * group if group else inner
+                plan.append(BlockSpec(inputs, outputs, inner, groups, self.strides[stage] if index == 0 else 1))
+                inputs = outputs
+        return plan
+
+    def with_method(self, method: str) -> Self:
         """The same shape with a named combination of norm, conv, residual and activation gain."""
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
         return replace(self, **METHODS[method])
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """Channels in, out and inside a block's branch, groups of its 3x3 convolutions, and its stride."""
+
+    inputs: int
+    outputs: int
+    inner: int
+    groups: int
+    stride: int
+
+
+def _channels(width: int | float, of: int) -> int:
+    # Rounding first keeps a product such as 330 * (1280 / 440) from falling just short of its integer.
+    return width if isinstance(width, int) else int(round(of * width, 6))

@@ -50,13 +50,12 @@ def test_every_requirement_has_one_pin_and_nothing_else_is_pinned() -> None:
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("nfnets_lite", {"experiments", "book", "data_scripts", "numpy"}),
+        ("nfnets_lite", {"experiments", "book", "data_scripts"}),
         ("data_scripts", {"experiments", "book", "nfnets_lite"}),
         ("experiments", {"book"}),
     ],
 )
 def test_imports_point_one_way(package: str, forbidden: set[str]) -> None:
-    lazy_numpy = {"nfnets_lite/pretrained.py"}  # reads the authors' NumPy files, and says so where NumPy is missing
     for path in sorted((ROOT / package).rglob("*.py")):
         found = set()
         for node in ast.walk(ast.parse(path.read_text())):
@@ -64,8 +63,6 @@ def test_imports_point_one_way(package: str, forbidden: set[str]) -> None:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(str(node.module).split(".")[0])
-        if path.relative_to(ROOT).as_posix() in lazy_numpy:
-            found.discard("numpy")
         assert not found & forbidden, path
 
 
