@@ -41,10 +41,9 @@ def prepare(name: str) -> None:
     """Make a data set ready for `load`, once, before any worker needs it.
 
     Where ``$NFNETS_LITE_DATA`` holds published files that were not converted yet, they are verified and converted into
-    the repository's ``data/``. Digits ships inside scikit-learn and needs nothing.
+    the repository's ``data/``. Raises as `load` does if the data set is unknown, missing or damaged.
     """
-    if name in data_scripts.NAMES:
-        _converted(name)
+    _published(name)
 
 
 def _converted(name: str) -> Path:

@@ -202,3 +202,17 @@ def test_ctrl_c_keeps_finished_runs_and_the_next_start_resumes(tmp_path: Path) -
     code, text = invoke(*arguments, "--dry-run")
     assert code == 0
     assert f"{120 - len(kept)} runs left" in text
+
+
+def test_data_that_cannot_be_had_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import data
+
+    monkeypatch.setenv("NFNETS_LITE_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "ROOT", tmp_path)
+    code, text = invoke("run", "batch_size", "--profile", "small", "--results", str(tmp_path / "results"))
+    assert code == 2
+    assert "python -m data_scripts cifar10" in text
+    code, text = invoke("run", "batch_size", "--profile", "paper", "--results", str(tmp_path / "results"))
+    assert code == 2
+    assert "data set 'imagenet' is not known" in text
+    assert not list((tmp_path / "results").glob("*.jsonl"))
