@@ -26,31 +26,25 @@ class Difference:
     switch: Callable[[nn.Module], None]
 
 
-class _Standardized(ScaledStdConv2d):
-    """A standardised convolution whose statistics are another rule's; made by changing an instance's class."""
+def _standardized(scale: Callable[[Tensor, int], Tensor]) -> type[ScaledStdConv2d]:
+    """A standardised convolution that scales a centred filter by another rule of its biased variance and fan-in."""
 
-    @staticmethod
-    def scale(variance: Tensor, fan_in: int) -> Tensor:
-        raise NotImplementedError
+    class Standardized(ScaledStdConv2d):
+        def effective_weight(self) -> Tensor:
+            w = self.weight.flatten(1)
+            variance, mean = torch.var_mean(w, dim=1, correction=0, keepdim=True)
+            scaled = (w - mean) * scale(variance, w.shape[1]) * self.gain[:, None]
+            return scaled.reshape(self.weight.shape)
 
-    def effective_weight(self) -> Tensor:
-        w = self.weight.flatten(1)
-        variance, mean = torch.var_mean(w, dim=1, correction=0, keepdim=True)
-        scale = self.scale(variance, w.shape[1]) * self.gain[:, None]
-        return ((w - mean) * scale).reshape(self.weight.shape)
-
-
-class _Unbiased(_Standardized):
-    @staticmethod
-    def scale(variance: Tensor, fan_in: int) -> Tensor:
-        unbiased = variance * (fan_in / (fan_in - 1))
-        return (unbiased * fan_in).clamp(min=1e-4).rsqrt()
+    return Standardized
 
 
-class _EpsilonAdded(_Standardized):
-    @staticmethod
-    def scale(variance: Tensor, fan_in: int) -> Tensor:
-        return (variance + 1e-5).rsqrt() * fan_in**-0.5
+def _unbiased(variance: Tensor, fan_in: int) -> Tensor:
+    return (variance * (fan_in / (fan_in - 1)) * fan_in).clamp(min=1e-4).rsqrt()
+
+
+def _epsilon_added(variance: Tensor, fan_in: int) -> Tensor:
+    return ((variance + 1e-5) * fan_in).rsqrt()
 
 
 class _ErfGelu(ScaledActivation):
@@ -75,9 +69,9 @@ def _symmetric_padding(model: nn.Module) -> None:
 
 FORWARD: Mapping[str, Difference] = MappingProxyType(
     {
-        "variance": Difference("biased", "unbiased, n - 1", _become(_Unbiased, ScaledStdConv2d)),
+        "variance": Difference("biased", "unbiased, n - 1", _become(_standardized(_unbiased), ScaledStdConv2d)),
         "epsilon": Difference(
-            "max(var · n, 1e-4)", "var + 1e-5", _become(_EpsilonAdded, ScaledStdConv2d)
+            "max(var · n, 1e-4)", "var + 1e-5", _become(_standardized(_epsilon_added), ScaledStdConv2d)
         ),
         "GELU": Difference("tanh form", "erf form", _become(_ErfGelu, ScaledActivation)),
         "padding": Difference("SAME: odd pixel after", "k // 2 on both sides", _symmetric_padding),
