@@ -97,7 +97,7 @@ class AdaptiveClip:
             above = norm > bound
             # A NaN norm compares false: its unit is left as it is, visible, rather than turned into zeros.
             factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
-            grad.mul_(factor.to(grad.dtype))
+            grad.mul_(factor)
             if role.groups > 1:  # each unit stands there once per input channel of its group
                 above = above[:: above.shape[0] // role.groups]
             total = above.sum()

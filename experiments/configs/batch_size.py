@@ -3,7 +3,7 @@
 Question: Which batch sizes can BN, NF and NF+AGC use, when each has its learning rate searched at each of them?
 Paper: NFNet (arXiv 2102.06171) Figure 2a and section 4.1; ledger claim NF-8.
 Command: python -m experiments run batch_size --profile small
-Cost: smoke 1 minute on 2 cores; small 25 minutes on 2 cores; gpu 8 minutes on one H200; paper not costed.
+Cost: smoke 2 minutes on 2 cores; small 30 minutes on 2 cores; gpu and paper not measured yet.
 Expected: NF+AGC stays level with BN at every batch size; NF without clipping falls behind as the batch grows.
 
 Three methods share one network, one schedule, one number of image passes and one grid of learning rates. NF starts

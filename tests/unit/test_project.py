@@ -92,6 +92,13 @@ def test_make_help_lists_every_target_with_its_time() -> None:
     assert all(re.search(r"\d+ (s|min)\b", line) for line in shown)
 
 
+def test_readme_names_only_targets_that_exist() -> None:
+    text = (ROOT / "README.md").read_text() + (ROOT / "book" / "running.md").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split())  # type: ignore[index]
+    named = set(re.findall(r"(?:^|`|&& )make ([a-z-]+)", text, re.M))
+    assert {"book", "test"} <= named <= targets
+
+
 def test_version_is_the_same_everywhere() -> None:
     assert nf.__version__ == PYPROJECT["version"]
     assert f"version: {nf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
