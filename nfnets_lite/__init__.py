@@ -9,20 +9,37 @@
 >>> optimizer.step()
 """
 
-from nfnets_lite.agc import adaptive_clip_grad_
-from nfnets_lite.conv import ScaledStdConv2d
-from nfnets_lite.models import create_model, list_models
-from nfnets_lite.optim import param_groups
+from nfnets_lite.activations import gain_of
+from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_
+from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
+from nfnets_lite.fold import fold
+from nfnets_lite.macs import count_macs
+from nfnets_lite.models import ResNetSpec, create_model, list_models, model_spec
+from nfnets_lite.optim import agc_report, attach_agc, param_groups
+from nfnets_lite.pretrained import load_pretrained, save_pretrained
 from nfnets_lite.signal import signal_propagation
 from nfnets_lite.standardize import standardize_weight
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdaptiveClip",
+    "ResNetSpec",
+    "ScaledStdConv1d",
     "ScaledStdConv2d",
+    "ScaledStdConv3d",
+    "ScaledStdConvTranspose2d",
     "adaptive_clip_grad_",
+    "agc_report",
+    "attach_agc",
+    "count_macs",
     "create_model",
+    "fold",
+    "gain_of",
     "list_models",
+    "load_pretrained",
+    "model_spec",
     "param_groups",
+    "save_pretrained",
     "signal_propagation",
     "standardize_weight",
 ]

@@ -140,11 +140,23 @@ class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
 
 
 class ScaledStdConv1d(_ScaledStdConv, nn.Conv1d):
-    """`ScaledStdConv2d` for sequences: ``(N, I, L) -> (N, O, L')``."""
+    """`ScaledStdConv2d` for sequences: ``(N, I, L) -> (N, O, L')``.
+
+    Examples
+    --------
+    >>> ScaledStdConv1d(16, 32, 3, stride=2, padding="same")(torch.randn(2, 16, 9)).shape
+    torch.Size([2, 32, 5])
+    """
 
 
 class ScaledStdConv3d(_ScaledStdConv, nn.Conv3d):
-    """`ScaledStdConv2d` for volumes: ``(N, I, D, H, W) -> (N, O, D', H', W')``."""
+    """`ScaledStdConv2d` for volumes: ``(N, I, D, H, W) -> (N, O, D', H', W')``.
+
+    Examples
+    --------
+    >>> ScaledStdConv3d(4, 8, 3, padding="same")(torch.randn(1, 4, 5, 6, 7)).shape
+    torch.Size([1, 8, 5, 6, 7])
+    """
 
 
 class ScaledStdConvTranspose2d(_ScaledStd, nn.ConvTranspose2d):

@@ -1,0 +1,132 @@
+"""Models by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from nfnets_lite.models import nf_regnet, nfnet
+from nfnets_lite.models.resnet import ResNet
+from nfnets_lite.models.spec import ResNetSpec
+
+_CIFAR = ResNetSpec(
+    depth=(1, 1, 1), width=(16, 32, 64), strides=(1, 2, 2), branch=(3, 3), bottleneck=1.0,
+    stem="cifar", stem_width=16, num_classes=10,
+)  # fmt: skip
+_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3), 288: (24, 24, 24, 24)}
+# The authors' classes without a norm have stochastic depth 0.1 (their batch-normalised one has none), and
+# squeeze-excite of a quarter, undoubled behind batch norm (nfnets/nf_resnet.py and nfnets/resnet.py, and their kin).
+_NORM_FREE = ResNetSpec(stochastic_depth=0.1)
+_RESNETS: Mapping[str, ResNetSpec] = {
+    "": ResNetSpec(),
+    "se_": ResNetSpec(se_ratio=0.25, se_scale=1.0),
+    "nf_": _NORM_FREE.with_method("nf"),
+    "se_nf_": replace(_NORM_FREE, se_ratio=0.25).with_method("nf"),
+    "skipinit_": _NORM_FREE.with_method("skipinit"),
+    "fixup_": _NORM_FREE.with_method("fixup"),
+}
+
+SPECS: Mapping[str, ResNetSpec] = MappingProxyType(
+    {f"cifar_resnet{6 * n + 2}": replace(_CIFAR, depth=(n, n, n)) for n in (1, 2, 3, 5, 9, 18)}
+    | {
+        f"{prefix}resnet{layers}": replace(spec, depth=depth)
+        for prefix, spec in _RESNETS.items()
+        for layers, depth in _DEPTHS.items()
+    }
+    | dict(nfnet.SPECS)
+    | dict(nf_regnet.SPECS)
+)
+RESOLUTIONS: Mapping[str, nfnet.Resolution] = MappingProxyType({**nfnet.RESOLUTIONS, **nf_regnet.RESOLUTIONS})
+
+
+def list_models(pattern: str = "") -> list[str]:
+    """Names that `create_model` knows, sorted; those that contain `pattern`, if given.
+
+    Examples
+    --------
+    >>> list_models("cifar_resnet2")
+    ['cifar_resnet20']
+    """
+    return sorted(name for name in SPECS if pattern in name)
+
+
+def model_spec(
+    name: str | ResNetSpec,
+    *,
+    method: str | None = None,
+    width: float | Sequence[int] | None = None,
+    **overrides: Any,
+) -> ResNetSpec:
+    """The frozen specification behind a name, with a method preset and single fields replaced, in that order.
+
+    The arguments are those of `create_model`.
+
+    Examples
+    --------
+    >>> model_spec("cifar_resnet8", method="nf", alpha=1.0).alpha
+    1.0
+    >>> half = model_spec("nfnet_f0", width=0.5, group_width=64)
+    >>> half.width, half.stem_channels, half.head_channels
+    ((128, 256, 768, 768), 128, 1536)
+    """
+    if isinstance(name, str):
+        if name not in SPECS:
+            raise ValueError(f"model {name!r} is not known; use one of {', '.join(list_models())}")
+        spec = SPECS[name]
+    else:
+        spec = name
+    spec = spec if method is None else spec.with_method(method)
+    known = [field.name for field in fields(spec)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(f"override {unknown[0]!r} is not a field of the spec; use one of {', '.join(known)}")
+    if isinstance(width, (int, float)):
+        if spec.stem == "nfnet":  # the reference scales the stages by its `width`, but not this stem
+            overrides = {"stem_width": spec.stem_channels, **overrides}
+        overrides["width"] = tuple(int(w * width) for w in spec.width)
+    elif width is not None:
+        overrides["width"] = tuple(width)
+    return replace(spec, **overrides)
+
+
+def create_model(
+    name: str | ResNetSpec,
+    *,
+    method: str | None = None,
+    width: float | Sequence[int] | None = None,
+    **overrides: Any,
+) -> ResNet:
+    """Build a model, with fresh parameters from torch's global generator.
+
+    Parameters
+    ----------
+    name : str or ResNetSpec
+        One of `list_models()`, or a specification of your own.
+    method : str, optional
+        A named combination of norm, convolution and residual rule: ``"bn"``, ``"none"``, ``"skipinit"``, ``"fixup"``,
+        ``"nf"``. None keeps the model's own.
+    width : float or sequence of int, optional
+        A factor on the model's stage widths (each rounded down), or the widths themselves. Stem and head follow,
+        except that a factor leaves NFNet's stem alone, as the reference's does. The inner width of a grouped branch
+        is rounded down to whole groups. The reference's NF-ResNet ``width=w`` is ``width=w / 4`` here and its
+        NF-RegNet ``width=w`` is ``width=w / 0.75``: the names stand for its defaults.
+    **overrides
+        Fields of `ResNetSpec`, applied last: ``num_classes=10``, ``depth=(1, 1, 1, 1)``, ``group_width=64``,
+        ``alpha=1.0``, ``stochastic_depth=0.0``, ``dropout=0.0``, ``activation="silu"``, ``se_ratio=0.25``, ...
+
+    Raises
+    ------
+    ValueError
+        For an unknown model, method, field or value; the message lists what is known.
+
+    Notes
+    -----
+    Stochastic depth is on in training by default where the reference has it: 0.25 in NFNets, 0.1 in NF-RegNets and in
+    the ResNets without a norm.
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in create_model("cifar_resnet8", method="nf").parameters())
+    78045
+    """
+    return ResNet(model_spec(name, method=method, width=width, **overrides))

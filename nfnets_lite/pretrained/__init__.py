@@ -1,0 +1,196 @@
+"""Weights in and out: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from nfnets_lite.models import ResNet, create_model
+from nfnets_lite.pretrained.download import download
+from nfnets_lite.pretrained.names import other_timm_network, slots
+from nfnets_lite.pretrained.tree import read_tree
+
+_TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin")
+_LISTED = 20
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+class WeightsMismatch(ValueError):
+    """A file and a model do not fit; nothing was changed.
+
+    Attributes
+    ----------
+    unmatched, missing, misshapen : tuple of str
+        Tensors that only the file has, that only the model has, and that differ in shape; all of them, under the
+        file's names, though the message lists the first few of each.
+    """
+
+    def __init__(
+        self, path: Path, unmatched: tuple[str, ...], missing: tuple[str, ...], misshapen: tuple[str, ...]
+    ) -> None:
+        self.unmatched, self.missing, self.misshapen = unmatched, missing, misshapen
+        parts = [f"path={str(path)!r} does not fit the model"]
+        for what, names in (("unmatched", unmatched), ("missing", missing), ("misshapen", misshapen)):
+            if names:
+                more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+                parts.append(f"{len(names)} {what}: {', '.join(names[:_LISTED])}{more}")
+        parts.append(
+            "build the model that the file holds (for another number of classes: load, then replace the classifier)"
+        )
+        super().__init__("; ".join(parts))
+
+
+@overload
+def load_pretrained(model: str, path: str | Path | None = None, *, source: str | None = None) -> ResNet: ...
+@overload
+def load_pretrained(model: _Model, path: str | Path, *, source: None = None) -> _Model: ...
+def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, source: str | None = None) -> nn.Module:
+    """Load published or saved weights into a model, every tensor accounted for.
+
+    Parameters
+    ----------
+    model : nn.Module or str
+        The model to fill, in place; or a name, which is built first.
+    path : str or Path, optional
+        ``.npz``, ``.pkl``: a parameter tree as the authors publish it, read by an unpickler that allows arrays and
+        containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``: a state
+        dict, of this package or of timm's ``dm_nfnet_*``.
+    source : str, optional
+        ``"deepmind"`` instead of a path: the authors' file for ``model="nfnet_f0"`` to ``"nfnet_f6"`` is downloaded
+        once, and checked (see `nfnets_lite.pretrained.download`).
+
+    Returns
+    -------
+    nn.Module
+        The model, in the mode that it was in.
+
+    Raises
+    ------
+    WeightsMismatch
+        Listing every tensor that is unmatched, missing or misshapen; the model is then as it was.
+    ValueError
+        For a kind of file that is not known, or the state dict of another timm network.
+    ConnectionError
+        If a download fails.
+
+    Notes
+    -----
+    timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
+    weights' variance and has the erf GELU): here they give the authors' logits.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> net = create_model("cifar_resnet8", method="nf")
+    >>> path = Path(tempfile.mkdtemp()) / "net.pth"
+    >>> torch.save(net.state_dict(), path)
+    >>> load_pretrained(net, path) is net
+    True
+    """
+    if (path is None) == (source is None):
+        raise ValueError(f"path={path!r} and source={source!r}: give one of them, a file or source='deepmind'")
+    if source is not None:
+        if source != "deepmind" or not isinstance(model, str):
+            raise ValueError(
+                f"source={source!r} with model={model if isinstance(model, str) else type(model).__name__!r}: the "
+                "known source is 'deepmind', and it takes a model's name, 'nfnet_f0' to 'nfnet_f6'"
+            )
+        path = download(model)
+    assert path is not None
+    path = Path(path)
+    found, kind = _read(path)
+    network = create_model(model) if isinstance(model, str) else model
+    expected: dict[str, Tensor]
+    if kind == "own":
+        expected = network.state_dict()
+    else:
+        expected = {slot.haiku if kind == "tree" else slot.timm: slot.parameter for slot in slots(network)}
+    _fill(path, {name: _as_ours(tensor, kind, expected.get(name)) for name, tensor in found.items()}, expected)
+    return network
+
+
+def save_pretrained(model: nn.Module, path: str | Path) -> None:
+    """Write a model's state dict as safetensors, which `load_pretrained` reads back.
+
+    Raises
+    ------
+    ValueError
+        If `path` does not end in ``.safetensors``.
+    ImportError
+        Without the safetensors package.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nfnets_lite import create_model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_pretrained(create_model("cifar_resnet8", method="nf"), f"{folder}/net.safetensors")
+    ...     _ = load_pretrained(create_model("cifar_resnet8", method="nf"), f"{folder}/net.safetensors")
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
+
+
+def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """Tensors by the file's names, and whose names they are: ``"tree"``, ``"timm"`` or ``"own"``."""
+    suffix = path.suffix.lower()
+    if suffix in _TREES:
+        return read_tree(path), "tree"
+    state: Any
+    if suffix == ".safetensors":
+        state = _safetensors(path).load_file(path)
+    elif suffix in _STATES:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    else:
+        raise ValueError(
+            f"path={str(path)!r} ends in {suffix!r}; known are {', '.join((*_TREES, '.safetensors', *_STATES))}"
+        )
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"path={str(path)!r} holds no state dict: a mapping of names to tensors is needed")
+    if not any(name.startswith("stages.") for name in state):
+        return state, "own"
+    differences = other_timm_network(state.keys())
+    if differences:
+        raise ValueError(
+            f"path={str(path)!r} holds another network, one of timm's own: {'; '.join(differences)}. Of "
+            "timm's normalizer-free models the dm_nfnet_* are the authors'"
+        )
+    return state, "timm"
+
+
+def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
+    """The tensor in this package's layout: OIHW and (out, in), gains as vectors."""
+    if kind == "tree":  # HWIO and (in, out)
+        return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.t() if tensor.ndim == 2 else tensor
+    if kind == "timm" and target is not None and set(tensor.shape[target.ndim :]) == {1}:
+        return tensor.flatten(max(target.ndim - 1, 0))  # (O, 1, 1, 1) gains, 1x1 convolutions for linear layers
+    return tensor
+
+
+def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Copy all or nothing."""
+    unmatched, missing = (tuple(name for name in a if name not in b) for a, b in ((found, expected), (expected, found)))
+    misshapen = tuple(
+        f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    )
+    if unmatched or missing or misshapen:
+        raise WeightsMismatch(path, unmatched, missing, misshapen)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(found[name])
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(f"path={str(path)!r} is a safetensors file; pip install safetensors") from error
+    return safetensors.torch

@@ -1,0 +1,117 @@
+"""Standardised convolutions: gradients, precision, shapes, the transposed layer."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nfnets_lite import standardize_weight
+from nfnets_lite.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ScaledStdConv1d,
+    ScaledStdConv2d,
+    ScaledStdConv3d,
+    ScaledStdConvTranspose2d,
+)
+
+LAYERS = [
+    (ScaledStdConv1d(3, 4, 3, padding="same", stride=2), (2, 3, 5)),
+    (ScaledStdConv2d(4, 6, (3, 2), padding="same", stride=2, groups=2), (2, 4, 5, 4)),
+    (ScaledStdConv2d(2, 3, 3, padding=1, padding_mode="reflect", bias=False), (1, 2, 4, 5)),
+    (ScaledStdConv3d(2, 3, 2, dilation=2), (1, 2, 3, 4, 3)),
+    (ScaledStdConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (1, 4, 3, 2)),
+    (ScaledStdConvTranspose2d(4, 6, 2, groups=2, bias=False), (1, 4, 3, 2)),
+]
+IDS = ["1d", "2d", "reflect", "3d", "transposed", "transposed, grouped"]
+
+
+def literal(units_first: Tensor, gain: Tensor) -> Tensor:
+    """The formula, unit by unit, in float64: (O, I, *K) to the same."""
+    rows = []
+    for unit, g in zip(units_first.double(), gain.double()):
+        variance = ((unit - unit.mean()) ** 2).mean()
+        rows.append(g * (unit - unit.mean()) / (variance * unit.numel()).clamp(min=1e-4).sqrt())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=IDS)
+def test_gradcheck(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = layer.double()
+    names = [name for name, _ in layer.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+
+    def forward(x: Tensor, *parameters: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, parameters)), (x,))
+
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(forward, (x, *values))
+
+
+def test_epsilon_replaces_small_variances_and_is_not_added() -> None:
+    unit = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    weights = torch.stack([unit * 1e-3, unit * 0.0051, unit * 1.0, unit * 0]).reshape(4, 4, 1, 1)
+    norms = standardize_weight(weights).flatten(1).norm(dim=1)
+    # Below a norm of 0.01 the divisor is 0.01; above, it is the norm itself.
+    expected = torch.tensor([0.2, 1.0, 1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(norms, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_transposed_layer_standardises_its_output_channels(groups: int) -> None:
+    layer = ScaledStdConvTranspose2d(4, 6, 3, stride=2, groups=groups)
+    nn.init.uniform_(layer.gain, 0.5, 2.0)
+    nn.init.normal_(layer.bias)
+    made = layer.effective_weight().detach()
+    per_group, inputs = 6 // groups, 4 // groups
+    for g in range(groups):
+        rows = slice(g * inputs, (g + 1) * inputs)
+        units = layer.weight.detach()[rows].transpose(0, 1)
+        expected = literal(units, layer.gain.detach()[g * per_group : (g + 1) * per_group])
+        torch.testing.assert_close(made[rows].transpose(0, 1).double(), expected, rtol=1e-5, atol=1e-6)
+    x = torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(layer(x), F.conv_transpose2d(x, made, layer.bias, 2, groups=groups))
+    assert layer(x, output_size=[12, 13]).shape == (2, 6, 12, 13)
+    fan_in = 4 * 9 / groups
+    torch.manual_seed(0)
+    wide = ScaledStdConvTranspose2d(64, 64, 3, groups=groups)
+    assert float(wide.weight.detach().std()) == pytest.approx((fan_in * 16) ** -0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_weights_have_float32_statistics(dtype: torch.dtype) -> None:
+    weight = (torch.randn(4, 64, 3, 3) + 10).to(dtype)
+    gain = torch.rand(4).to(dtype) + 0.5
+    made = standardize_weight(weight, gain)
+    assert made.dtype == dtype
+    assert torch.equal(made, standardize_weight(weight.float(), gain.float()).to(dtype))
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=IDS)
+def test_statistics_are_float32_under_autocast(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    layer = layer.float()
+    x, outside = torch.randn(shape), layer.effective_weight()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.effective_weight(), outside)
+        assert layer(x).dtype == torch.bfloat16
+    assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("kind", "dims"), [(Conv1d, 1), (Conv2d, 2), (Conv3d, 3)])
+def test_same_padding_gives_ceil_of_size_over_stride(kind: type[nn.Module], dims: int) -> None:
+    for size in (1, 2, 5, 6):
+        for kernel, stride in ((1, 2), (2, 1), (3, 2), (4, 3)):
+            out = kind(2, 3, kernel, stride=stride, padding="same")(torch.ones(1, 2, *[size] * dims))
+            assert out.shape == (1, 3, *[-(-size // stride)] * dims)
+
+
+def test_bad_shapes_are_named() -> None:
+    conv = ScaledStdConv2d(3, 4, 3)
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 8, 8\); ScaledStdConv2d needs 4 axes.*in_channels = 3"):
+        conv(torch.zeros(2, 5, 8, 8))
+    with pytest.raises(ValueError, match=r"weight has shape \(4,\).*at least 2 axes"):
+        standardize_weight(torch.ones(4))
+    with pytest.raises(ValueError, match=r"eps=0.0 must be above 0"):
+        standardize_weight(torch.ones(4, 2), eps=0.0)

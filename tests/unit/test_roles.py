@@ -1,0 +1,143 @@
+"""Roles by module type: which axis is a unit, what is clipped, what is decayed."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nfnets_lite import create_model, param_groups
+from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
+from nfnets_lite.optim import agc_report
+from nfnets_lite.roles import parameter_roles
+
+
+def role_of(module: nn.Module, name: str, **kwargs: object) -> tuple[str, int | None, bool, bool, int]:
+    role = parameter_roles(module, classifier=None, **kwargs)[name][1]  # type: ignore[arg-type]
+    return role.kind, role.unit_dim, role.clip, role.decay, role.groups
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "unit_dim", "groups"),
+    [
+        (nn.Conv1d(4, 6, 3), "weight", 0, 1),
+        (nn.Conv2d(4, 6, 3, groups=2), "weight", 0, 1),
+        (nn.Conv3d(4, 6, 3), "weight", 0, 1),
+        (ScaledStdConv1d(4, 6, 3), "weight", 0, 1),
+        (ScaledStdConv2d(4, 6, 3), "weight", 0, 1),
+        (ScaledStdConv3d(4, 6, 3), "weight", 0, 1),
+        (nn.ConvTranspose1d(4, 6, 3), "weight", 1, 1),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2), "weight", 1, 2),
+        (nn.ConvTranspose3d(4, 6, 3), "weight", 1, 1),
+        (ScaledStdConvTranspose2d(4, 6, 3), "weight", 1, 1),
+        (nn.ConvTranspose2d(4, 1, 1), "weight", None, 1),
+        (nn.Conv2d(4, 1, 1), "weight", None, 1),
+        (nn.Linear(4, 6), "weight", 0, 1),
+        (nn.Bilinear(2, 3, 4), "weight", 0, 1),
+        (nn.Embedding(5, 3), "weight", 0, 1),
+        (nn.EmbeddingBag(5, 3), "weight", 0, 1),
+        (nn.MultiheadAttention(4, 2), "in_proj_weight", 0, 1),
+        (nn.MultiheadAttention(4, 2), "out_proj.weight", 0, 1),
+        (nn.MultiheadAttention(4, 2, kdim=3, vdim=5), "k_proj_weight", 0, 1),
+        (nn.LSTM(3, 4), "weight_hh_l0", 0, 1),
+        (nn.GRUCell(3, 4), "weight_ih", 0, 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_weights_have_the_axis_of_their_type(module: nn.Module, name: str, unit_dim: int | None, groups: int) -> None:
+    assert role_of(module, name) == ("weight", unit_dim, True, True, groups)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "kind"),
+    [
+        (nn.Conv2d(4, 6, 3), "bias", "bias"),
+        (ScaledStdConv2d(4, 6, 3), "gain", "gain"),
+        (nn.MultiheadAttention(4, 2), "in_proj_bias", "bias"),
+        (nn.MultiheadAttention(4, 2, add_bias_kv=True), "bias_k", "bias"),
+        (nn.BatchNorm2d(4), "weight", "gain"),
+        (nn.GroupNorm(2, 4), "bias", "bias"),
+        (nn.LayerNorm((3, 4)), "weight", "gain"),
+        (nn.RMSNorm(4), "weight", "gain"),
+        (nn.PReLU(3), "weight", "gain"),
+        (nn.LSTM(3, 4), "bias_hh_l0", "bias"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_vectors_are_one_unit_and_not_decayed(module: nn.Module, name: str, kind: str) -> None:
+    assert role_of(module, name) == (kind, None, True, False, 1)
+
+
+def test_the_reference_groups_on_a_network_with_every_part() -> None:
+    """Gains, biases, skip gains clipped only; the classifier's weight decayed only; all else both."""
+    with torch.device("meta"):
+        model = create_model("nfnet_f0")
+    roles = {name: role for name, (_, role) in parameter_roles(model).items()}
+    assert len(roles) == 233
+    for name, role in roles.items():
+        leaf = name.rpartition(".")[2]
+        expected = (leaf != "weight", leaf == "weight") if name.startswith("classifier") else (True, leaf == "weight")
+        assert (role.clip, role.decay) == expected, name
+        assert role.unit_dim == (0 if leaf == "weight" else None), name
+    decayed, plain = param_groups(model, 2e-5)
+    assert {group["weight_decay"] for group in (decayed, plain)} == {2e-5, 0.0}
+    assert len(decayed["params"]) == sum(role.decay for role in roles.values())
+    assert "233 parameters: 232 clipped, 82 decayed" in str(agc_report(model))
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(3, 3, 2, 4))
+        self.scale = nn.Parameter(torch.ones(2, 4))
+
+
+def test_unknown_parameters_are_all_named_with_the_way_out() -> None:
+    message = r"not known of: 0.kernel \(3, 3, 2, 4\) of a Odd; 0.scale \(2, 4\) of a Odd.*agc_unit_dims"
+    with pytest.raises(ValueError, match=message):
+        parameter_roles(nn.Sequential(Odd()))
+    assert role_of(Odd(), "kernel", strict=False)[0] == "unknown"
+
+
+def test_declared_axes_are_taken_on_class_and_instance() -> None:
+    odd = Odd()
+    odd.agc_unit_dims = {"kernel": -1, "scale": None}
+    assert role_of(odd, "kernel") == ("weight", 3, True, True, 1)
+    assert role_of(odd, "scale") == ("gain", None, True, False, 1)
+    by_class = type("ByClass", (Odd,), {"agc_unit_dims": {"kernel": 2, "scale": 0}})()
+    assert role_of(by_class, "kernel")[1] == 2
+    odd.agc_unit_dims = {"kernel": 4}
+    with pytest.raises(ValueError, match=r"declares 4 for parameter 'kernel' of shape \(3, 3, 2, 4\); give one of"):
+        parameter_roles(odd)
+
+
+def test_flattened_weights_are_refused() -> None:
+    conv = nn.Conv2d(2, 3, 3)
+    conv.weight = nn.Parameter(conv.weight.detach().flatten())
+    with pytest.raises(ValueError, match=r"'weight' has shape \(54,\).*Conv2d: it was flattened.*fully_shard"):
+        parameter_roles(conv)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.frozen, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.fc.weight = self.body.weight
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x))
+
+
+def test_shared_parameters_are_listed_once_and_frozen_ones_not() -> None:
+    assert list(parameter_roles(Tied(), classifier=None)) == ["body.weight", "body.bias", "fc.bias"]
+
+
+def test_the_classifier_must_be_found_or_named() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"classifier='auto' needs Sequential.get_classifier\(\).*\(0, 1\)"):
+        parameter_roles(net)
+    with pytest.raises(ValueError, match="is not a module of the model"):
+        parameter_roles(net, classifier=nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"classifier='fc' must be 'auto', None or a layer"):
+        parameter_roles(net, classifier="fc")  # type: ignore[arg-type]
+    assert not parameter_roles(net, classifier=net[1])["1.weight"][1].clip
+    assert parameter_roles(nn.Conv2d(2, 2, 1))["weight"][1].clip  # no linear layer: nothing to ask for
