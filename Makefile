@@ -3,6 +3,8 @@ PYTHON  ?= python3
 VENV    ?= .venv
 PROFILE ?= smoke
 DEVICE  ?= auto
+# Threads that wait by spinning slow a shared machine many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready-
 

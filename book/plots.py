@@ -51,6 +51,7 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
         for place, (_, estimate) in zip(x, points):
             if estimate.diverged:
                 ax.plot(place, estimate.mean, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
+    ax.set_ylim(top=min(ax.get_ylim()[1], 101))  # a t interval does not know that accuracy ends at 100 %
 
 
 def show(fig: Figure, alt: str) -> None:
