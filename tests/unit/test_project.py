@@ -99,6 +99,15 @@ def test_readme_names_only_targets_that_exist() -> None:
     assert {"book", "test"} <= named <= targets
 
 
+def test_readme_shows_what_the_records_say() -> None:
+    from book import headline
+
+    profile = headline.best_profile()
+    readme = headline.README.read_text()
+    shown = headline.text(headline.final_runs(profile), profile)
+    assert headline.update(readme, shown) == readme, "run `python -m book.headline`"
+
+
 def test_version_is_the_same_everywhere() -> None:
     assert nf.__version__ == PYPROJECT["version"]
     assert f"version: {nf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
