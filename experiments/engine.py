@@ -17,8 +17,9 @@ import torch
 from experiments import records
 from experiments.config import Run, Sweep
 from experiments.data import prepare
-from experiments.provenance import code_hash, peak_memory_mb, provenance
+from experiments.provenance import peak_memory_mb, provenance
 from experiments.records import Ledger, Record
+from experiments.sources import code_hash
 from experiments.train import Outcome, train
 
 Report = Callable[[Record], None]

@@ -1,6 +1,5 @@
 """Where a number comes from: commit, code, versions, device."""
 
-import hashlib
 import platform
 import resource
 import subprocess
@@ -12,23 +11,10 @@ from typing import Any
 import torch
 
 import nfnets_lite
+from experiments.sources import code_hash
 
 ROOT = Path(__file__).resolve().parent.parent
-# The code that a recorded number depends on. What only schedules, stores or draws may change without making it stale.
-COMPUTES = ("nfnets_lite/**/*.py", "experiments/train.py", "experiments/data.py")
-
-
 SOURCE = ("nfnets_lite", "experiments", "data_scripts", ":!experiments/results")
-
-
-@cache
-def code_hash() -> str:
-    """Hash of the source that computes results: a record with another one is stale."""
-    digest = hashlib.sha256()
-    for pattern in COMPUTES:
-        for path in sorted(ROOT.glob(pattern)):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 @cache

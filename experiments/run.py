@@ -13,8 +13,8 @@ from experiments.config import Sweep
 from experiments.engine import Where, default_workers, final_runs, pending, resolve_device, run_sweep
 from experiments.profiles import PROFILES, check
 from experiments.progress import progress
-from experiments.provenance import code_hash
 from experiments.records import Ledger
+from experiments.sources import code_hash
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 RESULTS = Path(__file__).parent / "results"

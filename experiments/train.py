@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from experiments.config import Recipe, Run
 from experiments.data import Split, batches, load
-from nfnets_lite import create_model, param_groups
 from nfnets_lite.agc import AdaptiveClip
+from nfnets_lite.models import create_model
+from nfnets_lite.optim import param_groups
 
 CURVE_POINTS = 20
 

@@ -1,0 +1,51 @@
+"""Which source files a recorded number depends on, found by following imports, and their hash."""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Where computing starts. What only schedules, stores, judges or draws may change without making a record stale, and so
+# may the parts of the package that training does not import.
+ENTRY = ("experiments/train.py", "experiments/data.py")
+FOLLOWED = "nfnets_lite"
+
+
+@cache
+def code_hash() -> str:
+    """Hash of the source that computes results: a record with another one is stale."""
+    digest = hashlib.sha256()
+    for path in computing_files():
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def computing_files() -> list[Path]:
+    """The entry files and every file of the package that they import, directly or through others."""
+    found: set[Path] = set()
+    todo = [ROOT / entry for entry in ENTRY]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            todo += [ROOT / file for module in _imports(path) if (file := _file(module))]
+    return sorted(found)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)  # a name may be a submodule
+
+
+def _file(module: str) -> str | None:
+    """The module's file; None for other packages, for names that are no modules, and for the package's re-exports."""
+    if module.split(".")[0] != FOLLOWED or module == FOLLOWED:
+        return None
+    path = module.replace(".", "/")
+    return next((file for file in (f"{path}.py", f"{path}/__init__.py") if (ROOT / file).is_file()), None)

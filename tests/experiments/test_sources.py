@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from experiments import sources
+
+
+def test_the_hash_covers_what_computes_and_nothing_else() -> None:
+    files = {path.relative_to(sources.ROOT).as_posix() for path in sources.computing_files()}
+    assert {"experiments/train.py", "experiments/data.py", "nfnets_lite/models/resnet.py"} <= files
+    assert {"nfnets_lite/agc.py", "nfnets_lite/standardize.py", "nfnets_lite/norm/__init__.py"} <= files
+    assert not files & {
+        "experiments/engine.py",
+        "nfnets_lite/fold.py",
+        "nfnets_lite/signal.py",
+        "nfnets_lite/__init__.py",
+    }
+
+
+def test_it_changes_with_a_file_it_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "experiments/train.py": "from nfnets_lite.a import f\nimport json\n",
+        "experiments/data.py": "",
+        "nfnets_lite/a.py": "from nfnets_lite.sub import b\n",
+        "nfnets_lite/sub/__init__.py": "",
+        "nfnets_lite/sub/b.py": "x = 1\n",
+        "nfnets_lite/other.py": "x = 1\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    hashed = sources.code_hash.__wrapped__
+    before = hashed()
+    (tmp_path / "nfnets_lite/other.py").write_text("x = 2\n")
+    assert hashed() == before
+    (tmp_path / "nfnets_lite/sub/b.py").write_text("x = 2\n")
+    assert hashed() != before
