@@ -1,11 +1,12 @@
 """The authors' parameter trees: a pickled dictionary of arrays, read without running anything that it asks for."""
 
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ def read_tree(path: Path) -> dict[str, Tensor]:
             tree = _unpickle(file, path)
     arrays: dict[str, Tensor] = {}
     roots: set[str] = set()
-    for place, value in _leaves(tree, ""):
+    for place, leaf in _leaves(tree, ""):
+        value = leaf.value if isinstance(leaf, _Array) else leaf
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
             raise ValueError(
@@ -81,8 +83,10 @@ def _read_archive(path: Path) -> dict[str, Any]:
                     )
                 dtype = headers[version](file)[2]
                 if dtype.hasobject:
-                    pickled = _unpickle(file, path)
-                    members |= pickled.item() if pickled.ndim == 0 else {member: pickled}
+                    pickled = _unpickle(file, path).value
+                    if not (isinstance(pickled, list) and len(pickled) == 1 and isinstance(pickled[0], Mapping)):
+                        raise ValueError(f"path={str(path)!r} has {member!r}, which is not one dictionary of arrays")
+                    members |= pickled[0]
                     continue
             with archive.open(member) as file:
                 members[member.removesuffix(".npy")] = npy.read_array(file, allow_pickle=False)
@@ -104,21 +108,56 @@ def _unpickle(file: IO[bytes], path: Path) -> Any:
     return ArraysOnly(file).load()
 
 
+class _DType:
+    """Stands in for ``numpy.dtype``: a type of number, objects (of an archive's one entry), or a refusal."""
+
+    def __init__(self, name: str, *_: object) -> None:
+        if not re.fullmatch(r"[biuf][1248]|O8?", name):
+            raise pickle.UnpicklingError(f"the pickle holds an array of dtype {name!r}; only numbers are read")
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError(f"the pickle asks for the byte order {state[1]!r}; it must be < or >")
+        self.order = state[1]
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray`` and what makes an empty one; its `value` is the array, or the objects."""
+
+    def __init__(self, *_: object) -> None:
+        self.value: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, raw = state
+        self.fill(raw, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, raw: Any, dtype: _DType, shape: tuple[int, ...], order: Literal["C", "F"]) -> "_Array":
+        import numpy as np
+
+        if not isinstance(dtype, _DType) or isinstance(raw, list) != dtype.name.startswith("O"):
+            raise pickle.UnpicklingError("the pickle describes an array that is neither numbers nor objects")
+        if isinstance(raw, list):
+            self.value = raw
+        else:
+            self.value = np.frombuffer(raw, np.dtype(dtype.order + dtype.name)).reshape(shape, order=order)
+        return self
+
+
+# NumPy's own constructors would not do: a pickle that sets the state of a dtype can clear the flag that marks objects,
+# after which an array takes raw bytes for pointers. Hence the stand-ins above, which hold numbers or plain objects.
 def _allowed() -> dict[tuple[str, str], Any]:
     """What a pickle of arrays may name, under the module paths of NumPy 1 and 2 and of dill, which the authors used."""
-    import numpy as np
-
-    reconstruct: Callable[..., Any] = np.zeros(0).__reduce__()[0]  # type: ignore[assignment]
     names: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
         ("collections", "OrderedDict"): OrderedDict,
         ("_codecs", "encode"): _latin1,
     }
     for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.numeric", "_frombuffer"] = _from_buffer
+        names[f"{core}.numeric", "_frombuffer"] = lambda *args: _Array().fill(*args)
     for module in _NUMPY_CORES:
-        names[module, "_reconstruct"] = reconstruct
+        names[module, "_reconstruct"] = _Array
 
     # dill writes _get_attr(_import_module("numpy..."), "_reconstruct"); nothing is imported for it here.
     def get_attr(module: str, name: str) -> Any:
@@ -138,12 +177,6 @@ def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"the pickle asks for the codec {encoding!r}; only arrays and containers are read")
     return text.encode("latin1")
-
-
-def _from_buffer(buffer: bytes, dtype: Any, shape: tuple[int, ...], order: Any) -> Any:
-    import numpy as np
-
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
 
 
 def _create_array(make: Callable[..., Any], args: tuple[Any, ...], state: Any, attributes: object = None) -> Any:

@@ -24,6 +24,7 @@ from nfnets_lite.models import ResNet
 from nfnets_lite.pretrained import WeightsMismatch, load_pretrained, save_pretrained
 from nfnets_lite.pretrained.download import crc32c, download
 from nfnets_lite.pretrained.names import slots
+from nfnets_lite.pretrained.tree import read_tree
 from tests.parity import golden
 
 Tree = dict[str, dict[str, np.ndarray]]
@@ -417,3 +418,17 @@ def test_import_downloads_nothing_and_needs_torch_alone() -> None:
         "import nfnets_lite, nfnets_lite.pretrained"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+class _BytesAsObjects:
+    """Pickles as an array of objects whose content is raw bytes: with NumPy's own parts, bytes become pointers."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, args, state = np.zeros(1, dtype=object).__reduce__()
+        return make, args, (*state[:4], b"\x41" * 8)
+
+
+def test_bytes_are_never_taken_for_objects(tmp_path: Path) -> None:
+    (tmp_path / "evil.npz").write_bytes(pickle.dumps({"Net/~/a": {"w": _BytesAsObjects()}}))
+    with pytest.raises(pickle.UnpicklingError, match="neither numbers nor objects"):
+        read_tree(tmp_path / "evil.npz")
