@@ -46,6 +46,7 @@ def predicted_moments(model: ResNet) -> list[float]:
 
     with :math:`b_l = \beta_l^2 v_l` where nothing normalises and 1 behind a norm: a positively homogeneous activation
     and unit-gain convolutions carry a block's input scale to its branch's end. Gains are the model's current ones.
+    FixUp, whose shortcuts are activated, is outside the analysis: NaN after the stem.
 
     Examples
     --------
@@ -57,7 +58,7 @@ def predicted_moments(model: ResNet) -> list[float]:
     moments = [1.0]
     for block in model.blocks:
         assert isinstance(block, Block)
-        join, v = block.join, moments[-1]
+        join, v = block.join, moments[-1] if not block.join.activated_skip else float("nan")
         b = join.beta**2 * v if model.spec.norm == "none" else 1.0
         gain = 1.0 if block.skip_gain is None else float(block.skip_gain.detach())
         moments.append(join.skip**2 * (b if block.transition else v) + (join.branch * gain) ** 2 * b)
