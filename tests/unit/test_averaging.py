@@ -1,0 +1,70 @@
+"""The average of the weights: the authors' decay at each update, and their average after six steps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nfnets_lite.averaging import WeightAverage
+
+ASSETS = Path(__file__).parents[1] / "parity" / "assets"
+
+
+def load(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with np.load(ASSETS / f"{name}.npz") as arrays:
+        return json.loads((ASSETS / f"{name}.json").read_text()), dict(arrays)
+
+
+ABOUT, ARRAYS = load("ops_a")
+
+
+def test_decay_is_the_authors() -> None:
+    average = WeightAverage(nn.Linear(1, 1), ABOUT["ema_decay"])
+    ours = [average.decay_at(int(step)) for step in ARRAYS["ema_step"]]
+    np.testing.assert_allclose(ours, ARRAYS["ema_effective_decay"], rtol=1e-15, atol=0)
+
+
+def test_average_over_six_steps_is_the_authors() -> None:
+    meta, data = load("sgd_agc_steps_a")
+    names = list(meta["shapes"])
+    # A parameter has no dots in its name, the golden ones do.
+    model = nn.ParameterList([torch.from_numpy(np.asarray(data[f"param0/{name}"], np.float64)) for name in names])
+    average = WeightAverage(model, meta["ema_decay"])
+    for step in range(meta["steps"]):
+        with torch.no_grad():
+            for parameter, name in zip(model, names):
+                parameter.copy_(torch.from_numpy(np.asarray(data[f"param{step + 1}/{name}"])))
+        average.update()
+    for ours, name in zip(average.averages.values(), names):
+        np.testing.assert_allclose(ours.numpy(), data[f"ema6/{name}"], rtol=0, atol=1e-14, err_msg=name)
+
+
+def test_the_model_has_the_average_inside_the_block_and_its_own_weights_after() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    average = WeightAverage(model, 0.5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(torch.randn(8, 3))  # moves the running statistics
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    average.update()
+    with average.applied():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(tensor, 0.1 * before[name] + 0.9 * after[name])
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, after[name])
+    with pytest.raises(ValueError, match="Expected more than 1 value"), average.applied():
+        model(torch.zeros(1, 3))  # one image a batch: batch norm refuses it
+    assert all(torch.equal(parameter, after[name]) for name, parameter in model.named_parameters())
+    assert average.updates == 1
+
+
+def test_a_decay_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"decay=1.0 must be in \[0, 1\)"):
+        WeightAverage(nn.Linear(1, 1), 1.0)

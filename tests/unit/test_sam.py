@@ -1,0 +1,49 @@
+"""Sharpness-aware steps against a quadratic, where they are known in closed form."""
+
+import pytest
+import torch
+
+from nfnets_lite.sam import ascended
+
+
+def test_gradient_is_the_one_at_the_top_of_the_ascent() -> None:
+    matrix = torch.diag(torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64))
+    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    w = start.clone().requires_grad_()
+
+    def loss() -> torch.Tensor:
+        return 0.5 * w @ matrix @ w
+
+    loss().backward()
+    with ascended([w], radius=0.3) as norm:
+        loss().backward()
+    gradient = matrix @ start
+    assert float(norm) == pytest.approx(float(gradient.norm()), rel=1e-6)
+    expected = matrix @ (start + 0.3 * gradient / gradient.norm())
+    torch.testing.assert_close(w.grad, expected, rtol=1e-6, atol=0)
+    assert torch.equal(w.detach(), start)
+
+
+def test_the_length_is_over_all_parameters_and_those_without_gradient_stay() -> None:
+    a, b, c = (torch.ones(n, requires_grad=True) for n in (2, 3, 1))
+    (a.sum() + 2 * b.sum()).backward()
+    with ascended([a, b, c], radius=0.1):
+        moved = torch.cat([a.detach() - 1, b.detach() - 1])
+        assert float(moved.norm()) == pytest.approx(0.1, rel=1e-5)
+        assert float(c.detach()) == 1
+        assert a.grad is None
+    assert all(torch.equal(x.detach(), torch.ones_like(x)) for x in (a, b, c))
+
+
+def test_an_error_inside_puts_the_weights_back() -> None:
+    w = torch.ones(2, requires_grad=True)
+    w.sum().backward()
+    with pytest.raises(RuntimeError, match="stop"), ascended([w]):
+        raise RuntimeError("stop")
+    assert torch.equal(w.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize(("radius", "match"), [(0.0, "radius=0.0 must be above 0"), (0.05, "no parameter has")])
+def test_errors(radius: float, match: str) -> None:
+    with pytest.raises(ValueError, match=match), ascended([torch.ones(1, requires_grad=True)], radius):
+        pass
