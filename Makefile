@@ -12,7 +12,7 @@ READY   := $(VENV)/.ready-
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help env book execute status test test-slow lint doctor data clean
+.PHONY: help env book execute status test test-slow bench lint doctor data clean
 
 help:  ## this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(READY)test  ## the default tests (4 min)
 
 test-slow: $(READY)test  ## the tests left out of `test` (5 min)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)test  ## our engine beside the ordinary way of training, ratios with spread (2 min; DEVICE)
+	$(BIN)/python -m experiments bench --device $(DEVICE)
 
 lint: $(READY)test  ## ruff and mypy (20 s)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

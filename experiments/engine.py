@@ -1,36 +1,42 @@
-"""Runs to records: skip what is recorded, train the rest on a local pool, append each result as it comes."""
+"""Runs to records: skip what is recorded, train the rest somewhere, append each result as it comes."""
 
-import multiprocessing
 import os
-import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
-from statistics import fmean
 
 import torch
 
 from experiments import records
 from experiments.config import Run, Sweep
 from experiments.data import prepare
-from experiments.provenance import peak_memory_mb, provenance
+from experiments.dispatch import dispatch
+from experiments.journal import Journal
+from experiments.plan import best_rate as best_rate
+from experiments.plan import final_runs as final_runs
+from experiments.plan import pending as pending
+from experiments.plan import stages as stages
+from experiments.pool import Backend, Here, Local
+from experiments.provenance import device_name, energy_j, peak_memory_mb, provenance
 from experiments.records import Ledger, Record
-from experiments.sources import code_hash
 from experiments.train import Outcome, train
 
 Report = Callable[[Record], None]
+REASON = 600  # characters of an error that a record keeps
+_TURN = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Where:
     """Where a sweep reads, writes and runs.
 
-    `fresh` repeats runs whose record was made by other code (see `provenance.COMPUTES`); otherwise a record under the
-    same key is taken as it is.
+    `fresh` repeats runs whose record was made by other code (see `sources.code_hash`); otherwise a record under the
+    same key is taken as it is. `scheduler` is the address of a dask cluster, in place of local `workers`.
     """
 
     profile: str
@@ -38,17 +44,18 @@ class Where:
     device: torch.device
     workers: int
     fresh: bool = False
+    scheduler: str = ""
 
 
-def resolve_device(name: str) -> torch.device:
-    """``"auto"`` is the GPU if there is one; any other name is torch's."""
+def resolve_device(name: str, *, here: bool = True) -> torch.device:
+    """``"auto"`` is the GPU if there is one; any other name is torch's. `here`: the device is to be on this machine."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"device={name!r} is not known; use auto, cpu, cuda or cuda:0, cuda:1, ...") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if here and device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={name!r}, but torch {torch.__version__} finds no CUDA device here; use auto or cpu")
     return device
 
@@ -58,97 +65,99 @@ def default_workers(device: torch.device) -> int:
     return len(os.sched_getaffinity(0)) if device.type == "cpu" and hasattr(os, "sched_getaffinity") else 1
 
 
-def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
-    """The runs that have no usable record yet."""
-    code = code_hash()
-    done = {(r.key, r.seed) for r in ledger.records if r.done and (not fresh or r.provenance["code"] == code)}
-    return [run for run in runs if (run.key, run.seed) not in done]
-
-
-def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
-    """The learning rate with the best mean validation accuracy; a tie goes to the smaller rate.
-
-    A run that diverged, failed or is missing counts as 0 here, below chance: no such rate is preferred to one that
-    trained.
-    """
-
-    def score(rate: float) -> float:
-        found = [ledger.of(run.key, run.seed) for run in sweep.at(cell, rate, search=True)]
-        return fmean(records.accuracy(r) if r is not None and r.status == "ok" else 0.0 for r in found)
-
-    return max(sorted(sweep.rates), key=score)
-
-
-def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
-    """The runs that are judged on test images, each cell at the rate its search chose."""
-    return [run for cell in sweep.cells for run in sweep.at(cell, best_rate(sweep, cell, ledger))]
-
-
-def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
-    """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
-    both = sweep.search(), final_runs(sweep, ledger)
-    search, final = ([ledger.of(run.key, run.seed) for run in runs] for runs in both)
-    return [r for r in search if r is not None and r.done], [r for r in final if r is not None and r.done]
-
-
 def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     """Search, then final runs; every record is on disk before it is reported. Returns all records of the sweep.
 
     A KeyboardInterrupt stops the workers and passes on: finished runs are kept, and the next call goes on from there.
+    Several processes may do the same sweep in one folder: they share its runs, and each waits for those of the others.
     """
     records.check_writable(where.results)
     path = records.path_of(where.results, sweep.name)
     for name in sorted({cell.data.name for cell in sweep.cells}):
         prepare(name)
     plans: tuple[Callable[[Ledger], list[Run]], ...] = (lambda _: sweep.search(), partial(final_runs, sweep))
-    for plan in plans:
-        ledger = records.read(path)
-        if ledger.torn:
-            warnings.warn(ledger.torn, stacklevel=2)
-        for record in _execute(pending(plan(ledger), ledger, where.fresh), sweep.name, where):
-            records.append(path, record)
-            report(record)
+    lost = partial(_lost, sweep=sweep.name, where=where)
+    backend: Backend | None = None
+    try:
+        for plan in plans:
+            with Journal(path) as journal:
+                if journal.ledger.torn:
+                    warnings.warn(journal.ledger.torn, stacklevel=2)
+                # A small batch means many updates: long runs first, that no worker is left alone with one at the end.
+                runs = sorted(
+                    pending(plan(journal.ledger), journal.ledger, where.fresh),
+                    key=lambda run: (run.recipe.batch_size, run.seed),
+                )
+                if runs:
+                    backend = backend or backend_for(sweep, where, len(runs))
+                    for record in dispatch(runs, backend, journal, lost):
+                        report(record)
+    except BaseException:
+        if backend is not None:
+            backend.close(now=True)
+        raise
+    if backend is not None:
+        backend.close(now=False)
     return records.read(path)
 
 
-def _execute(runs: Sequence[Run], sweep: str, where: Where) -> Iterator[Record]:
-    # A small batch means many updates: long runs first, so that no worker is left alone with one at the end.
-    ordered = sorted(runs, key=lambda run: (run.recipe.batch_size, run.seed))
-    jobs = [(run, sweep, where.profile, where.device) for run in ordered]
-    if min(where.workers, len(jobs)) <= 1:
-        yield from map(_job, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(where.workers, mp_context=context, initializer=_start_worker) as pool:
-        futures = [pool.submit(_job, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+def backend_for(sweep: Sweep, where: Where, count: int) -> Backend:
+    """What trains the runs of a sweep, of which at least `count` are left."""
+    work = partial(_work, sweep=sweep.name, profile=where.profile, device=where.device)
+    if where.scheduler:
+        from experiments.cluster import Cluster
+
+        return Cluster(work, where.scheduler)
+    # The final runs follow the search's in the same processes.
+    workers = min(where.workers, max(count, len(sweep.cells) * len(sweep.seeds)))
+    return Here(work) if workers == 1 else Local(work, workers)
 
 
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what happens to a worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _work(run: Run, sweep: str, profile: str, device: torch.device) -> Record:
+    # Training uses torch's global generator and number of threads: a process that has threads takes turns.
+    with _TURN:
+        return _job((run, sweep, profile, device))
 
 
 def _job(job: tuple[Run, str, str, torch.device]) -> Record:
     run, sweep, profile, device = job
+    device = resolve_device(str(device))  # a worker elsewhere may not have it
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started, clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), time.perf_counter()
+    # The wall clock may jump; it is noted, and never computed with.
+    started, clock, energy = _now(), time.perf_counter(), energy_j(device)
     origin = provenance(device)
     try:
         outcome = train(run, device)
     except Exception as error:
-        outcome = Outcome("failed", f"{type(error).__name__}: {error}", {})
+        outcome = Outcome("failed", _reason(error), {})
     seconds = round(time.perf_counter() - clock, 3)
     origin |= {"start": started, "seconds": seconds, "peak_memory_mb": round(peak_memory_mb(device), 1)}
+    if energy is not None:
+        origin["energy_j"] = round((energy_j(device) or energy) - energy, 1)
+    if outcome.status == "failed" and device.type == "cuda":
+        torch.cuda.empty_cache()  # what an out of memory left behind is not the next run's burden
+    # JSON has no NaN. A run that diverges as late as on the images it is judged on has some; its reason says so.
+    metrics = {name: value for name, value in outcome.metrics.items() if isfinite(value)}
     return Record(
-        sweep, profile, run.method, run.key, run.seed, outcome.status, outcome.reason, run.resolved, outcome.metrics,
+        sweep, profile, run.method, run.key, run.seed, outcome.status, outcome.reason, run.resolved, metrics,
         outcome.curve, origin,
     )  # fmt: skip
+
+
+def _lost(run: Run, reason: str, seconds: float, *, sweep: str, where: Where) -> Record:
+    """The record of a run that left none, because its process died."""
+    name = str(where.device) if where.scheduler else device_name(where.device)
+    origin = provenance(torch.device("cpu")) | {"device": name, "start": _now(), "seconds": round(seconds, 3)}
+    return Record(
+        sweep, where.profile, run.method, run.key, run.seed, "failed", reason, run.resolved, {}, {}, origin
+    )  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= REASON else text[:REASON] + " ..."
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,5 +1,6 @@
 """Where a number comes from: commit, code, versions, device."""
 
+import importlib
 import platform
 import resource
 import subprocess
@@ -48,6 +49,22 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def energy_j(device: torch.device) -> float | None:
+    """Joules that the device has used since its driver was loaded; None where no driver reports it.
+
+    A difference of two readings is the device's, with all that others did on it meanwhile.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        nvml = importlib.import_module("pynvml")  # of nvidia-ml-py, which is not required
+        nvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        return float(nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid))) / 1000
+    except Exception:  # NVML's own errors among them: a device without the counter, a container without the driver
+        return None
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

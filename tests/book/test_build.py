@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -234,7 +235,10 @@ def test_interrupt_keeps_what_is_finished(copy: Book) -> None:
         "sys.exit(run(Book(root, root / 'book', root / 'book/_build'), Request(), PROFILES))"
     )
     command = [sys.executable, "-c", program, str(copy.root), str(REPO), str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    # A test that was itself started in the background of a shell would hand on that Ctrl-C is ignored.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=listen, **pipes) as child:
         assert child.stdout
         assert child.stderr
         for line in child.stdout:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from experiments import engine, records
 from experiments import run as command
 from experiments.config import Data, Recipe, Run, Sweep
 from experiments.engine import Where, best_rate, pending, run_sweep, stages
+from experiments.train import Outcome
 from nfnets_lite.models import model_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +90,16 @@ def test_a_failed_run_is_recorded_and_tried_again(tmp_path: Path, monkeypatch: p
     assert stages(tiny(), run_sweep(tiny(), where(tmp_path), lambda _: None))[1]
 
 
+def test_a_run_that_diverges_only_when_it_is_judged_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Outcome("diverged", "loss nan on the test images", {"loss": float("nan"), "accuracy": 0.1, "updates": 3})
+    monkeypatch.setattr(engine, "train", lambda run, device: late)
+    ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
+    assert {r.status for r in ledger.records} == {"diverged"}
+    assert ledger.records[0].metrics == {"accuracy": 0.1, "updates": 3}
+
+
 def test_fresh_repeats_what_other_code_recorded(tmp_path: Path) -> None:
     ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     runs = tiny().search()
@@ -138,6 +150,7 @@ def test_dry_run_says_what_is_left_and_runs_nothing(tmp_path: Path) -> None:
         (("run", "batch_size", "--device", "abacus"), "device='abacus' is not known"),
         (("run", "batch_size", "--workers", "0"), "workers=0 must be at least 1"),
         (("run", "batch_size", "--seeds", "0"), "seeds=0 must be at least 1"),
+        (("run", "batch_size", "--workers", "2", "--scheduler", "tcp://h:1"), "exclude each other"),
     ],
 )
 def test_bad_arguments_exit_2_and_list_what_is_valid(arguments: tuple[str, ...], message: str) -> None:
@@ -181,11 +194,91 @@ def test_progress_is_at_most_twenty_lines_in_a_log(tmp_path: Path, capsys: pytes
     assert "25 diverged" in lines[-1]
 
 
+def test_a_notebook_shows_one_output_that_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from IPython import display
+    from rich.console import Console
+
+    from experiments.progress import progress
+
+    shown: list[tuple[dict[str, str], bool]] = []
+    monkeypatch.setattr(display, "display", lambda data, update, **_: shown.append((data, update)))
+    ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
+    with progress("tiny <", 2, Console(force_jupyter=True)) as report:
+        report(ledger.records[0])
+        report(replace(ledger.records[0], status="failed"))
+    assert [update for _, update in shown] == [False, True, True]
+    assert "2/2 runs, 0 diverged, 1 failed" in shown[-1][0]["text/plain"]
+    assert '<progress max="2" value="2"></progress> tiny &lt;: 2/2 runs' in shown[-1][0]["text/html"]
+
+
+def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from experiments.progress import progress
+
+    ledger, out = run_sweep(tiny(), where(tmp_path), lambda _: None), StringIO()
+    with progress("tiny", 2, Console(file=out, force_terminal=True, force_jupyter=False, width=120)) as report:
+        report(replace(ledger.records[0], status="diverged"))
+    assert "1/2" in out.getvalue()
+    assert "1 diverged, 0 failed" in out.getvalue()
+
+
+def test_the_estimate_comes_from_the_likeliest_runs(tmp_path: Path) -> None:
+    from experiments.cost import cost, estimates
+
+    def done(lr: float, batch: int, seconds: float, seed: int = 0) -> records.Record:
+        run = replace(cell, recipe=replace(cell.recipe, lr=lr, batch_size=batch), seed=seed)
+        return replace(record, key=run.key, seed=seed, config=json.loads(json.dumps(run.resolved)), provenance={
+            **record.provenance, "seconds": seconds})  # fmt: skip
+
+    cell, record = tiny().cells[0], run_sweep(tiny(), where(tmp_path), lambda _: None).records[0]
+    known = [done(0.1, 16, 2.0), done(0.1, 16, 4.0, seed=1), done(0.1, 64, 1.0), done(0.2, 16, 9.0)]
+    asked = [
+        replace(cell, recipe=replace(cell.recipe, lr=0.1), seed=7),  # its own key
+        replace(cell, recipe=replace(cell.recipe, lr=0.3)),  # the nearest rate
+        replace(
+            cell, recipe=replace(cell.recipe, lr=0.1, batch_size=128, epochs=6)
+        ),  # the nearest batch, twice as long
+    ]
+    assert list(estimates(asked, known)) == [3.0, 9.0, 2.0]
+    said = cost(tiny(seeds=3), where(tmp_path), asked[:1], tmp_path)
+    assert "with 1 worker(s), from 4 recorded runs" in said
+
+
+def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import config
+    from experiments.status import rows
+
+    monkeypatch.setattr(config, "names", lambda: ["tiny"])
+    monkeypatch.setattr(config, "sweep", lambda name, profile: tiny(seeds=3))
+    ledger = run_sweep(tiny(), where(tmp_path / "smoke"), lambda _: None)
+    last = ledger.records[-1]
+    records.append(ledger.path, replace(last, status="failed", provenance={**last.provenance, "code": "other"}))
+    row, warning = next(rows(tmp_path))
+    assert row[:7] == ("tiny", "smoke", "3", "1", "1", "1", "1")
+    assert row[8].endswith(" h")
+    assert not warning
+
+
+def test_energy_is_noted_where_the_driver_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter((100.0, 103.5))
+    monkeypatch.setattr(engine, "energy_j", lambda device: next(readings))
+    assert engine._job((tiny().search()[0], "tiny", "smoke", torch.device("cpu"))).provenance["energy_j"] == 3.5
+    monkeypatch.setattr(engine, "energy_j", lambda device: None)
+    assert "energy_j" not in engine._job((tiny().search()[0], "t", "smoke", torch.device("cpu"))).provenance
+
+
 def test_ctrl_c_keeps_finished_runs_and_the_next_start_resumes(tmp_path: Path) -> None:
     arguments = ("run", "batch_size", "--results", str(tmp_path), "--workers", "2", "--device", "cpu")
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments", *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        # A test that was itself started in the background of a shell would hand on that Ctrl-C is ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     path = records.path_of(tmp_path, "batch_size")
     deadline = time.monotonic() + 120

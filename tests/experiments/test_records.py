@@ -1,4 +1,6 @@
 import json
+import pickle
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,3 +117,56 @@ def test_no_write_permission_is_said_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(PermissionError, match=r"nothing was trained\. Pass --results"):
         records.check_writable(tmp_path / "file" / "results")
     records.check_writable(tmp_path / "new" / "results")
+
+
+def test_a_newer_schema_is_said_and_not_guessed_at(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    newer = replace(record(seed=1), schema=7).line()
+    for line in (newer, newer.replace(b'"config"', b'"colour": "red", "config"')):
+        path.write_bytes(record().line() + line)
+        with pytest.raises(ValueError, match=r"s\.jsonl, line 2 has schema=7; this code reads up to 1.*update"):
+            records.read(path)
+
+
+def test_a_torn_line_run_together_with_the_next_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    for cut in (1, 5, 60, len(record().line()) - 2):
+        path.write_bytes(record().line()[:cut] + record(seed=1).line())
+        with pytest.raises(ValueError, match="line 1 is not a record"):
+            records.read(path)
+
+
+def test_a_record_that_was_read_is_the_record_that_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    odd = replace(record(), method='a "quoted" name, \u00e9', reason='", "schema": 9, "seed": 9, {"config": {')
+    for one in (odd, record(seed=1)):
+        records.append(path, one)
+    read = records.read(path).records
+    assert read == (odd, record(seed=1))
+    again = records.read(path).records
+    assert pickle.loads(pickle.dumps(again[1])) == record(seed=1)
+    assert replace(records.read(path).records[1], seed=5) == record(seed=5)
+    assert records.read(path).records[1].line() == record(seed=1).line()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = read[0].nothing  # type: ignore[attr-defined]
+
+
+def test_damage_inside_a_line_is_said_when_it_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(record().line().replace(b'"accuracy": 0.5', b'"accuracy": 0.#'))
+    (found,) = records.read(path).records
+    with pytest.raises(ValueError, match="key k, seed 0, is damaged"):
+        _ = found.metrics
+
+
+def test_a_hundred_thousand_records_are_read_in_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    curve = {"loss": [1.2345] * 20, "update": list(range(20))}
+    lines = (replace(record(f"{i // 5:016x}", seed=i % 5), curve=curve).line() for i in range(100_000))
+    path.write_bytes(b"".join(lines))
+    clock = time.process_time()  # the machine may be shared; the file is in memory
+    found = records.read(path).records
+    seconds = time.process_time() - clock
+    assert len(found) == 100_000
+    assert found[-1].metrics == {"accuracy": 0.5}
+    assert seconds < 1

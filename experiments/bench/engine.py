@@ -1,0 +1,178 @@
+"""The engine beside the ordinary way (a loader, an eager step, one run after another), on the same runs.
+
+The runs are a slice of the smoke batch-size sweep. Both ways are checked to train equally well before their speed means
+anything. What is written to `experiments/results/bench/` says how it was measured.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from rich.console import Console
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import nfnets_lite as nf
+from experiments import config, engine, records
+from experiments.config import Run, Sweep
+from experiments.data import load
+from experiments.dispatch import dispatch
+from experiments.engine import Where, backend_for, default_workers, resolve_device, run_sweep
+from experiments.journal import Journal
+from experiments.pool import Backend
+from experiments.provenance import provenance
+from experiments.records import Record
+from experiments.statistics import Estimate, estimate
+from experiments.train import Outcome, rate_at, train
+
+OUT = Path(__file__).resolve().parents[1] / "results" / "bench" / "engine.json"
+SIZES, METHODS, RATE, REPEATS = (32, 128), ("bn", "nf_agc"), 0.05, 3
+# What the ordinary way is given: torch's default number of threads, and the one that suits networks as small as these.
+THREADS = {"ordinary": 0, "ordinary, 1 thread": 1}
+NOISE = 0.05
+TINY = 40
+
+
+def runs(seed: int) -> list[Run]:
+    """The slice, at one seed."""
+    cells = [c for c in config.sweep("batch_size", "smoke").cells if c.recipe.batch_size in SIZES]
+    return [replace(c, recipe=replace(c.recipe, lr=RATE), seed=seed) for c in cells if c.method in METHODS]
+
+
+def ordinary(run: Run, device: torch.device) -> float:
+    """One run as it is usually written; returns the accuracy on the run's images."""
+    torch.manual_seed(run.seed)
+    splits, recipe = load(run.data, device), run.recipe
+    train_set, test_set = (
+        TensorDataset(splits[name].images.cpu(), splits[name].labels.cpu()) for name in ("train", run.split)
+    )
+    loader = DataLoader(train_set, recipe.batch_size, shuffle=True)
+    model = nf.create_model(run.model).to(device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    epochs = round(recipe.epochs)
+    updates = epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_at(min(i, updates), updates, recipe) / RATE)
+    for _ in range(epochs):
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_factor is not None:
+                nf.adaptive_clip_grad_(model, recipe.clip_factor)
+            optimizer.step()
+            schedule.step()
+            loss.item()
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for images, labels in DataLoader(test_set, 1000):
+            correct += int((model(images.to(device)).argmax(1) == labels.to(device)).sum())
+    return correct / len(test_set)
+
+
+def side_by_side(device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+    """Runs a minute of every way, in turns, so that what else the machine does falls on both."""
+    workers, default = default_workers(device), torch.get_num_threads()
+    rates: dict[str, list[float]] = {way: [] for way in ("engine", *THREADS)}
+    accuracies: dict[str, list[float]] = {way: [] for way in rates}
+    sweep = Sweep("bench", tuple(runs(0)), (RATE,), (1000,), tuple(range(100, 100 + workers)))
+    with tempfile.TemporaryDirectory() as folder:
+        where = Where("smoke", Path(folder), device, workers)
+        backend = backend_for(sweep, where, workers)
+        work = (backend, Path(folder) / "bench.jsonl")
+        # One short run a worker: what a sweep pays once, and what the ordinary way has paid by being imported.
+        short = [replace(r, recipe=replace(r.recipe, epochs=0.1)) for r in runs(0)[:1] * workers]
+        clock = time.perf_counter()
+        _recorded([replace(r, seed=i) for i, r in enumerate(short)], *work)
+        startup = time.perf_counter() - clock
+        ordinary(replace(short[0], recipe=replace(short[0].recipe, epochs=1.0)), device)
+        for seed in range(REPEATS):
+            clock = time.perf_counter()
+            found = _recorded(runs(seed), *work)
+            rates["engine"].append(60 * len(found) / (time.perf_counter() - clock))
+            accuracies["engine"] += [records.accuracy(r) / 100 for r in found]
+            for way, threads in THREADS.items():
+                torch.set_num_threads(threads or default)
+                clock = time.perf_counter()
+                accuracies[way] += [ordinary(run, device) for run in runs(seed)]
+                rates[way].append(60 * len(found) / (time.perf_counter() - clock))
+            torch.set_num_threads(default)
+            say(
+                f"repeat {seed + 1}: " + ", ".join(f"{way} {each[-1]:.1f}" for way, each in rates.items()) + " runs/min"
+            )
+        backend.close(now=False)
+    means = {way: fmean(values) for way, values in accuracies.items()}
+    if max(means.values()) - min(means.values()) > NOISE or min(means.values()) < 0.5:
+        raise RuntimeError(f"the ways do not train equally well, so their speeds do not compare: accuracies {means}")
+    ratios = {way: estimate([e / o for e, o in zip(rates["engine"], rates[way])]) for way in THREADS}
+    return {"runs_per_minute": rates, "ratios": ratios, "accuracy": means, "startup_s": startup, "workers": workers}
+
+
+def _recorded(todo: Sequence[Run], backend: Backend, path: Path) -> list[Record]:
+    def lost(run: Run, reason: str, seconds: float) -> Record:
+        raise RuntimeError(f"a worker died: {reason}")
+
+    with Journal(path) as journal:
+        return list(dispatch(todo, backend, journal, lost))
+
+
+def overhead_ms(device: torch.device) -> Estimate:
+    """Milliseconds a run that the engine adds to the bare call of `train`, over tiny runs in this process."""
+    spent: list[float] = []
+
+    def timed(run: Run, on: torch.device) -> Outcome:
+        clock = time.perf_counter()
+        outcome = train(run, on)
+        spent.append(time.perf_counter() - clock)
+        return outcome
+
+    tiny = tuple(replace(r, recipe=replace(r.recipe, epochs=0.05)) for r in runs(0)[:1])
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, patch.object(engine, "train", timed):
+        sweep = Sweep("overhead", tiny, (RATE,), (1000,), tuple(range(TINY)))
+        start = time.perf_counter()
+        run_sweep(sweep, Where("smoke", Path(folder), device, 1), lambda _: ends.append(time.perf_counter()))
+    # The first run also pays for what happens once: reading the commit, loading the data.
+    whole = [b - a for a, b in zip([start, *ends], ends)]
+    return estimate([1000 * (w - s) for w, s in zip(whole[1:], spent[1:])])
+
+
+def main(device_name: str, console: Console) -> None:
+    """Measure, say and write."""
+    device = resolve_device(device_name)
+    found = side_by_side(device, lambda text: console.print(text, highlight=False))
+    overhead = overhead_ms(device)
+    for way, rates in found["runs_per_minute"].items():
+        console.print(f"{way}: {estimate(rates)} runs/min, accuracy {found['accuracy'][way]:.3f}", highlight=False)
+    for way, ratio in found["ratios"].items():
+        console.print(f"engine / {way}: {ratio:.2f} (95 % interval over {ratio.count} repeats)", highlight=False)
+    console.print(
+        f"{found['workers']} worker(s), {found['startup_s']:.1f} s once to start them; "
+        f"overhead {overhead:.1f} ms a run",
+        highlight=False,
+    )
+    whole = {
+        **found,
+        "ratios": {way: vars(ratio) for way, ratio in found["ratios"].items()},
+        "overhead_ms": vars(overhead),
+        "cores": os.cpu_count(),
+        "threads_ordinary": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "slice": {"sizes": SIZES, "methods": METHODS},
+        "provenance": provenance(device),
+        "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    console.print(f"written to {OUT.name} in {OUT.parent.name}/", highlight=False)

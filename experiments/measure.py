@@ -1,0 +1,96 @@
+"""The records of a config: made where they are missing, read where they are there; for chapters and for `run`."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import config, records
+from experiments.config import Sweep
+from experiments.cost import runs_left
+from experiments.engine import Where, default_workers, resolve_device, run_sweep
+from experiments.profiles import check
+from experiments.progress import progress
+from experiments.records import Ledger
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(
+    name: str,
+    profile: str = "smoke",
+    results: str | Path = "",
+    *,
+    device: str = "auto",
+    seeds: int | None = None,
+    workers: int | None = None,
+    fresh: bool = False,
+    scheduler: str = "",
+    console: Console | None = None,
+) -> Ledger:
+    """Run what a config still lacks at a profile, and return all its records; nothing trained twice.
+
+    Parameters
+    ----------
+    name, profile : str
+    results : path
+        Folder of the records; empty: ``experiments/results/<profile>``.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    seeds : int, optional
+        Number of final seeds, in place of the config's.
+    workers : int, optional
+        Processes; None: one a core on a CPU, one on a GPU.
+    fresh : bool
+        Repeat runs whose record was made by other code.
+    scheduler : str
+        Address of a dask scheduler, in place of local processes.
+    """
+    sweep, where = plan(name, profile, results, device, seeds, workers, fresh, scheduler)
+    return run_left(sweep, where, console or Console())
+
+
+def obtain(name: str, profile: str, results: str | Path = "", *, rerun: bool = False, device: str = "auto") -> Ledger:
+    """The records of a config, for a chapter: trained where `rerun` asks for it and something is missing or stale.
+
+    Without `rerun` nothing is trained, and a config that has no records at this profile is a FileNotFoundError.
+    """
+    if rerun:
+        return measure(name, profile, results, device=device, fresh=True)
+    config.module(name)
+    ledger = records.read(records.path_of(Path(results) if results else RESULTS / check(profile), name))
+    if not ledger.records:
+        raise FileNotFoundError(
+            f"no records of {name!r} at profile {profile!r} in {ledger.path}; make them with "
+            f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
+        )
+    return ledger
+
+
+def run_left(sweep: Sweep, where: Where, console: Console) -> Ledger:
+    """Run what a sweep still lacks, and show how far it is."""
+    records.check_writable(where.results)
+    with progress(f"{sweep.name}, {where.profile}", len(runs_left(sweep, where)), console) as report:
+        return run_sweep(sweep, where, report)
+
+
+def plan(
+    name: str,
+    profile: str,
+    results: str | Path,
+    device: str,
+    seeds: int | None,
+    workers: int | None,
+    fresh: bool,
+    scheduler: str,
+) -> tuple[Sweep, Where]:
+    """A config and its options as data, checked."""
+    sweep = config.sweep(name, profile)
+    if seeds is not None:
+        sweep = sweep.with_seeds(seeds)
+    if scheduler and workers is not None:
+        raise ValueError(f"workers={workers} and scheduler={scheduler!r} exclude each other: the cluster has its own")
+    on = resolve_device(device, here=not scheduler)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
+    folder = Path(results) if results else RESULTS / profile
+    return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler)

@@ -1,0 +1,42 @@
+"""Which runs a sweep still needs: its search, then the final runs at the rates that the search chose."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from experiments import records
+from experiments.config import Run, Sweep
+from experiments.records import Ledger, Record
+from experiments.sources import code_hash
+
+
+def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
+    """The runs that have no usable record yet."""
+    code = code_hash()
+    done = {(r.key, r.seed) for r in ledger.records if r.done and (not fresh or r.provenance["code"] == code)}
+    return [run for run in runs if (run.key, run.seed) not in done]
+
+
+def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
+    """The learning rate with the best mean validation accuracy; a tie goes to the smaller rate.
+
+    A run that diverged, failed or is missing counts as 0 here, below chance: no such rate is preferred to one that
+    trained.
+    """
+
+    def score(rate: float) -> float:
+        found = [ledger.of(run.key, run.seed) for run in sweep.at(cell, rate, search=True)]
+        return fmean(records.accuracy(r) if r is not None and r.status == "ok" else 0.0 for r in found)
+
+    return max(sorted(sweep.rates), key=score)
+
+
+def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
+    """The runs that are judged on test images, each cell at the rate its search chose."""
+    return [run for cell in sweep.cells for run in sweep.at(cell, best_rate(sweep, cell, ledger))]
+
+
+def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
+    """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
+    both = sweep.search(), final_runs(sweep, ledger)
+    search, final = ([ledger.of(run.key, run.seed) for run in runs] for runs in both)
+    return [r for r in search if r is not None and r.done], [r for r in final if r is not None and r.done]

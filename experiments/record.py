@@ -1,0 +1,107 @@
+"""One record: a line of JSON, whose large fields are decoded when they are first asked for."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+SCHEMA = 1
+DONE = ("ok", "diverged")
+# Decoding all of 100,000 lines takes seconds and most of a gigabyte, and most readers want a few of them: these fields
+# are decoded when one of them is first asked for.
+LATE = ("config", "curve", "metrics", "profile", "provenance", "reason")
+START = b'{"config": {'
+HEAD = re.compile(rb'\}, "key": "([^"\\]*)", "method": "([^"\\]*)", "metrics": \{')
+TAIL = re.compile(rb'", "schema": (\d+), "seed": (\d+), "status": "(\w+)", "sweep": "([^"\\]*)"\}\n')
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run and what came of it.
+
+    `key` is the hash of `config` (which is the run without its seed and its label); `status` is ``"ok"``,
+    ``"diverged"`` (a result) or ``"failed"`` (an error, repeated at the next start), with the reason.
+    """
+
+    sweep: str
+    profile: str
+    method: str
+    key: str
+    seed: int
+    status: str
+    reason: str
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    curve: dict[str, list[Any]]
+    provenance: dict[str, Any]
+    schema: int = SCHEMA
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a result; an error is none."""
+        return self.status in DONE
+
+    def line(self) -> bytes:
+        """The record as it stands in the file."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False).encode() + b"\n"
+
+    if not TYPE_CHECKING:  # a type checker would take it for leave to ask for any name
+
+        def __getattr__(self, name: str) -> Any:
+            line = self.__dict__.get("_line")
+            if line is None or name not in LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            try:
+                fields = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"the record of sweep {self.sweep!r} with key {self.key}, seed {self.seed}, is damaged ({error}). "
+                    "Delete its line (its run will be repeated), or restore the file from git"
+                ) from error
+            self.__dict__.update({late: fields[late] for late in LATE})
+            self.__dict__.pop("_line", None)
+            return fields[name]
+
+
+class NewerSchema(ValueError):
+    """A line written by a later version, with fields that are unknown here."""
+
+
+def parse(line: bytes, names: dict[bytes, str]) -> Record:
+    """The record of a line; a ValueError or TypeError says why there is none. `names` keeps equal strings once."""
+    record = _outlined(line, names)
+    if record is None:
+        fields = json.loads(line)
+        _check_schema(fields.get("schema", SCHEMA) if isinstance(fields, dict) else SCHEMA)
+        return Record(**fields)
+    _check_schema(record.schema)
+    return record
+
+
+def _check_schema(schema: int) -> None:
+    if schema > SCHEMA:
+        raise NewerSchema(
+            f"schema={schema}; this code reads up to {SCHEMA}. It was written by a newer version: "
+            "update this checkout, or pass --results with another folder"
+        )
+
+
+def _outlined(line: bytes, names: dict[bytes, str]) -> Record | None:
+    """A record with its large fields left for later; None if the line is not just as `Record.line` writes it."""
+    head = HEAD.match(line, line.find(b'}, "key": "'))
+    tail = TAIL.fullmatch(line, line.rfind(b'", "schema": '))
+    # A second start is that of the line after a torn one, run together with it.
+    if head is None or tail is None or line.find(START, 1) > 0 or not line.startswith(START):
+        return None
+    key, method, (schema, seed, status, sweep) = *head.groups(), tail.groups()
+    record = object.__new__(Record)
+    record.__dict__.update(
+        sweep=names.get(sweep) or names.setdefault(sweep, sweep.decode()),
+        method=names.get(method) or names.setdefault(method, method.decode()),
+        key=names.get(key) or names.setdefault(key, key.decode()),
+        seed=int(seed),
+        status=names.get(status) or names.setdefault(status, status.decode()),
+        schema=int(schema),
+        _line=line,
+    )
+    return record

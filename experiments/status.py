@@ -1,0 +1,35 @@
+"""What is recorded of every config at every profile."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments import config, records
+from experiments.plan import final_runs
+from experiments.profiles import PROFILES
+from experiments.sources import code_hash
+
+COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "device", "cost")
+
+
+def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Rows of a table, each with what was wrong with its file.
+
+    Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
+    Stale: the code that computes them has changed since. Cost: the seconds that all of them took, in hours.
+    """
+    for name in config.names():
+        for profile in PROFILES:
+            ledger = records.read(records.path_of(results / profile, name))
+            sweep = config.sweep(name, profile)
+            runs = [*sweep.search(), *final_runs(sweep, ledger)]
+            found = [r for r in (ledger.of(run.key, run.seed) for run in runs) if r is not None]
+            count = Counter(r.status for r in found)
+            stale = sum(r.provenance["code"] != code_hash() for r in found)
+            devices = ", ".join(sorted({r.provenance["device"] for r in found}))
+            seconds = sum(r.provenance["seconds"] for r in found)
+            numbers = (
+                count["ok"] + count["diverged"], len(runs) - len(found), count["diverged"], count["failed"], stale
+            )  # fmt: skip
+            cost = f"{seconds / 3600:.2f} h" if found else ""
+            yield (name, profile, *map(str, numbers), devices, cost), ledger.torn
