@@ -12,7 +12,7 @@ READY   := $(VENV)/.ready-
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help env book execute status test test-slow bench lint doctor data clean
+.PHONY: help env book execute results status test test-slow bench lint doctor data clean
 
 help:  ## this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ book: $(READY)book  ## train, execute and render: book/_build/html/index.html (s
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 5 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only
+
+results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE)
+	$(BIN)/python -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES))
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
 	$(BIN)/python -m experiments status

@@ -8,10 +8,10 @@ import matplotlib.pyplot as plt
 
 from book import plots
 from experiments import claims, config, records
-from experiments.engine import stages
+from experiments.measure import RESULTS
+from experiments.plan import stages
 from experiments.profiles import PROFILES
 from experiments.records import Record
-from experiments.run import RESULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "batch_size.svg"

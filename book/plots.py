@@ -1,22 +1,58 @@
 """One look through the book: a colour and a marker per method, intervals always drawn, captions made from records."""
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from experiments import claims
 from experiments.records import Estimate, Record
 
-# Okabe and Ito's palette: told apart with any colour vision, and by the marker in print.
+# Okabe and Ito's palette: told apart with any colour vision, and by the marker in print. A family shares its colour.
+BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"
 LOOK: Mapping[str, tuple[str, str, str]] = {
-    "bn": ("BN", "#0072B2", "o"),
-    "nf": ("NF", "#D55E00", "s"),
-    "nf_agc": ("NF + AGC", "#009E73", "^"),
+    "bn": ("BN", BLUE, "o"),
+    "nf": ("NF", RED, "s"),
+    "nf_agc": ("NF + AGC", GREEN, "^"),
+    "gn": ("GN", ORANGE, "D"),
+    "none": ("no norm", GREY, "x"),
+    "half": ("(x + f) / √2", GREY, "v"),
+    "skipinit": ("SkipInit", PURPLE, "P"),
+    "skipinit_sqrt": ("SkipInit, 1/√d", PURPLE, "p"),
+    "fixup": ("FixUp", BLACK, "X"),
+    "rescale": ("RescaleNet", SKY, "h"),
+    "bn_act_first": ("BN, act. first", SKY, "o"),
+    "ghost_bn": ("ghost BN", BLUE, "s"),
+    "sync_bn": ("sync BN", BLUE, "^"),
+    "brn": ("batch renorm", BLUE, "D"),
+    "adabn": ("AdaB2N", BLUE, "v"),
+    "gn_ws": ("GN + WS", ORANGE, "s"),
+    "ln": ("LN", ORANGE, "^"),
+    "ln2d": ("LN per position", ORANGE, "v"),
+    "in": ("IN", ORANGE, "P"),
+    "frn": ("FRN + TLU", PURPLE, "o"),
+    "evonorm_b0": ("EvoNorm-B0", PURPLE, "s"),
+    "evonorm_s0": ("EvoNorm-S0", PURPLE, "^"),
+    "bcn": ("BCN", SKY, "s"),
+    "bcn_ws": ("BCN + WS", SKY, "^"),
+    "pn": ("PowerNorm", SKY, "D"),
+    "un": ("unified norm", SKY, "v"),
+    "prepbn": ("PRepBN", SKY, "P"),
+    "ibn_a": ("IBN-a", BLACK, "o"),
+    "ibn_b": ("IBN-b", BLACK, "s"),
+    "dyt": ("DyT", GREEN, "o"),
+    "derf": ("Derf", GREEN, "s"),
+    "nf_no_gain": ("NF, no gain", ORANGE, "v"),
+    "nf_no_ws": ("NF, no WS", PURPLE, "D"),
+    "nf_he": ("NF, He", SKY, "v"),
 }
 
 
@@ -36,13 +72,22 @@ def setup() -> None:
 
 def label(method: str) -> str:
     """A method's name in text and legends."""
-    return LOOK[method][0]
+    return look(method)[0]
+
+
+def look(method: str) -> tuple[str, str, str]:
+    """Name, colour and marker of a method; one that `LOOK` does not know has its own name and colour everywhere."""
+    if method in LOOK:
+        return LOOK[method]
+    place = zlib.crc32(method.encode())
+    colours, markers = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE, BLACK, GREY), "os^DvPX"
+    return method.replace("_", " "), colours[place % len(colours)], markers[place // 8 % len(markers)]
 
 
 def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
     """One line a method through its means, with its 95 % intervals; open markers where a seed diverged."""
     for offset, method in enumerate(dict.fromkeys(method for method, _ in estimates)):
-        name, colour, marker = LOOK[method]
+        name, colour, marker = look(method)
         points = sorted((x, estimate) for (m, x), estimate in estimates.items() if m == method)
         shift = 1.05 ** (offset - 1)  # intervals of two methods at one place must not hide each other
         x, mean = [x * shift for x, _ in points], [e.mean for _, e in points]
@@ -52,6 +97,43 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
             if estimate.diverged:
                 ax.plot(place, estimate.mean, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
     ax.set_ylim(top=min(ax.get_ylim()[1], 101))  # a t interval does not know that accuracy ends at 100 %
+
+
+def heatmap(
+    ax: Axes,
+    values: Mapping[tuple[Hashable, Hashable], float | None],
+    rows: Sequence[Hashable],
+    columns: Sequence[Hashable],
+    *,
+    label: str,
+    limits: tuple[float, float] | None = None,
+    digits: int = 0,
+) -> None:
+    """A grid of numbers as colours, each printed in its cell; one that is None diverged.
+
+    Parameters
+    ----------
+    values : mapping
+        By row and column; a pair that is missing stays empty.
+    label : str
+        What the colours mean, with the unit.
+    """
+    grid = np.array([[np.nan if (v := values.get((r, c))) is None else v for c in columns] for r in rows], dtype=float)
+    text = [
+        ["" if (r, c) not in values else "div" if (v := values[r, c]) is None else f"{v:.{digits}f}" for c in columns]
+        for r in rows
+    ]
+    low, high = limits or (None, None)
+    sns.heatmap(
+        grid, ax=ax, annot=np.array(text), fmt="", cmap="cividis", vmin=low, vmax=high, mask=np.isnan(grid),
+        xticklabels=[str(c) for c in columns], yticklabels=[str(r) for r in rows], cbar_kws={"label": label},
+        annot_kws={"fontsize": 9}, linewidths=0.5,
+    )  # fmt: skip
+    for i, r in enumerate(rows):  # a masked cell has no number printed
+        for j, c in enumerate(columns):
+            if (r, c) in values and values[r, c] is None:
+                ax.text(j + 0.5, i + 0.5, "div", ha="center", va="center", fontsize=9, color=GREY)
+    ax.tick_params(axis="y", rotation=0)
 
 
 def show(fig: Figure, alt: str) -> None:
@@ -71,6 +153,27 @@ def caption(text: str, records: Sequence[Record], path: Path) -> None:
         f"*{text}* Seeds {', '.join(map(str, seeds))} (n = {len(seeds)}); profile {', '.join(profiles)}; "
         f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs."
     )
+
+
+def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) -> None:
+    """Show how the records judge claims: every condition beside its measurement, then a line a claim."""
+    found = [claims.judge(claim_id, records, profile) for claim_id in claim_ids]
+    table(
+        ["claim: condition", "asked for", "ours, 95 % interval", "outcome"],
+        [
+            [
+                f"{v.claim.id}: {f.name}",
+                f.wanted,
+                f"{f.measured}{f' (n = {len(f.seeds)})' if f.seeds else ''}",
+                f.outcome,
+            ]
+            for v in found
+            for f in v.findings
+        ],
+    )
+    for v in found:
+        scale = f" ({v.scale})" if v.scale else ""
+        markdown(f"**{v.claim.id}: {v.verdict}**{scale}. *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}")
 
 
 def markdown(text: str) -> None:

@@ -1,51 +1,70 @@
 """Verdicts from records: each claim of `claims.yaml` by its own rule, none typed by hand."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from experiments import config
+from experiments.evidence import Finding as Finding
+from experiments.evidence import findings
+from experiments.plan import final_runs, stages
 from experiments.profiles import PROFILES
-from experiments.records import Estimate, Record, paired_difference
+from experiments.record import Record
+from experiments.records import path_of, read
+from experiments.rules import Condition, parse
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
+# A rule is fixed before the runs, so a claim may name a config of the book that is not written yet.
+CONFIGS = (
+    "signal_propagation", "depth_scaling", "batch_size", "clipping_threshold", "clipped_layers", "clip_alternatives",
+    "normalizers", "statistics_batch", "regularization", "sam", "transfer", "throughput", "contrastive", "test_time",
+    "federated", "leak_probe",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper: what it says, where, and the conditions that decide it. See `claims.yaml`."""
+    """A claim of a paper: what it says, where, and the conditions that decide it.
+
+    Attributes
+    ----------
+    paper, setting : str
+        The paper's numbers, and what it found them on.
+    configs : tuple of str
+        The configs whose records are judged; none for what is computed, or tested by no config of this book.
+    verdict_from : str
+        The smallest profile that settles it.
+    chapter : str
+        The chapter of the book that is about it.
+    why : str
+        Why it is out of reach here, if it is.
+    note : str
+        Where the rule deviates from the claim or from what the paper did.
+    """
 
     id: str
     statement: str
     source: str
     paper: str
-    config: str
     verdict_from: str
-    conditions: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One condition beside its measurement; `holds` is None while the interval does not decide."""
-
-    name: str
-    wanted: str
-    difference: Estimate
-    holds: bool | None
-    guard: bool = False
-
-    @property
-    def outcome(self) -> str:
-        """In a word."""
-        return {True: "holds", False: "fails", None: "undecided"}[self.holds]
+    setting: str = ""
+    chapter: str = ""
+    configs: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict at one profile, and what it rests on."""
+    """A claim's verdict at one profile, and what it rests on.
+
+    `verdict` is one of: reproduced, partly, not reproduced, undecided, not tested, out of reach.
+    """
 
     claim: Claim
     verdict: str
@@ -59,72 +78,131 @@ class Verdict:
         small = order.index(self.profile) < order.index(self.claim.verdict_from)
         return f"at {self.profile} scale only; settled from {self.claim.verdict_from} on" if small else ""
 
+    @property
+    def tested(self) -> bool:
+        """Whether any condition was measured, guards aside."""
+        return any(finding.effect is not None for finding in self.findings if not finding.guard)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every condition was measured."""
+        return bool(self.findings) and all(finding.effect is not None for finding in self.findings)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all runs that it rests on."""
+        return tuple(sorted({seed for finding in self.findings for seed in finding.seeds}))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of all runs that it rests on."""
+        return tuple(sorted({device for finding in self.findings for device in finding.devices}))
+
 
 @cache
 def claims() -> dict[str, Claim]:
-    """All claims by id."""
-    entries = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
-    return {e["id"]: Claim(**{**e, "conditions": tuple(e["conditions"])}) for e in entries}
+    """All claims by id, in the order of the file."""
+    return load(CLAIMS.read_text(encoding="utf-8"))
+
+
+def load(text: str) -> dict[str, Claim]:
+    """The claims of a YAML text. A ValueError names the claim that has an unknown field or config, or no rule."""
+    found: dict[str, Claim] = {}
+    for entry in yaml.safe_load(text):
+        name = entry.get("id", "")
+        try:
+            if not name or name in found:
+                raise ValueError("its id is missing" if not name else "its id is given twice")
+            found[name] = _claim(entry)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"claim {name or entry!r}: {error}") from error
+    return found
+
+
+def _claim(entry: Mapping[str, Any]) -> Claim:
+    given = dict(entry)
+    known = {"config", *(f.name for f in fields(Claim))} - {"configs"}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"unknown fields {', '.join(unknown)}; use {', '.join(sorted(known))}")
+    names = given.pop("config", [])
+    given["configs"] = (names,) if isinstance(names, str) else tuple(names)
+    configs = sorted({*CONFIGS, *config.names()})
+    for name in given["configs"]:
+        if name not in configs:
+            raise ValueError(f"config {name!r} is not known; use one of {', '.join(configs)}")
+    given["conditions"] = tuple(c for condition in given.get("conditions", []) for c in parse(condition))
+    if not given["conditions"] and not given.get("why"):
+        raise ValueError("has no rule: give it conditions, or say in `why` why it is out of reach")
+    if given.get("verdict_from") not in PROFILES:
+        raise ValueError(f"verdict_from={given.get('verdict_from')!r} is no profile; use one of {', '.join(PROFILES)}")
+    return Claim(**given)
 
 
 def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
-    """Judge a claim by the final runs among these records.
+    """Judge a claim by the runs among these records, of one config or of several; what is computed needs none.
 
-    A difference D with standard error s meets ``at_least: t`` if D >= t and it clears the error: D > 2 s where t is
-    above zero, D - 2 s >= t where it is a margin of zero or less. It fails if D + 2 s < t. ``below: t`` asks
-    D + 2 s < t, and fails if D - 2 s >= t. Anything else is undecided. All conditions met: reproduced. Leaving guards
-    aside: some met: partly; all failed: not reproduced; otherwise undecided. No records: not tested.
+    Search runs count only where a rule asks for them. `experiments.rules` says when a condition holds. Nothing
+    measured: not tested, or out of reach where the claim says why. Something, but not every condition: undecided. All
+    conditions hold: reproduced. Leaving guards aside: some hold, or hold in part: partly; all failed: not reproduced;
+    otherwise undecided.
     """
     if claim_id not in claims():
         raise ValueError(f"claim {claim_id!r} is not known; use one of {', '.join(claims())}")
-    claim = claims()[claim_id]
-    finals = [r for r in records if r.done and r.config["split"] == "test"]
-    if not finals:
-        return Verdict(claim, "not tested", profile)
-    findings = tuple(_finding(condition, finals) for condition in claim.conditions)
-    main = [finding.holds for finding in findings if not finding.guard]
-    if all(finding.holds for finding in findings):
-        verdict = "reproduced"
-    elif any(main):
-        verdict = "partly"
+    claim, done = claims()[claim_id], [r for r in records if r.done]
+    try:
+        found = tuple(finding for condition in claim.conditions for finding in findings(condition, done))
+    except ValueError as error:
+        raise ValueError(f"claim {claim_id} cannot be judged by these {len(done)} records: {error}") from error
+    verdict = Verdict(claim, "out of reach" if claim.why else "not tested", profile, found)
+    if not verdict.tested:
+        return verdict
+    main = [finding for finding in found if not finding.guard]
+    if not verdict.whole:
+        word = "undecided"
+    elif all(finding.holds for finding in found):
+        word = "reproduced"
+    elif any(finding.holds or finding.in_part for finding in main):
+        word = "partly"
     else:
-        verdict = "undecided" if None in main else "not reproduced"
-    return Verdict(claim, verdict, profile, findings)
+        word = "undecided" if any(finding.holds is None for finding in main) else "not reproduced"
+    return Verdict(claim, word, profile, found)
+
+
+def verdicts(results: Path) -> list[Verdict]:
+    """The verdict on every claim, from a folder of records with one folder a profile.
+
+    Each is judged at the largest profile whose sweeps, all those of the claim that are recorded whole, measure every
+    condition; else at the largest that measures any.
+    """
+
+    @cache
+    def current(name: str, profile: str) -> list[Record]:
+        return _current(results / profile, name, profile)
+
+    return [_latest(claim, current) for claim in claims().values()]
+
+
+def _latest(claim: Claim, current: Callable[[str, str], list[Record]]) -> Verdict:
+    if not claim.configs:
+        return judge(claim.id, (), claim.verdict_from)
+    judged: list[Verdict] = []
+    for profile in reversed(list(PROFILES)):
+        records = [r for name in claim.configs for r in current(name, profile)]
+        judged += [judge(claim.id, records, profile)] if records else []
+    whole, tested = [v for v in judged if v.whole], [v for v in judged if v.tested]
+    return (whole or tested or [judge(claim.id, (), claim.verdict_from)])[0]
+
+
+def _current(folder: Path, name: str, profile: str) -> list[Record]:
+    """The runs of a sweep as it is now; none while a cell has no final run."""
+    if name not in config.names() or not path_of(folder, name).is_file():
+        return []
+    ledger, sweep = read(path_of(folder, name)), config.sweep(name, profile)
+    search, final = stages(sweep, ledger)
+    return [*search, *final] if {run.key for run in final_runs(sweep, ledger)} <= {r.key for r in final} else []
 
 
 def batch_size(record: Record) -> int:
     """Images per update of a record's run."""
     size: int = record.config["recipe"]["batch_size"]
     return size
-
-
-def _finding(condition: dict[str, Any], finals: Sequence[Record]) -> Finding:
-    sizes = [batch_size(r) for r in finals]
-    size = max(sizes) if condition["at"] == "largest" else min(sizes)
-    here = [r for r in finals if batch_size(r) == size]
-    plus, minus = ([r for r in here if r.method == condition[side]] for side in ("plus", "minus"))
-    d = paired_difference(plus, minus)
-    if "below" in condition:
-        sign, limit = "<", condition["below"]
-        met, failed = _upper(d) < limit, _lower(d) >= limit
-    else:
-        sign, limit = "≥", condition["at_least"]
-        clears = _lower(d) > 0 if limit > 0 else _lower(d) >= limit
-        met, failed = d.mean >= limit and clears, _upper(d) < limit
-    wanted = f"{condition['plus']} - {condition['minus']} {sign} {limit:g}"
-    holds = _decide(d, met=met, failed=failed)
-    return Finding(f"{condition['name']} ({size})", wanted, d, holds, condition.get("guard", False))
-
-
-def _decide(d: Estimate, *, met: bool, failed: bool) -> bool | None:
-    if d.stderr is None:  # one seed has no error to clear
-        return None
-    return True if met else False if failed else None
-
-
-def _lower(d: Estimate) -> float:
-    return d.mean - 2 * (d.stderr or 0.0)
-
-
-def _upper(d: Estimate) -> float:
-    return d.mean + 2 * (d.stderr or 0.0)

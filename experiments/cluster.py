@@ -52,6 +52,7 @@ class Cluster:
                 "as tcp://HOST:8786. Start one with `dask scheduler`, or leave --scheduler out for local processes"
             ) from error
         self._pool = self._client.get_executor(pure=False)
+        self._modules: dict[Future[Record], str] = {}
 
     @property
     def capacity(self) -> int:
@@ -64,6 +65,7 @@ class Cluster:
 
     def submit(self, run: Run) -> Future[Record]:
         future: Future[Record] = self._pool.submit(self._work, run)
+        self._modules[future] = type(run).__module__
         return future
 
     def result(self, future: Future[Record]) -> Record:
@@ -78,11 +80,11 @@ class Cluster:
                 f"a worker of scheduler={self._address!r} cannot import what a run needs ({error}); "
                 "start the workers in the repository's folder, with the environment of this process"
             ) from error
-        theirs = record.provenance["code"]
-        if theirs != code_hash():
+        theirs, ours = record.provenance["code"], code_hash(self._modules.pop(future))
+        if theirs != ours:
             raise ValueError(
                 f"a worker of scheduler={self._address!r} computes with code {theirs}, and this process has "
-                f"{code_hash()}; nothing of it was recorded. Bring its checkout to the same commit and start it again"
+                f"{ours}; nothing of it was recorded. Bring its checkout to the same commit and start it again"
             )
         return record
 

@@ -1,74 +1,99 @@
-"""What a run is and what a sweep is: frozen data, nothing that executes."""
+"""What a run is and what a sweep is: frozen data."""
 
 import hashlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from types import ModuleType
+from typing import Any, Self, TypeVar
+
+import torch
 
 from experiments import configs
 from experiments.profiles import check
-from nfnets_lite.models import ResNetSpec
+
+T = TypeVar("T")
+QUEUE = (
+    "batch_size", "clipping_threshold", "depth_scaling", "throughput", "normalizers", "statistics_batch",
+    "clipped_layers", "clip_alternatives", "regularization", "sam", "transfer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Data:
-    """A data set and how much of it.
+class Outcome:
+    """What a run gave: status ``"ok"`` or ``"diverged"`` with the reason, numbers, and curves by name."""
 
-    `train` and `validation` are disjoint parts of the published training images, drawn once, the same for every seed;
-    `test` images are the first ones of the published test set. None takes all that is left. `pool` averages pixels.
-    """
-
-    name: str
-    train: int | None = None
-    validation: int = 0
-    test: int | None = None
-    pool: int = 1
-    augment: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: Nesterov SGD, linear warm-up, cosine to zero."""
-
-    batch_size: int
-    epochs: float
-    lr: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.1
-    clip_factor: float | None = None
-    autocast: bool = False
+    status: str
+    reason: str
+    metrics: dict[str, float]
+    curve: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, fully resolved. `key` names everything but the seed; `method` is only a label."""
+    """One measurement, fully resolved; its kinds are the dataclasses of `experiments.tasks`.
+
+    `key` names everything but the seed; `method` is only a label. `split` is ``"validation"`` in a search.
+    """
 
     method: str
-    model: ResNetSpec
-    data: Data
-    recipe: Recipe
-    split: str = "test"
-    seed: int = 0
+    split: str = field(default="test", kw_only=True)
+    seed: int = field(default=0, kw_only=True)
 
     @cached_property
-    def resolved(self) -> dict[str, object]:
-        """Every field but the label and the seed, as plain data."""
-        return {name: value for name, value in asdict(self).items() if name not in ("method", "seed")}
+    def resolved(self) -> dict[str, Any]:
+        """Every field but the label and the seed, as plain data, and the kind of the run."""
+        fields = {name: value for name, value in asdict(self).items() if name not in ("method", "seed")}
+        return {"kind": type(self).__name__.lower(), **fields}
 
     @cached_property
     def key(self) -> str:
         """Hash of the resolved fields: the same key is the same experiment."""
         return hashlib.sha256(json.dumps(self.resolved, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets that must be at hand."""
+        return ()
+
+    def effort(self, device: str) -> float:
+        """Seconds that the run may take on a device type, ``"cpu"`` (one thread) or ``"cuda"``, by its arithmetic.
+
+        A rule of thumb: long runs go first by it, and it stands in where nothing like the run has been recorded.
+        """
+        return 1.0
+
+    def at_rate(self, rate: float) -> Self:
+        """The same run at another learning rate."""
+        raise TypeError(f"a {type(self).__name__} run has no learning rate; give its sweep rates=()")
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        """Compute, pausing wherever another run may take a turn on the device; what it returns is the outcome."""
+        raise NotImplementedError
+
+    def execute(self, device: torch.device) -> Outcome:
+        """Compute without a pause."""
+        return drain(self.steps(device))
+
+
+def drain(steps: Generator[None, None, T]) -> T:
+    """What a generator returns, once it is through."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
 
 @dataclass(frozen=True)
 class Sweep:
     """Cells to compare, each with its learning rate searched on validation images by the same budget.
+
+    Without rates there is nothing to search: the cells are run as they are.
 
     Attributes
     ----------
@@ -82,9 +107,9 @@ class Sweep:
 
     name: str
     cells: tuple[Run, ...]
-    rates: tuple[float, ...]
-    search_seeds: tuple[int, ...]
-    seeds: tuple[int, ...]
+    rates: tuple[float, ...] = ()
+    search_seeds: tuple[int, ...] = (1000,)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     def search(self) -> list[Run]:
         """Every cell at every rate, judged on the validation images."""
@@ -92,9 +117,12 @@ class Sweep:
 
     def at(self, cell: Run, rate: float, *, search: bool = False) -> list[Run]:
         """The runs of one cell at one rate: the search's, or the final ones."""
-        recipe = replace(cell.recipe, lr=rate)
         split, seeds = ("validation", self.search_seeds) if search else ("test", self.seeds)
-        return [replace(cell, recipe=recipe, split=split, seed=seed) for seed in seeds]
+        return [replace(cell.at_rate(rate), split=split, seed=seed) for seed in seeds]
+
+    def as_they_are(self) -> list[Run]:
+        """Every cell with every final seed, for a sweep without rates."""
+        return [replace(cell, seed=seed) for cell in self.cells for seed in self.seeds]
 
     def with_seeds(self, count: int) -> "Sweep":
         """The same sweep with final seeds 0 to count - 1."""
@@ -106,6 +134,12 @@ class Sweep:
 def names() -> list[str]:
     """Every config there is: the modules of `experiments.configs`."""
     return sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
+
+
+def queue() -> list[str]:
+    """Every config, those first whose records settle most."""
+    first = [name for name in QUEUE if name in names()]
+    return first + [name for name in names() if name not in first]
 
 
 def module(name: str) -> ModuleType:

@@ -4,6 +4,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from math import inf
 
 from experiments.config import Run
 from experiments.journal import Journal
@@ -14,10 +15,20 @@ DEATHS = 2
 POLL = 0.5
 
 
+class OutOfTime(Exception):
+    """The time that was given is over; what was under way is recorded, so many runs were not begun."""
+
+
 def dispatch(
-    runs: Sequence[Run], backend: Backend, journal: Journal, lost: Callable[[Run, str, float], Record]
+    runs: Sequence[Run],
+    backend: Backend,
+    journal: Journal,
+    lost: Callable[[Run, str, float], Record],
+    until: float = inf,
 ) -> Iterator[Record]:
     """Train runs, and yield each record once it is on the disk, in the order of their ends.
+
+    From `until` on (of `time.monotonic`) none is begun; those under way are finished, and then `OutOfTime` is raised.
 
     A run that another process has under way is left to it, and its record is yielded as it is found. A run whose worker
     died is repeated; at the second death `lost` makes the record that says so, of the run, the reason and the seconds.
@@ -25,7 +36,9 @@ def dispatch(
     waiting, deaths = deque(runs), Counter[tuple[str, int]]()
     running: dict[Future[Record], tuple[Run, float]] = {}
     while waiting or running:
-        capacity = backend.capacity
+        capacity = backend.capacity if time.monotonic() < until else 0
+        if not capacity and not running:
+            raise OutOfTime(f"{len(waiting)} runs were not begun")
         for _ in range(len(waiting)):
             if len(running) >= capacity:
                 break

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 import data_scripts
 import nfnets_lite as nf
-from experiments.data import data_root
 from experiments.engine import default_workers, resolve_device
 from experiments.provenance import device_name
+from experiments.tasks.data import data_root
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "jupyter-book", "papermill", "jupytext", "timm")
 

@@ -4,30 +4,28 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 import torch
 
 from experiments import records
-from experiments.config import Run, Sweep
-from experiments.data import prepare
+from experiments.config import Outcome, Run, Sweep, drain
 from experiments.dispatch import dispatch
 from experiments.journal import Journal
-from experiments.plan import best_rate as best_rate
-from experiments.plan import final_runs as final_runs
-from experiments.plan import pending as pending
-from experiments.plan import stages as stages
+from experiments.plan import final_runs, pending
 from experiments.pool import Backend, Here, Local
 from experiments.provenance import device_name, energy_j, peak_memory_mb, provenance
 from experiments.records import Ledger, Record
-from experiments.train import Outcome, train
+from experiments.streams import Streams
+from experiments.tasks.data import prepare
 
 Report = Callable[[Record], None]
 REASON = 600  # characters of an error that a record keeps
+STREAMS = 4  # runs at once on a GPU, each with a stream of its own
 _TURN = threading.Lock()
 
 
@@ -36,7 +34,9 @@ class Where:
     """Where a sweep reads, writes and runs.
 
     `fresh` repeats runs whose record was made by other code (see `sources.code_hash`); otherwise a record under the
-    same key is taken as it is. `scheduler` is the address of a dask cluster, in place of local `workers`.
+    same key is taken as it is. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is
+    the number of runs that one process has under way at once, where there is one process. No run is begun after `until`
+    of `time.monotonic`: `dispatch.OutOfTime` says so.
     """
 
     profile: str
@@ -45,6 +45,8 @@ class Where:
     workers: int
     fresh: bool = False
     scheduler: str = ""
+    streams: int = 1
+    until: float = inf
 
 
 def resolve_device(name: str, *, here: bool = True) -> torch.device:
@@ -73,7 +75,7 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     """
     records.check_writable(where.results)
     path = records.path_of(where.results, sweep.name)
-    for name in sorted({cell.data.name for cell in sweep.cells}):
+    for name in sorted({name for cell in sweep.cells for name in cell.datasets}):
         prepare(name)
     plans: tuple[Callable[[Ledger], list[Run]], ...] = (lambda _: sweep.search(), partial(final_runs, sweep))
     lost = partial(_lost, sweep=sweep.name, where=where)
@@ -83,14 +85,14 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
             with Journal(path) as journal:
                 if journal.ledger.torn:
                     warnings.warn(journal.ledger.torn, stacklevel=2)
-                # A small batch means many updates: long runs first, that no worker is left alone with one at the end.
+                # Long runs first, that no worker is left alone with one at the end.
                 runs = sorted(
                     pending(plan(journal.ledger), journal.ledger, where.fresh),
-                    key=lambda run: (run.recipe.batch_size, run.seed),
+                    key=lambda run: (-run.effort(where.device.type), run.seed),
                 )
                 if runs:
                     backend = backend or backend_for(sweep, where, len(runs))
-                    for record in dispatch(runs, backend, journal, lost):
+                    for record in dispatch(runs, backend, journal, lost, where.until):
                         report(record)
     except BaseException:
         if backend is not None:
@@ -103,36 +105,45 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
 
 def backend_for(sweep: Sweep, where: Where, count: int) -> Backend:
     """What trains the runs of a sweep, of which at least `count` are left."""
-    work = partial(_work, sweep=sweep.name, profile=where.profile, device=where.device)
+    job = partial(_job, sweep=sweep.name, profile=where.profile, device=where.device)
+    work = partial(_work, job)
     if where.scheduler:
         from experiments.cluster import Cluster
 
         return Cluster(work, where.scheduler)
     # The final runs follow the search's in the same processes.
     workers = min(where.workers, max(count, len(sweep.cells) * len(sweep.seeds)))
-    return Here(work) if workers == 1 else Local(work, workers)
+    if workers > 1:
+        return Local(work, workers)
+    return Streams(job, where.streams) if where.streams > 1 else Here(work)
 
 
-def _work(run: Run, sweep: str, profile: str, device: torch.device) -> Record:
+def _work(job: Callable[[Run], Generator[None, None, Record]], run: Run) -> Record:
     # Training uses torch's global generator and number of threads: a process that has threads takes turns.
     with _TURN:
-        return _job((run, sweep, profile, device))
+        return drain(job(run))
 
 
-def _job(job: tuple[Run, str, str, torch.device]) -> Record:
-    run, sweep, profile, device = job
+def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[None, None, Record]:
     device = resolve_device(str(device))  # a worker elsewhere may not have it
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     # The wall clock may jump; it is noted, and never computed with.
-    started, clock, energy = _now(), time.perf_counter(), energy_j(device)
-    origin = provenance(device)
-    try:
-        outcome = train(run, device)
-    except Exception as error:
-        outcome = Outcome("failed", _reason(error), {})
-    seconds = round(time.perf_counter() - clock, 3)
-    origin |= {"start": started, "seconds": seconds, "peak_memory_mb": round(peak_memory_mb(device), 1)}
+    started, energy = _now(), energy_j(device)
+    origin = provenance(device, type(run).__module__)
+    steps, outcome, seconds = run.steps(device), None, 0.0
+    while outcome is None:
+        clock = time.perf_counter()
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome = end.value
+        except Exception as error:
+            outcome = Outcome("failed", _reason(error), {})
+        seconds += time.perf_counter() - clock  # runs that take turns share the time between them
+        if outcome is None:
+            yield
+    origin |= {"start": started, "seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory_mb(device), 1)}
     if energy is not None:
         origin["energy_j"] = round((energy_j(device) or energy) - energy, 1)
     if outcome.status == "failed" and device.type == "cuda":
@@ -148,7 +159,11 @@ def _job(job: tuple[Run, str, str, torch.device]) -> Record:
 def _lost(run: Run, reason: str, seconds: float, *, sweep: str, where: Where) -> Record:
     """The record of a run that left none, because its process died."""
     name = str(where.device) if where.scheduler else device_name(where.device)
-    origin = provenance(torch.device("cpu")) | {"device": name, "start": _now(), "seconds": round(seconds, 3)}
+    origin = provenance(torch.device("cpu"), type(run).__module__) | {
+        "device": name,
+        "start": _now(),
+        "seconds": round(seconds, 3),
+    }
     return Record(
         sweep, where.profile, run.method, run.key, run.seed, "failed", reason, run.resolved, {}, {}, origin
     )  # fmt: skip

@@ -7,7 +7,7 @@ from rich.console import Console
 from experiments import config, records
 from experiments.config import Sweep
 from experiments.cost import runs_left
-from experiments.engine import Where, default_workers, resolve_device, run_sweep
+from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
 from experiments.profiles import check
 from experiments.progress import progress
 from experiments.records import Ledger
@@ -82,15 +82,18 @@ def plan(
     workers: int | None,
     fresh: bool,
     scheduler: str,
+    *,
+    here: bool = True,
 ) -> tuple[Sweep, Where]:
-    """A config and its options as data, checked."""
+    """A config and its options as data, checked. `here`: the device is to be on this machine."""
     sweep = config.sweep(name, profile)
     if seeds is not None:
         sweep = sweep.with_seeds(seeds)
     if scheduler and workers is not None:
         raise ValueError(f"workers={workers} and scheduler={scheduler!r} exclude each other: the cluster has its own")
-    on = resolve_device(device, here=not scheduler)
+    on = resolve_device(device, here=here and not scheduler)
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
     folder = Path(results) if results else RESULTS / profile
-    return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler)
+    streams = STREAMS if on.type == "cuda" and workers is None else 1
+    return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler, streams)

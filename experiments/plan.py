@@ -11,9 +11,17 @@ from experiments.sources import code_hash
 
 def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
     """The runs that have no usable record yet."""
-    code = code_hash()
-    done = {(r.key, r.seed) for r in ledger.records if r.done and (not fresh or r.provenance["code"] == code)}
-    return [run for run in runs if (run.key, run.seed) not in done]
+
+    def usable(run: Run) -> bool:
+        record = ledger.of(run.key, run.seed)
+        return record is not None and record.done and not (fresh and stale(run, record))
+
+    return [run for run in runs if not usable(run)]
+
+
+def stale(run: Run, record: Record) -> bool:
+    """Whether the code that computes such a run has changed since the record was made."""
+    return bool(record.provenance["code"] != code_hash(type(run).__module__))
 
 
 def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
@@ -32,6 +40,8 @@ def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
 
 def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
     """The runs that are judged on test images, each cell at the rate its search chose."""
+    if not sweep.rates:
+        return sweep.as_they_are()
     return [run for cell in sweep.cells for run in sweep.at(cell, best_rate(sweep, cell, ledger))]
 
 

@@ -34,7 +34,7 @@ def commit() -> tuple[str, bool | None]:
 def device_name(device: torch.device) -> str:
     """The accelerator's name, or the processor's."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "a CUDA device"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -67,13 +67,13 @@ def energy_j(device: torch.device) -> float | None:
         return None
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What is the same for every run of a process."""
+def provenance(device: torch.device, module: str) -> dict[str, Any]:
+    """What is the same for every run of a kind, whose class is in `module`, in a process."""
     revision, dirty = commit()
     return {
         "commit": revision,
         "dirty": dirty,
-        "code": code_hash(),
+        "code": code_hash(module),
         "versions": {
             "nfnets_lite": nfnets_lite.__version__,
             "torch": torch.__version__,

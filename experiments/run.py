@@ -1,5 +1,8 @@
 """The command line: ``python -m experiments run|list|status|doctor|bench``."""
 
+import time
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import config
-from experiments.cost import cost, runs_left
-from experiments.measure import RESULTS as RESULTS
-from experiments.measure import measure as measure
-from experiments.measure import obtain as obtain
-from experiments.measure import plan, run_left
+from experiments.cost import cost, runs_left, span
+from experiments.dispatch import OutOfTime
+from experiments.measure import RESULTS, plan, run_left
 from experiments.profiles import PROFILES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -23,7 +24,7 @@ ResultsOption = Annotated[str, typer.Option(help="folder of the records (default
 
 @app.command()
 def run(
-    names: Annotated[list[str], typer.Argument(help="configs; see `list`")],
+    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all, those that settle most first")],
     profile: ProfileOption = "smoke",
     results: ResultsOption = "",
     seeds: Annotated[int | None, typer.Option(help="number of final seeds")] = None,
@@ -31,18 +32,30 @@ def run(
     workers: Annotated[int | None, typer.Option(help="processes (default: cores on CPU, 1 on GPU)")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs recorded by other code")] = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask scheduler, in place of local processes")] = "",
+    streams: Annotated[int | None, typer.Option(help="runs at once in one process (default: 4 on a GPU)")] = None,
+    minutes: Annotated[float | None, typer.Option(help="begin no run after so many minutes")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what is left and what it costs, then stop")] = False,
 ) -> None:
     """Run what the records of these configs still lack."""
     console = Console(soft_wrap=True)
+    until = inf if minutes is None else time.monotonic() + 60 * minutes
+    total = 0.0
     try:
-        for name in names:
-            sweep, where = plan(name, profile, results, device, seeds, workers, fresh, scheduler)
+        for name in config.queue() if names == ["all"] else names:
+            sweep, where = plan(name, profile, results, device, seeds, workers, fresh, scheduler, here=not dry_run)
+            where = replace(where, until=until, streams=streams or where.streams)
             left = runs_left(sweep, where)
-            said = cost(sweep, where, left, RESULTS) if left else "all recorded"
+            seconds, basis = cost(sweep, where, left, RESULTS)
+            total += seconds
+            said = f"about {span(seconds)} with {where.workers} worker(s), {basis}" if left else "all recorded"
             console.print(f"{name}, {profile}: {len(left)} runs left on {where.device}, {said}", highlight=False)
-            if left and not dry_run:
-                run_left(sweep, where, console)
+            if left and not dry_run and time.monotonic() < until:
+                try:
+                    run_left(sweep, where, console)
+                except OutOfTime as end:
+                    console.print(f"{name}: time is up, {end}; the same command goes on from there", highlight=False)
+        if dry_run and (names == ["all"] or len(names) > 1):
+            console.print(f"about {span(total)} in all", highlight=False)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error

@@ -7,30 +7,29 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where computing starts. What only schedules, stores, judges or draws may change without making a record stale, and so
-# may the parts of the package that training does not import.
-ENTRY = ("experiments/train.py", "experiments/data.py")
-FOLLOWED = "nfnets_lite"
+# What only schedules, stores, judges or draws may change without making a record stale, and so may the parts of the
+# package that a kind of run does not import.
+FOLLOWED = ("nfnets_lite", "experiments.tasks", "experiments.large")
 
 
 @cache
-def code_hash() -> str:
-    """Hash of the source that computes results: a record with another one is stale."""
+def code_hash(module: str) -> str:
+    """Hash of the source that computes the runs whose class is in a module: a record with another one is stale."""
     digest = hashlib.sha256()
-    for path in computing_files():
+    for path in computing_files(module):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def computing_files() -> list[Path]:
-    """The entry files and every file of the package that they import, directly or through others."""
+def computing_files(module: str) -> list[Path]:
+    """The module's file and every file of the package and of the tasks that it imports, directly or through others."""
     found: set[Path] = set()
-    todo = [ROOT / entry for entry in ENTRY]
+    todo = [ROOT / f"{module.replace('.', '/')}.py"]
     while todo:
         path = todo.pop()
         if path not in found:
             found.add(path)
-            todo += [ROOT / file for module in _imports(path) if (file := _file(module))]
+            todo += [ROOT / file for name in _imports(path) if (file := _file(name))]
     return sorted(found)
 
 
@@ -45,7 +44,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 def _file(module: str) -> str | None:
     """The module's file; None for other packages, for names that are no modules, and for the package's re-exports."""
-    if module.split(".")[0] != FOLLOWED or module == FOLLOWED:
+    if module in FOLLOWED or not module.startswith(tuple(f"{name}." for name in FOLLOWED)):
         return None
     path = module.replace(".", "/")
     return next((file for file in (f"{path}.py", f"{path}/__init__.py") if (ROOT / file).is_file()), None)

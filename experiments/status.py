@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments import config, records
-from experiments.plan import final_runs
+from experiments.plan import final_runs, stale
 from experiments.profiles import PROFILES
-from experiments.sources import code_hash
 
 COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "device", "cost")
 
@@ -23,13 +22,14 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
             ledger = records.read(records.path_of(results / profile, name))
             sweep = config.sweep(name, profile)
             runs = [*sweep.search(), *final_runs(sweep, ledger)]
-            found = [r for r in (ledger.of(run.key, run.seed) for run in runs) if r is not None]
+            pairs = [(run, r) for run in runs if (r := ledger.of(run.key, run.seed)) is not None]
+            found = [r for _, r in pairs]
             count = Counter(r.status for r in found)
-            stale = sum(r.provenance["code"] != code_hash() for r in found)
+            old = sum(stale(run, r) for run, r in pairs)
             devices = ", ".join(sorted({r.provenance["device"] for r in found}))
             seconds = sum(r.provenance["seconds"] for r in found)
             numbers = (
-                count["ok"] + count["diverged"], len(runs) - len(found), count["diverged"], count["failed"], stale
+                count["ok"] + count["diverged"], len(runs) - len(found), count["diverged"], count["failed"], old
             )  # fmt: skip
             cost = f"{seconds / 3600:.2f} h" if found else ""
             yield (name, profile, *map(str, numbers), devices, cost), ledger.torn

@@ -16,8 +16,8 @@ class WeightAverage:
     Parameters
     ----------
     model : nn.Module
-        Its parameters and its floating-point buffers are averaged, from their values now. Shard it (``fully_shard``)
-        and move it to its device before.
+        Its parameters and its floating-point buffers, but for a norm's `progress`, are averaged, from their values now.
+        Shard it (``fully_shard``) and move it to its device before.
     decay : float
         :math:`d`; 0.99999 is the NFNet recipe.
 
@@ -55,7 +55,12 @@ class WeightAverage:
             raise ValueError(f"decay={decay} must be in [0, 1); the NFNet recipe has 0.99999")
         self.decay, self.updates = decay, 0
         named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-        self._current = {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
+        # `progress` is where training is (see nfnets_lite.norm.set_progress), which an average would hold back.
+        self._current = {
+            name: tensor.detach()
+            for name, tensor in named
+            if tensor.is_floating_point() and name.rpartition(".")[2] != "progress"
+        }
         self.averages = {name: tensor.clone() for name, tensor in self._current.items()}
 
     def decay_at(self, update: int) -> float:

@@ -1,9 +1,9 @@
-"""Convolutions: torch's, with SAME padding at any stride, plain or with scaled-standardised weights.
+"""Convolutions: torch's, with SAME padding at any stride, plain or with weights that are standardised first.
 
 Axes: O output channels, I input channels, K kernel.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.padding import pad_same
-from nfnets_lite.standardize import standardize_weight
+from nfnets_lite.standardize import standardize_weight, unit_std_weight
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -46,6 +46,9 @@ class _SameConv(_ConvNd):
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.effective_weight())
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         expected = self.weight.ndim
         if x.ndim != expected or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -53,34 +56,48 @@ class _SameConv(_ConvNd):
                 f"with C = in_channels = {self.in_channels}"
             )
         if not self.same:
-            return self._conv_forward(x, self.effective_weight(), self.bias)
+            return self._conv_forward(x, weight, self.bias)
         x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation)
-        convolve = _CONVOLVE[x.ndim - 2]
-        return convolve(x, self.effective_weight(), self.bias, self.stride, padding, self.dilation, self.groups)
+        return _CONVOLVE[x.ndim - 2](x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}{', padding=same' if self.same else ''}"  # type: ignore[no-untyped-call]
 
 
-class _ScaledStd(_ConvNd):
-    """Adds the gain and the standardisation to a convolution of torch; documented at `ScaledStdConv2d`."""
+class _Standardized(_ConvNd):
+    """Adds a standardised weight's epsilon and start to a convolution of torch."""
 
-    unit_dim = 0
+    default_eps: ClassVar[float]
 
-    def __init__(self, *args: Any, eps: float = 1e-4, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, eps: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.eps = eps
-        self.gain = nn.Parameter(self.weight.new_ones(self.out_channels))
+        self.eps = self.default_eps if eps is None else eps
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1 / fan_in), gain 1, bias 0: the reference's start."""
-        if not hasattr(self, "gain"):  # called by torch's constructor, before the gain exists
+        """Weights N(0, 1 / fan_in), bias 0: the reference's start."""
+        if not hasattr(self, "eps"):  # called by torch's constructor, before the layer is whole
             return
         nn.init.normal_(self.weight, std=(self.weight.numel() / self.out_channels) ** -0.5)
-        nn.init.ones_(self.gain)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+
+class _ScaledStd(_Standardized):
+    """Adds the gain and the standardisation to a convolution of torch; documented at `ScaledStdConv2d`."""
+
+    unit_dim = 0
+    default_eps = 1e-4
+
+    def __init__(self, *args: Any, eps: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, eps=eps, **kwargs)
+        self.gain = nn.Parameter(self.weight.new_ones(self.out_channels))
+
+    def reset_parameters(self) -> None:
+        """Weights N(0, 1 / fan_in), gain 1, bias 0: the reference's start."""
+        super().reset_parameters()
+        if hasattr(self, "gain"):
+            nn.init.ones_(self.gain)
 
     def effective_weight(self) -> Tensor:
         """The weight that convolves: shape and dtype of `weight`, each output unit of mean 0 and norm `gain`."""
@@ -88,7 +105,12 @@ class _ScaledStd(_ConvNd):
 
 
 class _ScaledStdConv(_ScaledStd, _SameConv):
-    """Standardised weights and SAME padding."""
+    """Standardised weights and SAME padding; ``conv(x, factor)`` is ``conv(factor * x)``, multiplied on the weight."""
+
+    def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        if factor == 1.0:
+            return self._convolve(x, self.effective_weight())
+        return self._convolve(x, standardize_weight(self.weight, self.gain, eps=self.eps, factor=factor))
 
 
 class Conv2d(_SameConv, nn.Conv2d):
@@ -137,6 +159,51 @@ class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
     >>> conv(torch.randn(2, 16, 9, 8)).shape
     torch.Size([2, 32, 5, 4])
     """
+
+
+class WSConv2d(_Standardized, _SameConv, nn.Conv2d):
+    r"""`torch.nn.Conv2d` with weight standardisation: `unit_std_weight` of its weight, then the convolution.
+
+    Each filter is brought to mean 0 and (unbiased) standard deviation 1, so its outputs grow with the root of the
+    fan-in: a norm has to follow. It has no gain, which that norm has. `ScaledStdConv2d` does without one.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        As in `torch.nn.Conv2d`; ``padding="same"`` is the reference's SAME and works at any stride.
+    eps : float
+        Added to the standard deviation.
+
+    Raises
+    ------
+    ValueError
+        If the fan-in is 1: a single weight has no standard deviation.
+
+    Notes
+    -----
+    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are at least float32, under autocast too.
+    Weight Standardization (arXiv 1903.10520), section 3.
+
+    Examples
+    --------
+    >>> conv = WSConv2d(16, 32, 3, stride=2, padding="same", bias=False)
+    >>> conv(torch.randn(2, 16, 9, 8)).shape
+    torch.Size([2, 32, 5, 4])
+    """
+
+    default_eps = 1e-5
+
+    def __init__(self, *args: Any, eps: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, eps=eps, **kwargs)
+        if self.weight[0].numel() < 2:
+            raise ValueError(
+                f"weight has shape {tuple(self.weight.shape)}, a fan-in of 1, which has no standard deviation; use "
+                "fewer groups, a larger kernel_size, or a plain Conv2d"
+            )
+
+    def effective_weight(self) -> Tensor:
+        """The weight that convolves: shape and dtype of `weight`, each output unit of mean 0 and deviation 1."""
+        return unit_std_weight(self.weight, eps=self.eps)
 
 
 class ScaledStdConv1d(_ScaledStdConv, nn.Conv1d):

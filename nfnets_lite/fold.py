@@ -1,25 +1,38 @@
-"""Folding: bake the standardised weights in, for a network that is only going to be evaluated."""
+"""Folding: bake standardised weights and fixed norms in, for a network that is only going to be evaluated."""
 
+from collections import Counter
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _ScaledStd
+from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _Standardized
+from nfnets_lite.norm import inference_affine
 
 _PLAIN: dict[int, type[_ConvNd]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _SAME: dict[int, type[_ConvNd]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+_TRANSPOSED: dict[int, type[_ConvNd]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_FOLDABLE = (*_PLAIN.values(), *_TRANSPOSED.values())
+Affine: TypeAlias = tuple[Tensor, Tensor]
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of a model whose scaled-standardised convolutions are plain ones, with the same outputs.
+    """A copy of a model with the same outputs, of plain convolutions, without the norms that can join them.
+
+    A convolution with standardised weights gets the weights that convolve. A norm whose evaluation is a fixed affine
+    map per channel (batch norm is one) is multiplied into the convolution in front of it, ``W' = scale * W`` and
+    ``b' = scale * b + shift``, and leaves an `torch.nn.Identity` in its place.
 
     Parameters
     ----------
     model : nn.Module
-        Any model that holds `ScaledStdConv1d`, ``2d``, ``3d`` or ``Transpose2d``, or one of these. It is not changed.
+        Any model that holds `ScaledStdConv1d`, ``2d``, ``3d``, ``Transpose2d`` or `WSConv2d`, or one of these, or a
+        convolution followed by such a norm inside a `torch.nn.Sequential`. It is not changed.
 
     Returns
     -------
@@ -37,6 +50,10 @@ def fold(model: nn.Module) -> nn.Module:
 
     Notes
     -----
+    A norm stays where it is if its statistics are made in evaluation too (group, layer, instance norm), where it does
+    not follow a convolution directly (after a sum, at the start of a pre-activation block), and where the layers stand
+    twice in the model or outside a Sequential, which alone says what follows what. `nfnets_lite.norm.facts` tells
+    which norms fold.
     Gradients by the input still work. To train only new layers on top, keep the folded part in evaluation mode. The
     guard is a forward pre-hook; a ``state_dict`` holds no gains and does not load into the unfolded model.
 
@@ -47,15 +64,19 @@ def fold(model: nn.Module) -> nn.Module:
     >>> x = torch.randn(2, 3, 32, 32)
     >>> torch.allclose(fold(net)(x), net(x), atol=1e-6)
     True
+    >>> fold(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))[1]
+    Identity()
     """
     folded = deepcopy(model)
-    made: dict[nn.Module, nn.Module] = {
-        module: _plain(module) for module in folded.modules() if isinstance(module, _ScaledStd)
-    }
+    made: dict[nn.Module, nn.Module] = {}
+    for conv, norm, affine in _followed_by_a_norm(folded):
+        made |= {conv: _plain(conv, affine), norm: nn.Identity()}
+    made |= {m: _plain(m) for m in folded.modules() if isinstance(m, _Standardized) and m not in made}
     if not made:
         raise ValueError(
-            f"model: {type(model).__name__} holds no scaled-standardised convolution, so there is nothing to fold "
-            "(networks of other methods, and folded ones, are plain already)"
+            f"model: {type(model).__name__} holds no norm that evaluates as a fixed affine map right behind a "
+            "convolution of the same Sequential, and it holds no scaled-standardised convolution, so there is nothing "
+            "to fold (a folded network is plain already)"
         )
     for parent in list(folded.modules()):
         for name, child in list(parent._modules.items()):  # named_children() passes over a layer's second place
@@ -65,8 +86,38 @@ def fold(model: nn.Module) -> nn.Module:
     return folded.eval().requires_grad_(False)
 
 
-def _plain(conv: _ScaledStd) -> nn.Module:
-    """The same convolution, with the weight that convolves as its weight."""
+def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, Affine]]:
+    """Convolutions with the norm right behind them and its affine map, from the Sequentials of a model."""
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    seen: set[nn.Module] = set()
+    for chain in (module for module in model.modules() if _runs_in_order(module)):
+        for conv, norm in pairwise(_leaves(chain)):
+            known = isinstance(conv, (_SameConv, _Standardized)) or type(conv) in _FOLDABLE
+            if not known or conv in seen or places[conv] > 1 or places[norm] > 1:
+                continue
+            affine = inference_affine(norm)
+            if affine is not None:
+                seen.add(conv)
+                assert isinstance(conv, _ConvNd)
+                yield conv, norm, affine
+
+
+def _runs_in_order(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of nested Sequentials, in the order in which they run."""
+    if not _runs_in_order(module):
+        yield module
+        return
+    for child in module._modules.values():  # children() passes over a layer's second place
+        if child is not None:
+            yield from _leaves(child)
+
+
+def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
+    """The same convolution, with the weight that convolves as its weight, and an affine map behind it joined in."""
     args: dict[str, Any] = {
         "stride": conv.stride,
         "padding": conv.padding,
@@ -76,9 +127,9 @@ def _plain(conv: _ScaledStd) -> nn.Module:
         "padding_mode": conv.padding_mode,
         "device": "meta",  # no weights are made only to be thrown away
     }
-    kind: type[_ConvNd] = _PLAIN[len(conv.kernel_size)]
+    kind = _PLAIN[len(conv.kernel_size)]
     if conv.transposed:
-        kind, args["output_padding"] = nn.ConvTranspose2d, conv.output_padding
+        kind, args["output_padding"] = _TRANSPOSED[len(conv.kernel_size)], conv.output_padding
     elif isinstance(conv, _SameConv) and conv.same:
         reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
         if all(k == 1 or (s == 1 and r % 2 == 0) for k, s, r in zip(conv.kernel_size, conv.stride, reach)):
@@ -87,17 +138,33 @@ def _plain(conv: _ScaledStd) -> nn.Module:
             kind, args["padding"] = _SAME[len(conv.kernel_size)], "same"
     plain = kind(conv.in_channels, conv.out_channels, conv.kernel_size, **args)
     with torch.no_grad():
-        plain.weight = nn.Parameter(conv.effective_weight().clone())
-    plain.bias = conv.bias
-    plain.register_forward_pre_hook(_refuse_training)
+        weight: Tensor = getattr(conv, "effective_weight", lambda: conv.weight)()
+        plain.weight, plain.bias = nn.Parameter(weight.clone()), conv.bias
+        if affine is not None:
+            _join(plain, *affine)
+    baked = "standardised weight" if affine is None else "norm"
+    plain.register_forward_pre_hook(partial(_refuse_training, baked=baked))
     return plain
 
 
-def _refuse_training(module: nn.Module, _inputs: object) -> None:
+def _join(conv: _ConvNd, scale: Tensor, shift: Tensor) -> None:
+    """Multiply a scale per output channel into a convolution's weight and bias, and add a shift to its bias."""
+    weight = conv.weight
+    if conv.transposed:  # (I, O / groups, *K), where each group of inputs has its own O / groups outputs
+        split = weight.reshape(conv.groups, -1, *weight.shape[1:])
+        weight = (split * scale.reshape(conv.groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
+    else:
+        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    bias = shift if conv.bias is None else shift + scale * conv.bias
+    conv.weight, conv.bias = (nn.Parameter(tensor.to(conv.weight.dtype)) for tensor in (weight, bias))
+
+
+def _refuse_training(module: nn.Module, _inputs: object, *, baked: str) -> None:
     if module.training or module.weight.requires_grad:
         state = "is in training mode" if module.training else "requires a gradient"
+        verb = "normalise" if baked == "norm" else "standardise"
         raise RuntimeError(
-            f"a folded {type(module).__name__} {state}: its standardised weight is baked in, and training it would no "
-            "longer standardise. Train the model that was folded, then fold() it again; to evaluate, call .eval() and "
+            f"a folded {type(module).__name__} {state}: its {baked} is baked in, and training it would no longer "
+            f"{verb}. Train the model that was folded, then fold() it again; to evaluate, call .eval() and "
             ".requires_grad_(False)"
         )

@@ -40,7 +40,7 @@ def count_macs(model: nn.Module | ResNetSpec | str, image_size: int | tuple[int,
     if not isinstance(model, nn.Module):
         with torch.device("meta"):
             model = ResNet(model_spec(model))
-    channels = model.spec.in_channels if isinstance(model, ResNet) else in_channels
+    channels = getattr(getattr(model, "spec", None), "in_channels", in_channels)
     total = 0
 
     def count(layer: nn.Module, _inputs: object, out: Tensor) -> None:

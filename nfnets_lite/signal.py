@@ -6,6 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite.models.resnet import Block, ResNet
+from nfnets_lite.models.spec import ResNetSpec
+
+# Behind these a channel has unit second moment at the start, whatever came before.
+_NORMALISING = (
+    *("batch", "sync_batch", "ghost_batch", "batch_renorm", "ada_batch", "prepbn"),
+    *("group", "layer", "layer2d", "instance", "batch_channel", "ibn_a"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ def predicted_moments(model: ResNet) -> list[float]:
 
     with :math:`b_l = \beta_l^2 v_l` where nothing normalises and 1 behind a norm: a positively homogeneous activation
     and unit-gain convolutions carry a block's input scale to its branch's end. Gains are the model's current ones.
-    FixUp, whose shortcuts are activated, is outside the analysis: NaN after the stem.
+    Outside the analysis, and NaN after the stem: FixUp and RescaleNet, whose shortcuts are activated; ``conv="ws"``,
+    whose gain is not 1; and what takes a norm's place without giving unit moments, such as ``norm="dyt"``.
 
     Examples
     --------
@@ -55,14 +63,21 @@ def predicted_moments(model: ResNet) -> list[float]:
     >>> [round(v, 2) for v in predicted_moments(net)]
     [1.0, 1.04, 1.04, 1.04]
     """
-    moments = [1.0]
+    moments, inside = [1.0], _is_inside_the_analysis(model.spec)
     for block in model.blocks:
         assert isinstance(block, Block)
-        join, v = block.join, moments[-1] if not block.join.activated_skip else float("nan")
+        join, v = block.join, moments[-1]
         b = join.beta**2 * v if model.spec.norm == "none" else 1.0
         gain = 1.0 if block.skip_gain is None else float(block.skip_gain.detach())
-        moments.append(join.skip**2 * (b if block.transition else v) + (join.branch * gain) ** 2 * b)
+        after = join.skip**2 * (b if block.transition else v) + (join.branch * gain) ** 2 * b
+        moments.append(after if inside else float("nan"))
     return moments
+
+
+def _is_inside_the_analysis(spec: ResNetSpec) -> bool:
+    if spec.residual in ("fixup", "rescale") or spec.conv == "ws":
+        return False
+    return spec.norm == "none" or spec.norm in _NORMALISING
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -21,9 +21,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import nfnets_lite as nf
-from experiments import config, engine, records
-from experiments.config import Run, Sweep
-from experiments.data import load
+from experiments import config, records
+from experiments.config import Outcome, Run, Sweep, drain
 from experiments.dispatch import dispatch
 from experiments.engine import Where, backend_for, default_workers, resolve_device, run_sweep
 from experiments.journal import Journal
@@ -31,7 +30,8 @@ from experiments.pool import Backend
 from experiments.provenance import provenance
 from experiments.records import Record
 from experiments.statistics import Estimate, estimate
-from experiments.train import Outcome, rate_at, train
+from experiments.tasks.data import load
+from experiments.tasks.training import Training, rate_at
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "bench" / "engine.json"
 SIZES, METHODS, RATE, REPEATS = (32, 128), ("bn", "nf_agc"), 0.05, 3
@@ -41,13 +41,17 @@ NOISE = 0.05
 TINY = 40
 
 
-def runs(seed: int) -> list[Run]:
+def runs(seed: int) -> list[Training]:
     """The slice, at one seed."""
-    cells = [c for c in config.sweep("batch_size", "smoke").cells if c.recipe.batch_size in SIZES]
-    return [replace(c, recipe=replace(c.recipe, lr=RATE), seed=seed) for c in cells if c.method in METHODS]
+    cells = [c for c in config.sweep("batch_size", "smoke").cells if isinstance(c, Training)]
+    return [
+        replace(c, recipe=replace(c.recipe, lr=RATE), seed=seed)
+        for c in cells
+        if c.method in METHODS and c.recipe.batch_size in SIZES
+    ]
 
 
-def ordinary(run: Run, device: torch.device) -> float:
+def ordinary(run: Training, device: torch.device) -> float:
     """One run as it is usually written; returns the accuracy on the run's images."""
     torch.manual_seed(run.seed)
     splits, recipe = load(run.data, device), run.recipe
@@ -68,8 +72,8 @@ def ordinary(run: Run, device: torch.device) -> float:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.clip_factor is not None:
-                nf.adaptive_clip_grad_(model, recipe.clip_factor)
+            if recipe.clip is not None:
+                nf.adaptive_clip_grad_(model, recipe.clip.factor)
             optimizer.step()
             schedule.step()
             loss.item()
@@ -128,18 +132,20 @@ def _recorded(todo: Sequence[Run], backend: Backend, path: Path) -> list[Record]
 
 
 def overhead_ms(device: torch.device) -> Estimate:
-    """Milliseconds a run that the engine adds to the bare call of `train`, over tiny runs in this process."""
+    """Milliseconds a run that the engine adds to the bare training, over tiny runs in this process."""
     spent: list[float] = []
+    steps = Training.steps
 
-    def timed(run: Run, on: torch.device) -> Outcome:
+    def timed(run: Training, on: torch.device) -> Generator[None, None, Outcome]:
         clock = time.perf_counter()
-        outcome = train(run, on)
+        outcome = drain(steps(run, on))
         spent.append(time.perf_counter() - clock)
+        yield
         return outcome
 
     tiny = tuple(replace(r, recipe=replace(r.recipe, epochs=0.05)) for r in runs(0)[:1])
     ends: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, patch.object(engine, "train", timed):
+    with tempfile.TemporaryDirectory() as folder, patch.object(Training, "steps", timed):
         sweep = Sweep("overhead", tiny, (RATE,), (1000,), tuple(range(TINY)))
         start = time.perf_counter()
         run_sweep(sweep, Where("smoke", Path(folder), device, 1), lambda _: ends.append(time.perf_counter()))
@@ -170,7 +176,7 @@ def main(device_name: str, console: Console) -> None:
         "threads_ordinary": torch.get_num_threads(),
         "load": os.getloadavg(),
         "slice": {"sizes": SIZES, "methods": METHODS},
-        "provenance": provenance(device),
+        "provenance": provenance(device, Training.__module__),
         "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,12 @@ branches have grown, and the comparison would measure that instead (docs/decisio
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Data, Recipe, Run, Sweep
+from experiments.config import Sweep
+from experiments.tasks.recipe import Augment, Clip, Data, Recipe
+from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
 
+NONE = Augment()
 METHODS = ("bn", "nf", "nf_agc")
 
 
@@ -30,6 +33,7 @@ class Scale:
     rates: tuple[float, ...]
     seeds: int
     clip_factor: float = 0.01
+    augment: Augment = NONE
     autocast: bool = False
     classes: int = 10
 
@@ -44,12 +48,12 @@ SCALES = {
         12.0, (0.0125, 0.05, 0.2, 0.8, 3.2), seeds=3,
     ),
     "gpu": Scale(
-        "cifar_resnet20", Data("cifar10", train=45000, validation=5000, augment=True), (64, 256, 1024, 2048, 4096),
-        20.0, (0.05, 0.2, 0.8, 3.2, 12.8), seeds=5, autocast=True,
+        "cifar_resnet20", Data("cifar10", train=45000, validation=5000), (64, 256, 1024, 2048, 4096),
+        20.0, (0.05, 0.2, 0.8, 3.2, 12.8), seeds=5, augment=Augment(crop_flip=True), autocast=True,
     ),
     "paper": Scale(
-        "nf_resnet50", Data("imagenet", validation=10000, augment=True), (256, 512, 1024, 2048, 4096),
-        90.0, (0.1, 0.2, 0.4, 0.8, 1.6), seeds=5, autocast=True, classes=1000,
+        "nf_resnet50", Data("imagenet", validation=10000), (256, 512, 1024, 2048, 4096),
+        90.0, (0.1, 0.2, 0.4, 0.8, 1.6), seeds=5, augment=Augment(crop_flip=True), autocast=True, classes=1000,
     ),
 }  # fmt: skip
 
@@ -60,13 +64,13 @@ def sweep(profile: str) -> Sweep:
     channels = 1 if scale.data.name == "digits" else 3
     spec = model_spec(scale.model, alpha=1.0, skip_gain=1.0, num_classes=scale.classes, in_channels=channels)
     models = {"bn": spec.with_method("bn"), "nf": spec.with_method("nf"), "nf_agc": spec.with_method("nf")}
-    recipe = Recipe(batch_size=0, epochs=scale.epochs, lr=0.0, autocast=scale.autocast)
+    recipe = Recipe(batch_size=0, epochs=scale.epochs, lr=0.0, augment=scale.augment, autocast=scale.autocast)
     cells = tuple(
-        Run(
+        Training(
             method,
             models[method],
             scale.data,
-            replace(recipe, batch_size=batch, clip_factor=scale.clip_factor if method == "nf_agc" else None),
+            replace(recipe, batch_size=batch, clip=Clip(factor=scale.clip_factor) if method == "nf_agc" else None),
         )
         for method in METHODS
         for batch in scale.batch_sizes

@@ -90,7 +90,7 @@ def _train(run: LargeRun, data: Path, out: Path, layout: Layout) -> None:
 
 def record(run: LargeRun, result: "Result", at: World, started: str, seconds: float) -> Record:
     """The line that the book reads; `seconds` are those since the last start, if the run was resumed."""
-    origin = provenance(at.device) | {
+    origin = provenance(at.device, "experiments.large.trainer") | {
         "start": started, "seconds": seconds, "peak_memory_mb": round(peak_memory_mb(at.device), 1),
         "processes": at.size,
     }  # fmt: skip

@@ -1,10 +1,12 @@
-"""Residual networks as data, and by name."""
+"""Residual networks, and a vision transformer beside them, as data and by name."""
 
+from nfnets_lite.models.methods import METHODS
 from nfnets_lite.models.nf_regnet import RegNetSpec
 from nfnets_lite.models.nfnet import Resolution
-from nfnets_lite.models.registry import RESOLUTIONS, create_model, list_models, model_spec
+from nfnets_lite.models.registry import RESOLUTIONS, Spec, create_model, list_models, model_spec
 from nfnets_lite.models.resnet import ResNet
-from nfnets_lite.models.spec import METHODS, ResNetSpec
+from nfnets_lite.models.spec import ResNetSpec
+from nfnets_lite.models.vit import VisionTransformer, ViTSpec
 
 __all__ = [
     "METHODS",
@@ -13,6 +15,9 @@ __all__ = [
     "ResNet",
     "ResNetSpec",
     "Resolution",
+    "Spec",
+    "ViTSpec",
+    "VisionTransformer",
     "create_model",
     "list_models",
     "model_spec",

@@ -1,4 +1,4 @@
-"""What a block is built from: convolutions and activations as a spec asks for them, gates, drops, scalar biases.
+"""What a block is built from: convolutions and activations as a spec asks for them, gates, drops, biases.
 
 Axes: N batch, C channels, H W space.
 """
@@ -9,38 +9,57 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite.activations import ScaledActivation
-from nfnets_lite.conv import Conv2d, ScaledStdConv2d
-from nfnets_lite.models.spec import ResNetSpec
+from nfnets_lite.conv import Conv2d, ScaledStdConv2d, WSConv2d
+from nfnets_lite.models.spec import BlockSpec, ResNetSpec
 from nfnets_lite.norm import create_norm
+from nfnets_lite.norm.ibn import ibn_norm
 from nfnets_lite.padding import max_pool_same
 
 
 def conv(spec: ResNetSpec, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
-    """A SAME convolution, plain with He's start or weight-standardised, with a bias where nothing else shifts."""
-    # A norm's own shift makes a bias idle, FixUp has scalar ones; else the reference has one, the stem included.
-    bias = spec.norm == "none" and spec.residual != "fixup"
+    """A SAME convolution, plain or of standardised weights, with a bias where nothing else shifts.
+
+    Except for `ScaledStdConv2d`, weights have He's start, without its factor of 2 behind a norm: nothing halves there.
+    """
+    # A norm's own shift makes a bias idle, FixUp and RescaleNet have theirs; else the reference has one, stem included.
+    bias = spec.norm == "none" and spec.residual not in ("fixup", "rescale")
     if spec.conv == "scaled_ws":
         return ScaledStdConv2d(inputs, outputs, kernel, stride=stride, padding="same", groups=groups, bias=bias)
-    layer = Conv2d(inputs, outputs, kernel, stride=stride, padding="same", groups=groups, bias=bias)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    kind = WSConv2d if spec.conv == "ws" else Conv2d
+    layer = kind(inputs, outputs, kernel, stride=stride, padding="same", groups=groups, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if spec.act_first else "relu")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
 
 
+def norm_name(spec: ResNetSpec, plan: BlockSpec | None = None, place: int = 0) -> str:
+    """Which norm stands at a block's place, counted from its input on, or outside of the blocks."""
+    if spec.norm not in ("ibn_a", "ibn_b"):
+        return spec.norm
+    if plan is None:
+        return "batch"
+    return ibn_norm(spec.norm, stage=plan.stage, stages=len(spec.depth), block=plan.index, norm=place)
+
+
 def norm_act(
-    spec: ResNetSpec, channels: int, beta: float = 1.0, *, before: bool = True, after: bool = True
+    spec: ResNetSpec, channels: int, norm: str, beta: float = 1.0, *, before: bool = True, after: bool = True
 ) -> nn.Sequential:
     """Norm, then activation; a block's 1 / expected-std joins the activation's gain: one multiplication for both.
 
-    FixUp has a scalar bias in the norm's place and one before the next convolution; `before` and `after` say which.
+    A norm that activates by itself has no activation behind it. FixUp has a scalar bias in the norm's place and one
+    before the next convolution, RescaleNet a bias of its own there; `before` and `after` say which.
     """
     gain = ScaledActivation(spec.activation, None if spec.activation_gain else 1.0).scale
+    standing = create_norm(norm, channels, **(dict(spec.norm_options) if norm == spec.norm else {}))
+    activates = getattr(standing, "activates", False)
+    act = ScaledActivation("identity", beta) if activates else ScaledActivation(spec.activation, gain * beta)
     fixup = spec.residual == "fixup"
-    norm = ScalarBias() if fixup and before else create_norm(spec.norm, channels)
-    layers = OrderedDict(norm=norm, act=ScaledActivation(spec.activation, gain * beta))
-    if fixup and after:
-        layers["shift"] = ScalarBias()
+    layers = OrderedDict[str, nn.Module](norm=ScalarBias() if fixup and before else standing, act=act)
+    if spec.act_first:
+        layers.move_to_end("norm")
+    if after and spec.residual in ("fixup", "rescale"):
+        layers["shift"] = ScalarBias() if fixup else CentringBias(channels)
     return nn.Sequential(layers)
 
 
@@ -53,6 +72,51 @@ class ScalarBias(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias
+
+
+class CentringBias(nn.Module):
+    r"""A bias per channel that starts where it centres its input: RescaleNet's data-dependent bias.
+
+    .. math:: y = x + d\, b - m
+
+    In each of the first `steps` training forward passes, m moves to the mean of all channel means seen so far, over
+    N, H, W, this batch's first; then it stays. Until then the learnable b, which starts at 0, is damped by d = 0.01;
+    afterwards d is 1. No gradient goes through m.
+
+    Parameters
+    ----------
+    channels : int
+    steps : int
+
+    Notes
+    -----
+    ``(N, C, H, W)`` to the same; the mean is taken in float32. During the first passes the examples of a batch depend
+    on each other, so a network of these is without batch statistics only afterwards. The authors' code also counts
+    forward passes in evaluation; this one does not. RescaleNet (Shao et al., NeurIPS 2020).
+    """
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self, channels: int, steps: int = 8) -> None:
+        super().__init__()
+        self.steps = steps
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.count < self.steps
+        if self.training:
+            found = x.detach().float().mean((0, 2, 3))
+            # Chosen by where, not by an if: no wait for the device, and a later batch's infinity does not get in.
+            self.mean.copy_(torch.where(early, self.mean + (found - self.mean) / (self.count + 1), self.mean))
+            self.count.add_(early)
+        shift = self.bias * torch.where(early, 0.01, 1.0) - self.mean
+        return x + shift.to(x.dtype)[:, None, None]
+
+    def extra_repr(self) -> str:
+        return f"{len(self.mean)}, steps={self.steps}"
 
 
 class SqueezeExcite(nn.Module):

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
-from nfnets_lite.models import nf_regnet, nfnet
+from nfnets_lite.models import nf_regnet, nfnet, vit
 from nfnets_lite.models.resnet import ResNet
 from nfnets_lite.models.spec import ResNetSpec
+from nfnets_lite.models.vit import VisionTransformer, ViTSpec
+
+Spec: TypeAlias = ResNetSpec | ViTSpec
 
 _CIFAR = ResNetSpec(
     depth=(1, 1, 1), width=(16, 32, 64), strides=(1, 2, 2), branch=(3, 3), bottleneck=1.0,
@@ -26,7 +29,7 @@ _RESNETS: Mapping[str, ResNetSpec] = {
     "fixup_": _NORM_FREE.with_method("fixup"),
 }
 
-SPECS: Mapping[str, ResNetSpec] = MappingProxyType(
+SPECS: Mapping[str, Spec] = MappingProxyType(
     {f"cifar_resnet{6 * n + 2}": replace(_CIFAR, depth=(n, n, n)) for n in (1, 2, 3, 5, 9, 18)}
     | {
         f"{prefix}resnet{layers}": replace(spec, depth=depth)
@@ -35,6 +38,7 @@ SPECS: Mapping[str, ResNetSpec] = MappingProxyType(
     }
     | dict(nfnet.SPECS)
     | dict(nf_regnet.SPECS)
+    | dict(vit.SPECS)
 )
 RESOLUTIONS: Mapping[str, nfnet.Resolution] = MappingProxyType({**nfnet.RESOLUTIONS, **nf_regnet.RESOLUTIONS})
 
@@ -50,13 +54,30 @@ def list_models(pattern: str = "") -> list[str]:
     return sorted(name for name in SPECS if pattern in name)
 
 
+# A name that is a variable counts as a ResNet's for type checkers: all but one are.
+@overload
+def model_spec(
+    name: Literal["vit_tiny"] | ViTSpec,
+    *,
+    method: str | None = None,
+    width: float | Sequence[int] | None = None,
+    **overrides: Any,
+) -> ViTSpec: ...
+@overload
 def model_spec(
     name: str | ResNetSpec,
     *,
     method: str | None = None,
     width: float | Sequence[int] | None = None,
     **overrides: Any,
-) -> ResNetSpec:
+) -> ResNetSpec: ...
+def model_spec(
+    name: str | Spec,
+    *,
+    method: str | None = None,
+    width: float | Sequence[int] | None = None,
+    **overrides: Any,
+) -> Spec:
     """The frozen specification behind a name, with a method preset and single fields replaced, in that order.
 
     The arguments are those of `create_model`.
@@ -80,39 +101,61 @@ def model_spec(
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise ValueError(f"override {unknown[0]!r} is not a field of the spec; use one of {', '.join(known)}")
-    if isinstance(width, (int, float)):
-        if spec.stem == "nfnet":  # the reference scales the stages by its `width`, but not this stem
-            overrides = {"stem_width": spec.stem_channels, **overrides}
-        overrides["width"] = tuple(int(w * width) for w in spec.width)
-    elif width is not None:
-        overrides["width"] = tuple(width)
-    return replace(spec, **overrides)
+    return replace(spec, **{**({} if width is None else _widths(spec, width)), **overrides})
 
 
+def _widths(spec: Spec, width: float | Sequence[int]) -> dict[str, Any]:
+    if isinstance(spec, ViTSpec):
+        raise ValueError(f"width={width} is of the stages of a ResNet; a vision transformer has dim={spec.dim}")
+    if not isinstance(width, (int, float)):
+        return {"width": tuple(width)}
+    # The reference scales the stages by its `width`, but not this stem.
+    stem = {"stem_width": spec.stem_channels} if spec.stem == "nfnet" else {}
+    return {"width": tuple(int(w * width) for w in spec.width), **stem}
+
+
+@overload
+def create_model(
+    name: Literal["vit_tiny"] | ViTSpec,
+    *,
+    method: str | None = None,
+    width: float | Sequence[int] | None = None,
+    **overrides: Any,
+) -> VisionTransformer: ...
+@overload
 def create_model(
     name: str | ResNetSpec,
     *,
     method: str | None = None,
     width: float | Sequence[int] | None = None,
     **overrides: Any,
-) -> ResNet:
+) -> ResNet: ...
+def create_model(
+    name: str | Spec,
+    *,
+    method: str | None = None,
+    width: float | Sequence[int] | None = None,
+    **overrides: Any,
+) -> ResNet | VisionTransformer:
     """Build a model, with fresh parameters from torch's global generator.
 
     Parameters
     ----------
-    name : str or ResNetSpec
+    name : str, ResNetSpec or ViTSpec
         One of `list_models()`, or a specification of your own.
     method : str, optional
-        A named combination of norm, convolution and residual rule: ``"bn"``, ``"none"``, ``"skipinit"``, ``"fixup"``,
-        ``"nf"``. None keeps the model's own.
+        A named combination of norm, convolution, residual rule and order: ``"bn"``, ``"gn_ws"``, ``"skipinit"``,
+        ``"nf"``, ...; all are in `nfnets_lite.models.METHODS`. None keeps the model's own. A vision transformer knows
+        those that are a norm and nothing else.
     width : float or sequence of int, optional
         A factor on the model's stage widths (each rounded down), or the widths themselves. Stem and head follow,
         except that a factor leaves NFNet's stem alone, as the reference's does. The inner width of a grouped branch
         is rounded down to whole groups. The reference's NF-ResNet ``width=w`` is ``width=w / 4`` here and its
         NF-RegNet ``width=w`` is ``width=w / 0.75``: the names stand for its defaults.
     **overrides
-        Fields of `ResNetSpec`, applied last: ``num_classes=10``, ``depth=(1, 1, 1, 1)``, ``group_width=64``,
-        ``alpha=1.0``, ``stochastic_depth=0.0``, ``dropout=0.0``, ``activation="silu"``, ``se_ratio=0.25``, ...
+        Fields of `ResNetSpec`, or of `ViTSpec`, applied last: ``num_classes=10``, ``depth=(1, 1, 1, 1)``,
+        ``group_width=64``, ``alpha=1.0``, ``stochastic_depth=0.0``, ``dropout=0.0``, ``activation="silu"``,
+        ``se_ratio=0.25``, ``norm_options={"groups": 8}``, ...
 
     Raises
     ------
@@ -129,4 +172,5 @@ def create_model(
     >>> sum(p.numel() for p in create_model("cifar_resnet8", method="nf").parameters())
     78045
     """
-    return ResNet(model_spec(name, method=method, width=width, **overrides))
+    spec = model_spec(name, method=method, width=width, **overrides)
+    return VisionTransformer(spec) if isinstance(spec, ViTSpec) else ResNet(spec)

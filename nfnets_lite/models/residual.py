@@ -21,6 +21,8 @@ class Join:
         Factors on the shortcut and on the residual branch.
     gain : float or None
         Start of the learnable scalar on the branch; None: there is none.
+    start : float
+        Factor on the start of the branch's convolutions, all of them together.
     activated_skip : bool
         The shortcut takes the activated input in every block, not in transitions only: a post-activation network,
         written with each activation at the entrance of the next block.
@@ -30,6 +32,7 @@ class Join:
     skip: float = 1.0
     branch: float = 1.0
     gain: float | None = None
+    start: float = 1.0
     activated_skip: bool = False
 
 
@@ -53,6 +56,17 @@ def _fixup(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     return [Join(gain=1.0, activated_skip=True)] * sum(depth)
 
 
+def _rescale(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    # beta_k ** 2 = 1 / (k + blocks - 1), for k from 1: a constant factor on the branch, the rest in its start.
+    blocks = sum(depth)
+    return [
+        Join(
+            skip=((k - 1) / k) ** 0.5, branch=blocks**-0.5, gain=1.0, start=(blocks / k) ** 0.5, activated_skip=True
+        )
+        for k in range(blocks, 2 * blocks)
+    ]  # fmt: skip
+
+
 def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     joins, variance = [], 1.0
     for blocks in depth:
@@ -65,7 +79,7 @@ def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
 
 
 RESIDUALS: Mapping[str, Rule] = MappingProxyType(
-    {"plain": _plain, "half": _half, "skipinit": _skipinit, "fixup": _fixup, "nf": _nf}
+    {"plain": _plain, "half": _half, "skipinit": _skipinit, "fixup": _fixup, "rescale": _rescale, "nf": _nf}
 )
 
 
@@ -77,6 +91,8 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
     rule : str
         ``"plain"`` x + f(x); ``"half"`` (x + f(x)) / sqrt 2; ``"skipinit"`` x + gain f(x) (SkipInit, arXiv 2002.10444);
         ``"fixup"`` act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv 1901.09321);
+        ``"rescale"`` sqrt(1 - b^2) act(x) + b gain f(act(x)), b^2 = 1 / (k + L - 1) in block k of L, a part of b in
+        the branch's start (RescaleNet, Shao et al., NeurIPS 2020, as the authors' code has it);
         ``"nf"`` x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
     depth : sequence of int
         Blocks per stage.

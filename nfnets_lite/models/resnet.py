@@ -6,9 +6,20 @@ Axes: N batch, C channels, H W space.
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.models.parts import MaxPool, ScalarBias, SqueezeExcite, StochasticDepth, conv, norm_act
+from nfnets_lite.models.fused import Chain, takes_factor, without_factor
+from nfnets_lite.models.parts import (
+    CentringBias,
+    MaxPool,
+    ScalarBias,
+    SqueezeExcite,
+    StochasticDepth,
+    conv,
+    norm_act,
+    norm_name,
+)
 from nfnets_lite.models.residual import Join, joins
 from nfnets_lite.models.spec import BlockSpec, ResNetSpec
+from nfnets_lite.models.starts import fixup_start, rescale_start
 from nfnets_lite.padding import avg_pool_same
 
 __all__ = ["Block", "ResNet", "SqueezeExcite", "StochasticDepth"]
@@ -24,21 +35,30 @@ class Block(nn.Module):
     def __init__(self, spec: ResNetSpec, plan: BlockSpec, join: Join, drop: float) -> None:
         super().__init__()
         self.join, self.transition = join, plan.stride > 1 or plan.inputs != plan.outputs
-        self.enter = norm_act(spec, plan.inputs, join.beta, before=False)
+        rescale = spec.residual == "rescale"  # its biases stand on the branch and the shortcut, not before they part
+        self.enter = norm_act(spec, plan.inputs, norm_name(spec, plan), join.beta, before=False, after=not rescale)
         self.branch = _branch(spec, plan)
         self.pool_shortcut = spec.pooled_shortcut and plan.stride > 1
         stride = 1 if self.pool_shortcut else plan.stride
-        self.shortcut = conv(spec, plan.inputs, plan.outputs, 1, stride) if self.transition else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if self.transition:
+            self.shortcut = conv(spec, plan.inputs, plan.outputs, 1, stride)
+            if rescale:
+                self.shortcut = nn.Sequential(CentringBias(plan.inputs), self.shortcut)
         self.drop = StochasticDepth(drop)
         self.skip_gain = None if join.gain is None else nn.Parameter(torch.tensor(float(join.gain)))
         self.shift = ScalarBias() if spec.residual == "fixup" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.enter(x)
+        out: Tensor
+        takers = [self.branch[0], self.shortcut] if self.transition else [self.branch[0]]
+        fused = isinstance(self.branch, Chain) and all(takes_factor(layer) for layer in takers)
+        out, factor = without_factor(self.enter, x) if fused else (self.enter(x), 1.0)
+        rest = () if factor == 1.0 else (factor,)
         shortcut = out if self.join.activated_skip else x
         if self.transition:
-            shortcut = self.shortcut(avg_pool_same(out) if self.pool_shortcut else out)
-        out = self.branch(out)
+            shortcut = self.shortcut(avg_pool_same(out) if self.pool_shortcut else out, *rest)
+        out = self.branch(out, *rest)
         if self.skip_gain is not None:
             out = out * (self.skip_gain * self.join.branch)
         elif self.join.branch != 1.0:
@@ -47,19 +67,25 @@ class Block(nn.Module):
         return out + (shortcut if self.join.skip == 1.0 else shortcut * self.join.skip)
 
 
+def _chain(spec: ResNetSpec) -> nn.Sequential:
+    return Chain() if spec.conv == "scaled_ws" else nn.Sequential()
+
+
 def _branch(spec: ResNetSpec, plan: BlockSpec) -> nn.Sequential:
     order = [k for k in spec.branch if spec.se_ratio or k != "se"]
     if spec.se_ratio and "se" not in order:
         order.append("se")
     kernels = [k for k in order if isinstance(k, int)]
-    branch, channels, convs = nn.Sequential(), plan.inputs, 0
+    branch, channels, convs = _chain(spec), plan.inputs, 0
     strided = next(i for i, kernel in enumerate(kernels) if kernel > 1)
+    if spec.residual == "rescale":
+        branch.append(CentringBias(channels))
     for kernel in order:
         if not isinstance(kernel, int):
             branch.append(SqueezeExcite(channels, max(1, int(channels * spec.se_ratio)), spec.se_scale))
             continue
         if convs:
-            branch.append(norm_act(spec, channels))
+            branch.append(norm_act(spec, channels, norm_name(spec, plan, convs)))
         outputs = plan.outputs if convs == len(kernels) - 1 else plan.inner
         stride = plan.stride if convs == strided else 1
         branch.append(conv(spec, channels, outputs, kernel, stride, plan.groups if kernel > 1 else 1))
@@ -74,14 +100,14 @@ def _stem(spec: ResNetSpec) -> nn.Sequential:
         "imagenet": ((7, spec.stem_channels, 2),),
         "nfnet": ((3, 16, 2), (3, 32, 1), (3, 64, 1), (3, spec.stem_channels, 2)),
     }
-    layers, channels = nn.Sequential(), spec.in_channels
+    layers, channels = _chain(spec), spec.in_channels
     for kernel, width, stride in stems[spec.stem]:
         if len(layers):
-            layers.append(norm_act(spec, channels))
+            layers.append(norm_act(spec, channels, norm_name(spec)))
         layers.append(conv(spec, channels, width, kernel, stride))
         channels = width
-    if spec.residual == "fixup":
-        layers.append(ScalarBias())
+    if spec.residual in ("fixup", "rescale"):
+        layers.append(ScalarBias() if spec.residual == "fixup" else CentringBias(channels))
     if spec.stem == "imagenet":
         layers.append(MaxPool())
     return layers
@@ -126,13 +152,23 @@ class ResNet(nn.Module):
         if spec.head_channels is not None:
             self.head = conv(spec, channels, spec.head_channels, 1)
             channels = spec.head_channels
-        self.final = norm_act(spec, channels, before=spec.head_channels is not None, after=False)
+        # Pooling would take the mean of what instance norm has given a mean: every image would look alike.
+        last = "none" if spec.norm == "instance" else norm_name(spec)
+        at = {"before": spec.head_channels is not None, "after": spec.residual == "rescale"}
+        self.final = norm_act(spec, channels, last, **at)
         self.dropout = nn.Sequential(nn.Dropout(spec.dropout), ScalarBias()) if fixup else nn.Dropout(spec.dropout)
         self.classifier = nn.Linear(channels, spec.num_classes)
         nn.init.normal_(self.classifier.weight, std=spec.classifier_std)
         nn.init.zeros_(self.classifier.bias)
-        if fixup:
-            _fixup_start(self)
+        self._start(scales)
+
+    def _start(self, scales: list[Join]) -> None:
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        branches = [block.branch for block in blocks]
+        if self.spec.residual == "fixup":
+            fixup_start(self, branches, self.classifier)
+        elif self.spec.residual == "rescale":
+            rescale_start(branches, [block.shortcut for block in blocks], scales, self.classifier)
 
     def get_classifier(self) -> nn.Linear:
         """The layer whose weight adaptive gradient clipping leaves alone."""
@@ -151,22 +187,3 @@ class ResNet(nn.Module):
             )
         x = self.final(self.head(self.blocks(self.stem(x))))
         return self.classifier(self.dropout(x.mean((2, 3))))  # type: ignore[no-any-return]
-
-
-def _fixup_start(model: ResNet) -> None:
-    r"""FixUp's start (arXiv 1901.09321, section 3): each branch's last convolution and the classifier 0.
-
-    The other convolutions are normal with He's variance over the *outgoing* connections; those of a branch with m
-    convolutions in a network of L blocks are scaled by :math:`L^{-1/(2m-2)}`.
-    """
-    inside: dict[nn.Module, float] = {}
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        convs = [layer for layer in block.branch if isinstance(layer, nn.Conv2d)]
-        inside |= {layer: len(model.blocks) ** (-0.5 / (len(convs) - 1)) for layer in convs[:-1]}
-        inside[convs[-1]] = 0.0
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_out = layer.out_channels * layer.weight[0, 0].numel()
-            nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5 * inside.get(layer, 1.0))
-    nn.init.zeros_(model.classifier.weight)

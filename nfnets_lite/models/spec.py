@@ -7,24 +7,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from nfnets_lite.activations import ACTIVATIONS
+from nfnets_lite.models.methods import METHODS, check_choices, plain_options
 from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
 
 STEM_STRIDE: Mapping[str, int] = MappingProxyType({"cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
-CONVS = ("plain", "scaled_ws")
+CONVS = ("plain", "ws", "scaled_ws")
 ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels: no network fits it
-
-# What people call a method is a combination of four independent choices. A gate's mean is near 1/2, which a network
-# without norms makes up for by doubling it.
-METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "bn": {"norm": "batch", "conv": "plain", "residual": "plain", "activation_gain": False},
-        "none": {"norm": "none", "conv": "plain", "residual": "plain", "activation_gain": False},
-        "skipinit": {"norm": "none", "conv": "plain", "residual": "skipinit", "activation_gain": False},
-        "fixup": {"norm": "none", "conv": "plain", "residual": "fixup", "activation_gain": False},
-        "nf": {"norm": "none", "conv": "scaled_ws", "residual": "nf", "activation_gain": True, "se_scale": 2.0},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,12 @@ class ResNetSpec:
     pooled_shortcut : bool
         Average-pool before a strided shortcut's 1x1 convolution, instead of striding the convolution.
     norm, conv, residual : str
-        What stands for a norm, how weights are parameterised, how the branch joins: independent choices.
+        What stands for a norm (a name of `nfnets_lite.norm`), how weights are parameterised (``"plain"``, ``"ws"``,
+        ``"scaled_ws"``), how the branch joins: independent choices.
+    norm_options : mapping, or tuple of pairs
+        Keyword arguments of the norm, plain data; kept as a sorted tuple of pairs.
+    act_first : bool
+        Activation, norm, convolution, in this order, instead of norm, activation, convolution.
     activation : str
     activation_gain : bool
         Multiply activations by their variance-preserving gain.
@@ -69,7 +63,8 @@ class ResNetSpec:
     Raises
     ------
     ValueError
-        For a name that is not known, stages of unequal count, a rate outside [0, 1), a group wider than a branch.
+        For a name that is not known, stages of unequal count, a rate outside [0, 1), a group wider than a branch, and
+        for choices that undo each other, such as ``conv="ws"`` without a norm.
 
     Examples
     --------
@@ -88,8 +83,10 @@ class ResNetSpec:
     stem_width: int | float = 0.25
     pooled_shortcut: bool = False
     norm: str = "batch"
+    norm_options: tuple[tuple[str, Any], ...] = ()
     conv: str = "plain"
     residual: str = "plain"
+    act_first: bool = False
     activation: str = "relu"
     activation_gain: bool = False
     alpha: float = 0.2
@@ -105,6 +102,7 @@ class ResNetSpec:
     classifier_std: ClassVar[float] = 0.01
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "norm_options", plain_options(self.norm_options))
         for field in fields(self):  # a list, as JSON gives it, would make the spec unhashable
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
@@ -136,8 +134,7 @@ class ResNetSpec:
             value = getattr(self, name)
             if min(value if isinstance(value, tuple) else (value,)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if self.residual == "fixup" and self.norm != "none":
-            raise ValueError(f"residual='fixup' has scalar biases where norm={self.norm!r} would sit; use norm='none'")
+        check_choices(self.norm, self.norm_options, self.conv, self.residual, self.act_first, self.width[0])
         self.blocks()  # refuses a branch narrower than a group
 
     @property
@@ -175,12 +172,13 @@ class ResNetSpec:
                     )
                 groups = inner // group if group else 1
                 inner = groups * group if group else inner
-                plan.append(BlockSpec(inputs, outputs, inner, groups, self.strides[stage] if index == 0 else 1))
+                stride = self.strides[stage] if index == 0 else 1
+                plan.append(BlockSpec(inputs, outputs, inner, groups, stride, stage, index))
                 inputs = outputs
         return plan
 
     def with_method(self, method: str) -> Self:
-        """The same shape with a named combination of norm, conv, residual and activation gain."""
+        """The same shape with a named combination of norm, convolution, residual rule and order: a key of `METHODS`."""
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
         return replace(self, **METHODS[method])
@@ -188,13 +186,15 @@ class ResNetSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Channels in, out and inside a block's branch, groups of its 3x3 convolutions, and its stride."""
+    """Channels in, out and inside a block's branch, groups of its 3x3 convolutions, its stride, stage, place in it."""
 
     inputs: int
     outputs: int
     inner: int
     groups: int
     stride: int
+    stage: int
+    index: int
 
 
 def _channels(width: int | float, of: int) -> int:

@@ -1,26 +1,149 @@
-"""What can stand where a ResNet has a norm: a factory by name, ``create_norm(name, channels)``."""
+"""What can stand where a network has a norm: a factory by name, ``create_norm(name, channels, **options)``.
+
+Every norm takes and gives ``(N, C, H, W)``. One that activates as well says so by ``activates = True``; one whose
+formula changes over a training has a buffer `progress`, which `set_progress` fills.
+"""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from types import MappingProxyType
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-NORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
+from nfnets_lite.norm.ada_batch import AdaBatchNorm
+from nfnets_lite.norm.batch import BatchNorm2d, GhostBatchNorm2d, SyncBatchNorm
+from nfnets_lite.norm.batch_channel import BatchChannelNorm
+from nfnets_lite.norm.evonorm import EvoNormB0, EvoNormS0
+from nfnets_lite.norm.frn import FilterResponseNorm2d
+from nfnets_lite.norm.group import InstanceNorm2d, LayerNorm2d, group, layer
+from nfnets_lite.norm.ibn import IBNa, IBNb
+from nfnets_lite.norm.pointwise import Derf, DyT
+from nfnets_lite.norm.power import PowerNorm
+from nfnets_lite.norm.prepbn import PRepBN
+from nfnets_lite.norm.renorm import BatchRenorm2d
+from nfnets_lite.norm.unified import UnifiedNorm
+
+__all__ = ["NORMS", "create_norm", "inference_affine", "set_progress"]
+
+NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "none": lambda channels: nn.Identity(),
-        "batch": nn.BatchNorm2d,
+        "batch": BatchNorm2d,
+        "sync_batch": SyncBatchNorm,
+        "ghost_batch": GhostBatchNorm2d,
+        "batch_renorm": BatchRenorm2d,
+        "group": group,
+        "layer": layer,
+        "layer2d": LayerNorm2d,
+        "instance": InstanceNorm2d,
+        "frn": FilterResponseNorm2d,
+        "evonorm_b0": EvoNormB0,
+        "evonorm_s0": EvoNormS0,
+        "batch_channel": BatchChannelNorm,
+        "power": PowerNorm,
+        "unified": UnifiedNorm,
+        "prepbn": PRepBN,
+        "ibn_a": IBNa,
+        "ibn_b": IBNb,
+        "ada_batch": AdaBatchNorm,
+        "dyt": DyT,
+        "derf": Derf,
     }
 )
 
 
-def create_norm(name: str, channels: int) -> nn.Module:
+def create_norm(name: str, channels: int, **options: Any) -> nn.Module:
     """A normalisation layer for ``(N, channels, H, W)`` by its name, a key of `NORMS`.
+
+    Parameters
+    ----------
+    name : str
+    channels : int
+    **options
+        Of the norm that is named, such as ``groups=8`` of "group" or ``size=16`` of "ghost_batch".
+
+    Raises
+    ------
+    ValueError
+        For a name or an option that is not known, no channels, and what the norm itself refuses.
 
     Examples
     --------
-    >>> type(create_norm("batch", 16)).__name__
-    'BatchNorm2d'
+    >>> create_norm("group", 16, groups=8).num_groups
+    8
     """
     if name not in NORMS:
         raise ValueError(f"norm={name!r} is not known; use one of {', '.join(NORMS)}")
-    return NORMS[name](channels)
+    known = list(signature(NORMS[name]).parameters)[1:]
+    for option in options:
+        if option not in known:
+            accepted = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"option {option!r} of norm={name!r} is not known; {accepted}")
+    if channels < 1:
+        raise ValueError(f"channels={channels} must be at least 1")
+    return NORMS[name](channels, **options)
+
+
+def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
+    """Tell every norm that has a schedule how much of the training is over.
+
+    The buffers are filled in place, so a captured CUDA graph sees the new value; a model without schedules is left as
+    it is. Call it before each update, or each epoch.
+
+    Parameters
+    ----------
+    model : nn.Module
+    fraction : float or 0-d Tensor
+        From 0 at the start to 1 at the end. A tensor, on the model's device, is taken unread and not checked.
+
+    Raises
+    ------
+    ValueError
+        If a `fraction` that is a number is outside [0, 1].
+
+    Examples
+    --------
+    >>> net = nn.Sequential(create_norm("batch_renorm", 4))
+    >>> set_progress(net, 0.5)
+    >>> net[0].progress
+    tensor(0.5000)
+    """
+    if not isinstance(fraction, Tensor) and not 0 <= fraction <= 1:
+        raise ValueError(f"fraction={fraction} must be in [0, 1]: updates done over updates in all")
+    for module in model.modules():
+        progress = module._buffers.get("progress")
+        if progress is not None:
+            progress.fill_(fraction)
+
+
+def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Scale and shift, each ``(C,)``, of a norm whose evaluation is one fixed affine map per channel; else None.
+
+    Batch norms of torch with running statistics have them, and what has a method ``affine()``, which raises a
+    ValueError where its options, or the `progress` so far, leave evaluation without such a map.
+
+    Examples
+    --------
+    >>> norm = create_norm("batch", 2)
+    >>> _ = norm.running_mean.fill_(3.0)
+    >>> [value.detach().round(decimals=2).tolist() for value in inference_affine(norm)]
+    [[1.0, 1.0], [-3.0, -3.0]]
+    >>> inference_affine(create_norm("group", 2)) is None
+    True
+    """
+    if isinstance(norm, _BatchNorm):
+        if norm.running_mean is None or norm.running_var is None:
+            return None
+        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = -norm.running_mean * scale
+        return scale, shift if norm.bias is None else shift + norm.bias
+    affine = getattr(norm, "affine", None)
+    if not callable(affine):  # torch's own norms have a flag of this name
+        return None
+    try:
+        return affine()  # type: ignore[no-any-return]
+    except ValueError:
+        return None

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.config import Data, Recipe, Run
-from experiments.train import train
+from experiments.tasks.recipe import Clip, Data, Recipe
+from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
 
 FILE = Path(__file__).with_suffix(".json")
@@ -23,9 +23,9 @@ FAMILIES = {
 
 def first_losses(family: str) -> list[float]:
     model = model_spec("cifar_resnet8", in_channels=1, **FAMILIES[family])
-    recipe = Recipe(16, epochs=10 * 16 / 1077, lr=0.05, clip_factor=0.01 if family == "nf_agc" else None)
-    outcome = train(Run(family, model, Data("digits", train=1077, validation=360), recipe), torch.device("cpu"))
-    return outcome.curve["loss"]
+    recipe = Recipe(16, epochs=10 * 16 / 1077, lr=0.05, clip=Clip() if family == "nf_agc" else None)
+    run = Training(family, model, Data("digits", train=1077, validation=360), recipe)
+    return run.execute(torch.device("cpu")).curve["loss"]
 
 
 if __name__ == "__main__":

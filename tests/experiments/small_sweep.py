@@ -7,24 +7,28 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
 
-from experiments import engine, records
-from experiments.config import Data, Recipe, Run, Sweep
+from experiments import records
+from experiments.config import Outcome, Sweep
 from experiments.engine import Where, run_sweep
 from experiments.records import Record
-from experiments.train import Outcome, train
+from experiments.tasks.recipe import Data, Recipe
+from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
+
+Steps = Generator[None, None, Outcome]
+steps = Training.steps
 
 MODEL = model_spec("cifar_resnet8", method="nf", in_channels=1, width=(4, 4, 4), stem_width=4, skip_gain=1.0)
 DATA = Data("digits", train=128, validation=64, test=64)
 
 
 def sweep(seeds: int = 5, epochs: float = 3) -> Sweep:
-    cells = tuple(Run("nf", MODEL, DATA, Recipe(batch, epochs, 0.0)) for batch in (8, 16))
+    cells = tuple(Training("nf", MODEL, DATA, Recipe(batch, epochs, 0.0)) for batch in (8, 16))
     return Sweep("small", cells, (0.05, 1e4), search_seeds=(1000,), seeds=tuple(range(seeds)))
 
 
@@ -41,43 +45,43 @@ def outcomes(results: Path) -> dict[tuple[str, int], tuple[str, dict[str, float]
     return {(r.key, r.seed): (r.status, r.metrics) for r in ledger.records}
 
 
-def _first(run: Run) -> bool:
+def _first(run: Training) -> bool:
     return run.seed == 3 and run.recipe.batch_size == 8
 
 
-def _kill(run: Run, device: torch.device) -> Outcome:
+def _kill(run: Training, device: torch.device) -> Steps:
     if _first(run):
         os.kill(os.getpid(), signal.SIGKILL)
-    return train(run, device)
+    return (yield from steps(run, device))
 
 
-def _kill_once(run: Run, device: torch.device) -> Outcome:
+def _kill_once(run: Training, device: torch.device) -> Steps:
     marker = Path(os.environ["MARKER"])
     if _first(run) and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return train(run, device)
+    return (yield from steps(run, device))
 
 
-def _too_large(run: Run, device: torch.device) -> Outcome:
+def _too_large(run: Training, device: torch.device) -> Steps:
     if _first(run):
         torch.empty(2**60, dtype=torch.uint8)
-    return train(run, device)
+    return (yield from steps(run, device))
 
 
-def _out_of_memory(run: Run, device: torch.device) -> Outcome:
+def _out_of_memory(run: Training, device: torch.device) -> Steps:
     if _first(run):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of")
-    return train(run, device)
+    return (yield from steps(run, device))
 
 
-MISHAPS: dict[str, Callable[[Run, torch.device], Outcome]] = {
+MISHAPS: dict[str, Callable[[Training, torch.device], Steps]] = {
     "kill": _kill, "kill_once": _kill_once, "too_large": _too_large, "out_of_memory": _out_of_memory,
 }  # fmt: skip
 
 # Workers import this file too, before any run, so that theirs is the same.
 if "MISHAP" in os.environ:
-    engine.train = MISHAPS[os.environ["MISHAP"]]
+    Training.steps = MISHAPS[os.environ["MISHAP"]]  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     if "FILE_SIZE" in os.environ:  # bytes that a file may have: a disk that is full

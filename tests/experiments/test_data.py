@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import data
-from experiments.config import Data
+from experiments.tasks import data
+from experiments.tasks.draws import PAD, batch, crop_and_flip, draw, mix
+from experiments.tasks.recipe import Augment, Data
 
 CPU = torch.device("cpu")
 DIGITS = Data("digits", train=1077, validation=360)
@@ -59,30 +60,74 @@ def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         data.load(Data("cifar10"), CPU)
 
 
+def split_of(images: torch.Tensor, labels: torch.Tensor) -> data.Split:
+    channels = images.shape[1]
+    return data.Split(images, labels, torch.zeros(1, channels, 1, 1), torch.ones(1, channels, 1, 1))
+
+
+def drawn(count: int, batch_size: int, updates: int, augment: Augment = Augment(), seed: int = 0):  # noqa: B008
+    return draw(count, batch_size, updates, torch.Generator().manual_seed(seed), augment, CPU)
+
+
 def test_batches_are_full_and_cover_every_epoch_once() -> None:
-    split = data.Split(torch.arange(10.0).reshape(10, 1, 1, 1), torch.arange(10))
-    found = list(data.batches(split, 4, 5, torch.Generator().manual_seed(0), augment=False))
-    assert [len(batch) for batch in found] == [4] * 5
-    stream = torch.cat([batch.labels for batch in found])
+    split = split_of(torch.arange(10.0).reshape(10, 1, 1, 1), torch.arange(10))
+    draws = drawn(10, 4, 5)
+    found = [batch(split, draws.at(i), Augment(), 10) for i in range(5)]
+    assert [len(labels) for _, labels in found] == [4] * 5
+    stream = torch.cat([labels for _, labels in found])
     assert sorted(stream[:10].tolist()) == sorted(stream[10:].tolist()) == list(range(10))
-    assert all(torch.equal(batch.images.flatten().long(), batch.labels) for batch in found)
+    assert all(torch.equal(images.flatten().long(), labels) for images, labels in found)
 
 
 def test_a_batch_may_be_larger_than_the_data() -> None:
-    split = data.Split(torch.zeros(3, 1, 1, 1), torch.arange(3))
-    (batch,) = data.batches(split, 8, 1, torch.Generator().manual_seed(0), augment=False)
-    assert torch.bincount(batch.labels).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+    rows = drawn(3, 8, 1).rows[0]
+    assert torch.bincount(rows).tolist() in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
 
 
-def test_augmentation_only_moves_and_mirrors() -> None:
+def test_the_order_does_not_depend_on_the_augmentation() -> None:
+    assert torch.equal(drawn(10, 4, 5).rows, drawn(10, 4, 5, Augment(crop_flip=True, mixup=0.2)).rows)
+
+
+def test_crops_only_move_and_mirror() -> None:
     x = torch.rand(64, 3, 8, 8) + 0.5
-    y = data.crop_and_flip(x, torch.Generator().manual_seed(0), pad=2)
+    draws = drawn(64, 64, 1, Augment(crop_flip=True)).at(0)
+    y = crop_and_flip(x, draws.shift, draws.flip)
     assert y.shape == x.shape
-    padded = torch.nn.functional.pad(x, (2,) * 4)
+    padded = torch.nn.functional.pad(x, (PAD,) * 4)
     for image, source in zip(y, padded):
-        crops = [source[:, i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
+        crops = [source[:, i : i + 8, j : j + 8] for i in range(2 * PAD + 1) for j in range(2 * PAD + 1)]
         assert any(torch.equal(image, crop) or torch.equal(image, crop.flip(2)) for crop in crops)
     assert not torch.equal(x, y)
+
+
+def test_mixing_weighs_images_and_labels_alike() -> None:
+    # Image i is the constant i and has label i, so a mixed pixel is the mean of its labels' numbers.
+    n = 8
+    x, labels = torch.arange(float(n)).reshape(n, 1, 1, 1).expand(n, 1, 8, 8), torch.arange(n)
+    for augment in (Augment(mixup=0.5), Augment(cutmix=1.0), Augment(mixup=0.2, cutmix=1.0)):
+        draws = drawn(n, n, 1, augment).at(0)
+        images, targets = mix(x, labels, draws.share, draws.box, augment, n)
+        assert torch.allclose(targets.sum(1), torch.ones(n))
+        assert torch.allclose(images.mean((1, 2, 3)), targets @ torch.arange(float(n)), atol=1e-5)
+        assert bool(((targets > 0).sum(1) <= 2).all())
+        even, odd = images[0::2], images[1::2]
+        pure = [bool((part == part.round()).all()) for part in (even, odd)]  # CutMix leaves every pixel whole
+        assert pure == [not augment.mixup, bool(augment.cutmix)]
+
+
+def test_randaugment_changes_images_within_their_range() -> None:
+    pytest.importorskip("kornia")
+    split = split_of(torch.randint(0, 256, (16, 3, 16, 16)).float(), torch.arange(16))
+    augment = Augment(randaugment=5)
+    images, labels = batch(split, drawn(16, 16, 1, augment).at(0), augment, 16)
+    assert images.shape == (16, 3, 16, 16)
+    assert 0 <= float(images.min()) <= float(images.max()) <= 255
+    assert not torch.equal(images, split.images[labels])
+
+
+def test_fewer_classes() -> None:
+    splits = data.load(Data("digits", train=200, validation=50, classes=3), CPU)
+    assert all(set(split.labels.tolist()) == {0, 1, 2} for split in splits.values())
 
 
 def test_real_cifar10(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from small_sweep import outcomes, sweep, where
 
 from experiments import engine, records
 from experiments.engine import run_sweep
+from experiments.tasks.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 Expected = dict[tuple[str, int], tuple[str, dict[str, float]]]
@@ -87,7 +88,7 @@ def test_a_run_that_cannot_be_done_is_recorded_as_failed_and_the_sweep_goes_on(
     if mishap == "kill":
         finish(start(tmp_path, MISHAP=mishap))
     else:
-        monkeypatch.setattr(engine, "train", small_sweep.MISHAPS[mishap])
+        monkeypatch.setattr(Training, "steps", small_sweep.MISHAPS[mishap])
         run_sweep(sweep(), where(tmp_path), lambda _: None)
     found = outcomes(tmp_path)
     failed = [r for r in records.read(records.path_of(tmp_path, "small")).records if r.status == "failed"]

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ from typer.testing import CliRunner
 
 from experiments import engine, records
 from experiments import run as command
-from experiments.config import Data, Recipe, Run, Sweep
-from experiments.engine import Where, best_rate, pending, run_sweep, stages
-from experiments.train import Outcome
+from experiments.config import Outcome, Run, Sweep, drain
+from experiments.engine import Where, run_sweep
+from experiments.plan import best_rate, pending, stages
+from experiments.tasks.recipe import Data, Recipe
+from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +27,7 @@ MODEL = model_spec("cifar_resnet8", method="nf", in_channels=1, width=(4, 4, 4),
 
 
 def tiny(rates: tuple[float, ...] = (0.05, 1e4), seeds: int = 2) -> Sweep:
-    cell = Run("nf", MODEL, Data("digits", train=64, validation=64, test=64), Recipe(16, 3, 0.0))
+    cell = Training("nf", MODEL, Data("digits", train=64, validation=64, test=64), Recipe(16, 3, 0.0))
     return Sweep("tiny", (cell,), rates, search_seeds=(1000,), seeds=tuple(range(seeds)))
 
 
@@ -79,11 +82,12 @@ def test_a_torn_last_line_is_reported_and_only_that_run_repeated(tmp_path: Path)
 
 
 def test_a_failed_run_is_recorded_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(run: Run, device: torch.device) -> None:
+    def broken(run: Run, device: torch.device) -> Generator[None, None, Outcome]:
+        yield
         raise RuntimeError("out of memory, or so")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train", broken)
+        patch.setattr(Training, "steps", broken)
         ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     assert {r.status for r in ledger.records} == {"failed"}
     assert ledger.records[0].reason == "RuntimeError: out of memory, or so"
@@ -94,7 +98,12 @@ def test_a_run_that_diverges_only_when_it_is_judged_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = Outcome("diverged", "loss nan on the test images", {"loss": float("nan"), "accuracy": 0.1, "updates": 3})
-    monkeypatch.setattr(engine, "train", lambda run, device: late)
+
+    def steps(run: Run, device: torch.device) -> Generator[None, None, Outcome]:
+        yield
+        return late
+
+    monkeypatch.setattr(Training, "steps", steps)
     ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     assert {r.status for r in ledger.records} == {"diverged"}
     assert ledger.records[0].metrics == {"accuracy": 0.1, "updates": 3}
@@ -225,26 +234,51 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
     assert "1 diverged, 0 failed" in out.getvalue()
 
 
-def test_the_estimate_comes_from_the_likeliest_runs(tmp_path: Path) -> None:
+def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path) -> None:
     from experiments.cost import cost, estimates
 
-    def done(lr: float, batch: int, seconds: float, seed: int = 0) -> records.Record:
-        run = replace(cell, recipe=replace(cell.recipe, lr=lr, batch_size=batch), seed=seed)
-        return replace(record, key=run.key, seed=seed, config=json.loads(json.dumps(run.resolved)), provenance={
-            **record.provenance, "seconds": seconds})  # fmt: skip
+    def at(batch: int, lr: float = 0.05, **recipe: float) -> Training:
+        return replace(cell, recipe=replace(cell.recipe, lr=lr, batch_size=batch, **recipe))  # type: ignore[arg-type]
+
+    def done(run: Training, seconds: float) -> records.Record:
+        return replace(record, key=run.key, provenance={**record.provenance, "seconds": seconds})
 
     cell, record = tiny().cells[0], run_sweep(tiny(), where(tmp_path), lambda _: None).records[0]
-    known = [done(0.1, 16, 2.0), done(0.1, 16, 4.0, seed=1), done(0.1, 64, 1.0), done(0.2, 16, 9.0)]
-    asked = [
-        replace(cell, recipe=replace(cell.recipe, lr=0.1), seed=7),  # its own key
-        replace(cell, recipe=replace(cell.recipe, lr=0.3)),  # the nearest rate
-        replace(
-            cell, recipe=replace(cell.recipe, lr=0.1, batch_size=128, epochs=6)
-        ),  # the nearest batch, twice as long
-    ]
-    assert list(estimates(asked, known)) == [3.0, 9.0, 2.0]
-    said = cost(tiny(seeds=3), where(tmp_path), asked[:1], tmp_path)
-    assert "with 1 worker(s), from 4 recorded runs" in said
+    assert isinstance(cell, Training)
+    assert at(16, epochs=6).effort("cpu") == pytest.approx(2 * at(16).effort("cpu"))
+    assert at(16).effort("cuda") < at(16).effort("cpu")
+    known = at(16, tiny().rates[0])
+    asked, sweep = [known, at(16, epochs=6)], tiny()
+    bare = list(estimates(sweep, asked, [], "cpu"))
+    assert bare == [run.effort("cpu") for run in asked]
+    assert list(estimates(sweep, asked, [done(known, 2.0), done(known, 4.0)], "cpu")) == pytest.approx([3.0, 6.0])
+    assert cost(tiny(seeds=3), where(tmp_path), asked[:1], tmp_path)[1] == "from 4 recorded runs"
+    seconds, basis = cost(tiny(seeds=3), where(tmp_path / "empty", workers=2), asked, tmp_path)
+    assert seconds == max(sum(bare) / 2, *bare)
+    assert "by a rule of thumb: nothing is recorded on such a device" in basis
+
+
+def test_no_run_is_begun_when_time_is_up_and_the_rest_is_done_later(tmp_path: Path) -> None:
+    from experiments.dispatch import OutOfTime
+
+    ends: list[records.Record] = []
+    with pytest.raises(OutOfTime, match="2 runs were not begun"):
+        run_sweep(tiny(), where(tmp_path, until=time.monotonic() - 1), ends.append)
+    assert ends == []
+    run_sweep(tiny(), where(tmp_path), ends.append)
+    assert len(ends) == 4
+
+
+def test_the_runs_under_way_when_time_is_up_are_recorded(tmp_path: Path) -> None:
+    from experiments.dispatch import OutOfTime
+
+    ends: list[records.Record] = []
+    long = replace(tiny(), rates=(0.01, 0.02, 0.03, 0.05))
+    at = where(tmp_path, until=time.monotonic() + 0.05)  # a run takes longer, and a start as long as it takes
+    with pytest.raises(OutOfTime, match=r"[1234] runs were not begun"):
+        run_sweep(long, at, ends.append)
+    assert len(ends) < 4
+    assert len(records.read(records.path_of(tmp_path, "tiny")).records) == len(ends)
 
 
 def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
@@ -267,9 +301,9 @@ def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
 def test_energy_is_noted_where_the_driver_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter((100.0, 103.5))
     monkeypatch.setattr(engine, "energy_j", lambda device: next(readings))
-    assert engine._job((tiny().search()[0], "tiny", "smoke", torch.device("cpu"))).provenance["energy_j"] == 3.5
+    assert drain(engine._job(tiny().search()[0], "tiny", "smoke", torch.device("cpu"))).provenance["energy_j"] == 3.5
     monkeypatch.setattr(engine, "energy_j", lambda device: None)
-    assert "energy_j" not in engine._job((tiny().search()[0], "t", "smoke", torch.device("cpu"))).provenance
+    assert "energy_j" not in drain(engine._job(tiny().search()[0], "t", "smoke", torch.device("cpu"))).provenance
 
 
 def test_ctrl_c_keeps_finished_runs_and_the_next_start_resumes(tmp_path: Path) -> None:
@@ -298,7 +332,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_next_start_resumes(tmp_path: Path) -
 
 
 def test_data_that_cannot_be_had_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments import data
+    from experiments.tasks import data
 
     monkeypatch.setenv("NFNETS_LITE_DATA", str(tmp_path))
     monkeypatch.setattr(data, "ROOT", tmp_path)

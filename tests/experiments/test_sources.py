@@ -6,8 +6,10 @@ from experiments import sources
 
 
 def test_the_hash_covers_what_computes_and_nothing_else() -> None:
-    files = {path.relative_to(sources.ROOT).as_posix() for path in sources.computing_files()}
-    assert {"experiments/train.py", "experiments/data.py", "nfnets_lite/models/resnet.py"} <= files
+    files = {
+        path.relative_to(sources.ROOT).as_posix() for path in sources.computing_files("experiments.tasks.training")
+    }
+    assert {"experiments/tasks/training.py", "experiments/tasks/data.py", "nfnets_lite/models/resnet.py"} <= files
     assert {"nfnets_lite/agc.py", "nfnets_lite/standardize.py", "nfnets_lite/norm/__init__.py"} <= files
     assert not files & {
         "experiments/engine.py",
@@ -19,8 +21,8 @@ def test_the_hash_covers_what_computes_and_nothing_else() -> None:
 
 def test_it_changes_with_a_file_it_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {
-        "experiments/train.py": "from nfnets_lite.a import f\nimport json\n",
-        "experiments/data.py": "",
+        "experiments/tasks/training.py": "from nfnets_lite.a import f\nimport json\n",
+        "experiments/tasks/signals.py": "x = 1\n",
         "nfnets_lite/a.py": "from nfnets_lite.sub import b\n",
         "nfnets_lite/sub/__init__.py": "",
         "nfnets_lite/sub/b.py": "x = 1\n",
@@ -31,8 +33,9 @@ def test_it_changes_with_a_file_it_covers(tmp_path: Path, monkeypatch: pytest.Mo
         path.write_text(text)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     hashed = sources.code_hash.__wrapped__
-    before = hashed()
+    before, other = hashed("experiments.tasks.training"), hashed("experiments.tasks.signals")
     (tmp_path / "nfnets_lite/other.py").write_text("x = 2\n")
-    assert hashed() == before
+    assert hashed("experiments.tasks.training") == before
     (tmp_path / "nfnets_lite/sub/b.py").write_text("x = 2\n")
-    assert hashed() != before
+    assert hashed("experiments.tasks.training") != before
+    assert hashed("experiments.tasks.signals") == other

@@ -6,17 +6,22 @@ import pytest
 import torch
 
 from experiments import config
-from experiments.config import Data, Recipe, Run
-from experiments.train import evaluate, train
+from experiments.config import Outcome
+from experiments.tasks.recipe import Clip, Data, Recipe
+from experiments.tasks.training import Training, evaluate
 from nfnets_lite.models import model_spec
 
 CPU = torch.device("cpu")
 DIGITS = Data("digits", train=1077, validation=360)
 
 
-def run(method: str = "nf", lr: float = 0.05, batch_size: int = 64, epochs: float = 2, **recipe: object) -> Run:
+def run(method: str = "nf", lr: float = 0.05, batch_size: int = 64, epochs: float = 2, **recipe: object) -> Training:
     model = model_spec("cifar_resnet8", method=method, alpha=1.0, skip_gain=1.0, in_channels=1)
-    return Run(method, model, DIGITS, Recipe(batch_size, epochs, lr, **recipe), split="validation")  # type: ignore[arg-type]
+    return Training(method, model, DIGITS, Recipe(batch_size, epochs, lr, **recipe), split="validation")  # type: ignore[arg-type]
+
+
+def train(run: Training, device: torch.device) -> Outcome:
+    return run.execute(device)
 
 
 @pytest.mark.parametrize("method", ["bn", "nf"])
@@ -60,7 +65,7 @@ def test_divergence_is_an_outcome_with_its_update() -> None:
 
 def test_clipping_survives_the_rate_that_unclipped_training_does_not() -> None:
     assert train(run(lr=0.8, epochs=3), CPU).status == "diverged"
-    clipped = train(run(lr=0.8, epochs=3, clip_factor=0.01), CPU)
+    clipped = train(run(lr=0.8, epochs=3, clip=Clip()), CPU)
     assert clipped.status == "ok"
     assert clipped.metrics["accuracy"] > 0.7
     assert 0 < clipped.metrics["clipped_fraction"] < 1
@@ -73,7 +78,7 @@ def test_every_batch_size_sees_the_same_number_of_images() -> None:
 
 
 def test_evaluation_in_chunks_is_evaluation_at_once() -> None:
-    from experiments.data import load
+    from experiments.tasks.data import load
     from nfnets_lite import create_model
 
     model = create_model("cifar_resnet8", method="bn", in_channels=1)

@@ -68,3 +68,14 @@ def test_the_model_has_the_average_inside_the_block_and_its_own_weights_after() 
 def test_a_decay_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"decay=1.0 must be in \[0, 1\)"):
         WeightAverage(nn.Linear(1, 1), 1.0)
+
+
+def test_a_norms_progress_is_not_averaged() -> None:
+    from nfnets_lite.norm import create_norm, set_progress
+
+    norm = create_norm("prepbn", 4)
+    average = WeightAverage(norm)
+    set_progress(norm, 1.0)
+    average.update()
+    with average.applied():
+        assert float(norm.progress) == 1.0

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfnets_lite import standardize_weight
 from nfnets_lite.conv import (
     Conv1d,
     Conv2d,
@@ -14,7 +13,9 @@ from nfnets_lite.conv import (
     ScaledStdConv2d,
     ScaledStdConv3d,
     ScaledStdConvTranspose2d,
+    WSConv2d,
 )
+from nfnets_lite.standardize import standardize_weight, unit_std_weight
 
 LAYERS = [
     (ScaledStdConv1d(3, 4, 3, padding="same", stride=2), (2, 3, 5)),
@@ -23,8 +24,9 @@ LAYERS = [
     (ScaledStdConv3d(2, 3, 2, dilation=2), (1, 2, 3, 4, 3)),
     (ScaledStdConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (1, 4, 3, 2)),
     (ScaledStdConvTranspose2d(4, 6, 2, groups=2, bias=False), (1, 4, 3, 2)),
+    (WSConv2d(4, 6, (3, 2), padding="same", stride=2, groups=2), (2, 4, 5, 4)),
 ]
-IDS = ["1d", "2d", "reflect", "3d", "transposed", "transposed, grouped"]
+IDS = ["1d", "2d", "reflect", "3d", "transposed", "transposed, grouped", "ws"]
 
 
 def literal(units_first: Tensor, gain: Tensor) -> Tensor:
@@ -105,6 +107,36 @@ def test_same_padding_gives_ceil_of_size_over_stride(kind: type[nn.Module], dims
         for kernel, stride in ((1, 2), (2, 1), (3, 2), (4, 3)):
             out = kind(2, 3, kernel, stride=stride, padding="same")(torch.ones(1, 2, *[size] * dims))
             assert out.shape == (1, 3, *[-(-size // stride)] * dims)
+
+
+def test_weight_standardisation_has_the_unbiased_deviation_with_epsilon_added() -> None:
+    unit = torch.tensor([1.0, -1.0, 2.0, 4.0], dtype=torch.float64)
+    weights = torch.stack([unit, unit * 1e-6, unit * 0 + 3]).reshape(3, 4, 1, 1)
+    std = (13 / 3) ** 0.5 * torch.tensor([1.0, 1e-6, 0.0], dtype=torch.float64)  # squared distances from 1.5 sum to 13
+    expected = (weights.flatten(1) - weights.flatten(1).mean(1, keepdim=True)) / (std + 1e-5)[:, None]
+    torch.testing.assert_close(unit_std_weight(weights).flatten(1), expected, rtol=1e-9, atol=1e-12)
+    layer = WSConv2d(4, 6, 3, padding="same", groups=2)
+    made = layer.effective_weight()
+    torch.testing.assert_close(made, unit_std_weight(layer.weight), rtol=0, atol=0)
+    x = torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(layer(x), F.conv2d(x, made, layer.bias, padding=1, groups=2))
+    # Against the layer for networks without norms: the same but for the root of the fan-in, and n - 1.
+    scaled = standardize_weight(layer.weight) * 17**0.5
+    torch.testing.assert_close(made, scaled, rtol=1e-3, atol=1e-5)
+
+
+def test_weight_standardisation_of_constant_and_single_weights() -> None:
+    weight = torch.full((2, 3, 1, 1), 3.0, requires_grad=True)
+    out = unit_std_weight(weight)
+    out.sin().sum().backward()
+    assert torch.count_nonzero(out) == 0
+    assert bool(weight.grad.isfinite().all())
+    with pytest.raises(ValueError, match=r"shape \(4, 1, 1, 1\), a fan-in of 1.*fewer groups"):
+        WSConv2d(4, 4, 1, groups=4)
+    with pytest.raises(ValueError, match=r"fan-in of at least 2"):
+        unit_std_weight(torch.ones(4, 1))
+    with pytest.raises(ValueError, match=r"eps=0.0 must be above 0"):
+        unit_std_weight(torch.ones(4, 2), eps=0.0)
 
 
 def test_bad_shapes_are_named() -> None:

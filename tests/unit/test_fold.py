@@ -11,8 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite import ScaledStdConv2d, create_model
-from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, ScaledStdConv1d, ScaledStdConv3d, ScaledStdConvTranspose2d
+from nfnets_lite.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ScaledStdConv1d,
+    ScaledStdConv3d,
+    ScaledStdConvTranspose2d,
+    WSConv2d,
+)
 from nfnets_lite.fold import fold
+from nfnets_lite.norm import NORMS, create_norm, inference_affine, set_progress
 
 TINY = {"nfnet_f0": {"depth": (1, 1), "width": (32, 48), "strides": (1, 2), "group_width": 16}, "cifar_resnet8": {}}
 
@@ -92,6 +101,109 @@ def test_a_folded_model_refuses_to_train() -> None:
     x.requires_grad_()
     folded(x).sum().backward()
     assert float(x.grad.abs().max()) > 0
+
+
+def trained(*layers: nn.Module) -> nn.Sequential:
+    """Layers whose norms have gains, biases and running statistics of their own, in evaluation."""
+    torch.manual_seed(2)
+    net = nn.Sequential(*layers)
+    for layer in net.modules():
+        if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Sequential)):
+            for value in (*layer.parameters(), *layer.buffers()):
+                if value.is_floating_point():
+                    nn.init.uniform_(value, 0.3, 2.0)
+    set_progress(net, 1.0)
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", NORMS)
+@torch.no_grad()
+def test_a_norm_that_is_fixed_in_evaluation_joins_the_convolution_in_front(name: str) -> None:
+    net = trained(nn.Conv2d(4, 8, 3), create_norm(name, 8), nn.ReLU())
+    fixed = inference_affine(net[1]) is not None
+    x = torch.randn(2, 4, 6, 5)
+    if not fixed:
+        with pytest.raises(ValueError, match="holds no norm that evaluates as a fixed affine map"):
+            fold(net)
+        return
+    folded = fold(net)
+    assert [type(layer) for layer in folded] == [nn.Conv2d, nn.Identity, nn.ReLU]
+    expected = net(x)
+    torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert float((nn.Sequential(net[0], net[2])(x) - expected).abs().max()) > 0.1  # the norm did something
+
+
+@pytest.mark.parametrize(
+    ("conv", "norm", "shape", "plain"),
+    [
+        (nn.Conv1d(4, 6, 3, bias=False), nn.BatchNorm1d(6), (2, 4, 9), nn.Conv1d),
+        (
+            nn.Conv2d(4, 6, 3, groups=2, padding="same", padding_mode="reflect"),
+            nn.BatchNorm2d(6),
+            (2, 4, 5, 6),
+            nn.Conv2d,
+        ),
+        (nn.Conv3d(4, 6, 2), nn.BatchNorm3d(6, affine=False), (2, 4, 3, 4, 5), nn.Conv3d),
+        (nn.ConvTranspose1d(4, 6, 3), nn.BatchNorm1d(6), (2, 4, 9), nn.ConvTranspose1d),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.BatchNorm2d(6), (2, 4, 5, 6), nn.ConvTranspose2d),
+        (Conv2d(4, 6, 3, padding="same"), nn.SyncBatchNorm(6), (2, 4, 5, 6), nn.Conv2d),
+        (Conv2d(4, 6, 3, stride=2, padding="same", bias=False), nn.BatchNorm2d(6), (2, 4, 5, 6), Conv2d),
+        (ScaledStdConv2d(4, 6, 3, padding="same"), nn.BatchNorm2d(6), (2, 4, 5, 6), nn.Conv2d),
+        (WSConv2d(4, 6, 3, padding="same"), nn.BatchNorm2d(6), (2, 4, 5, 6), nn.Conv2d),
+        (ScaledStdConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (2, 4, 5, 6), nn.ConvTranspose2d),
+    ],
+)
+@torch.no_grad()
+def test_a_norm_joins_every_convolution(
+    conv: nn.Module, norm: nn.Module, shape: tuple[int, ...], plain: type[nn.Module]
+) -> None:
+    net = trained(nn.Sequential(conv), nn.Sequential(norm, nn.ReLU())).double()
+    before = copy.deepcopy(net.state_dict())
+    folded, x = fold(net), torch.randn(shape, dtype=torch.float64)
+    assert type(folded[0][0]) is plain
+    assert type(folded[1][0]) is nn.Identity
+    torch.testing.assert_close(folded(x), net(x))
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["bn", "nf"])
+@torch.no_grad()
+def test_residual_networks_lose_the_norms_inside_their_branches(method: str) -> None:
+    net = trained(
+        create_model("cifar_resnet8", method=method, num_classes=5, **({"skip_gain": 0.7} if method == "nf" else {}))
+    )
+    folded, x = fold(net), images()
+    expected = net(x)
+    torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    left = {name for name, layer in folded.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    if method == "bn":  # those behind a sum, at the start of a block and before the head, have no convolution in front
+        assert left == {*(f"0.blocks.{block}.enter.norm" for block in range(3)), "0.final.norm"}
+
+
+@torch.no_grad()
+def test_a_norm_without_a_convolution_of_its_own_stays() -> None:
+    class Backwards(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in reversed(self):
+                x = layer(x)
+            return x
+
+    conv, relu, norm = nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)
+    for net in (
+        trained(conv, norm, conv),  # the convolution runs elsewhere without the norm
+        trained(conv, relu, norm),
+        trained(conv, norm, relu, norm),  # the norm stands twice
+        trained(nn.Conv2d(4, 4, 1), relu, conv, relu, norm),  # and so does what is between
+        trained(Backwards(conv, norm)),
+    ):
+        with pytest.raises(ValueError, match="holds no norm that evaluates as a fixed affine map"):
+            fold(net)
+
+
+def test_a_network_with_folded_norms_refuses_to_train() -> None:
+    folded = fold(trained(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with pytest.raises(RuntimeError, match=r"is in training mode: its norm is baked in, .* no longer normalise"):
+        folded.train()(images())
 
 
 def test_there_must_be_something_to_fold() -> None:

@@ -1,16 +1,24 @@
 """Models as data: names, overrides, shapes at awkward sizes, starts, stochastic depth, errors."""
 
-from dataclasses import FrozenInstanceError, replace
+import json
+from dataclasses import FrozenInstanceError, asdict, replace
+from itertools import product
+from math import prod
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from nfnets_lite import create_model, list_models
+from nfnets_lite.conv import ScaledStdConv2d, WSConv2d
 from nfnets_lite.macs import count_macs
-from nfnets_lite.models import RESOLUTIONS, RegNetSpec, ResNet, ResNetSpec, model_spec
-from nfnets_lite.models.parts import SqueezeExcite, StochasticDepth
+from nfnets_lite.models import METHODS, RESOLUTIONS, RegNetSpec, ResNet, ResNetSpec, model_spec
+from nfnets_lite.models.parts import CentringBias, SqueezeExcite, StochasticDepth
+from nfnets_lite.models.residual import joins
 from nfnets_lite.models.resnet import Block
+from nfnets_lite.norm import NORMS, set_progress
+from nfnets_lite.roles import parameter_roles
 
 SMALL = {"depth": (1, 1, 1, 1), "num_classes": 5}
 FAMILIES = {
@@ -35,7 +43,7 @@ def blocks(model: ResNet) -> list[Block]:
 
 def test_every_name_builds() -> None:
     names = list_models()
-    assert len(names) == 6 + 6 * 5 + 16 + 6
+    assert len(names) == 6 + 6 * 5 + 16 + 6 + 1
     with torch.device("meta"):
         for name in names:
             if name.endswith(("50", "f0", "f0_plus", "b0", "b5", "t8")):  # the rest differ in depth and width alone
@@ -169,6 +177,202 @@ def test_skipinit_has_biases_everywhere_and_starts_at_the_shortcut() -> None:
     assert all(float(block.skip_gain.detach()) == 0 for block in blocks(model))  # type: ignore[union-attr]
 
 
+def test_rescale_weighs_every_branch_alike() -> None:
+    found = joins("rescale", (3, 4, 6, 3), 0.2, 0.0)
+    betas = [join.branch * join.start for join in found]
+    assert all(join.skip**2 + beta**2 == pytest.approx(1) for join, beta in zip(found, betas))
+    reaches = [beta * prod(join.skip for join in found[i + 1 :]) for i, beta in enumerate(betas)]
+    assert [r**2 for r in reaches] == pytest.approx([1 / 31] * 16)
+    assert prod(join.skip for join in found) ** 2 == pytest.approx(15 / 31)
+    assert {join.branch for join in found} == {0.25}  # constant: what differs is in the starts
+
+
+def test_rescale_starts_where_its_code_says() -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet50", method="rescale", width=0.5, depth=(2, 2, 2, 2), num_classes=100)
+    for k, block in enumerate(blocks(model), start=8):
+        convs = [layer for layer in block.branch if isinstance(layer, nn.Conv2d)]
+        for conv in convs:
+            expected = (2 / conv.weight[0].numel()) ** 0.5 * (8 / k) ** (1 / 6)
+            assert float(conv.weight.detach().std()) == pytest.approx(expected, rel=0.05)
+        assert float(block.skip_gain.detach()) == 1.0  # type: ignore[union-attr]
+        if block.transition:
+            bias, conv = block.shortcut  # type: ignore[misc]
+            assert isinstance(bias, CentringBias)
+            assert float(conv.weight.detach().std()) == pytest.approx(conv.in_channels**-0.5, rel=0.05)
+    assert float(model.classifier.weight.detach().std()) == pytest.approx(1024**-0.5, rel=0.05)
+    assert all(layer.bias is None for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    # One in front of every convolution of a branch and of a shortcut, one behind the stem, one in front of the pooling.
+    assert sum(isinstance(layer, CentringBias) for layer in model.modules()) == 8 * 3 + 4 + 2
+
+
+def test_rescale_without_its_branches_is_its_shortcuts() -> None:
+    model = create_model("cifar_resnet8", method="rescale").eval()
+    for block, skip in zip(blocks(model), (2 / 3, 3 / 4, 4 / 5)):
+        nn.init.zeros_(block.skip_gain)  # type: ignore[arg-type]
+        x = torch.randn(2, block.branch[1].in_channels, 8, 8)
+        expected = block.shortcut(x.relu()) * skip**0.5
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_a_centring_bias_takes_the_mean_of_eight_batches_and_no_more() -> None:
+    torch.manual_seed(0)
+    layer = CentringBias(3)
+    nn.init.normal_(layer.bias)
+    batches, bias = torch.randn(10, 4, 3, 5, 5) + torch.tensor([1.0, -2.0, 0.0])[:, None, None], layer.bias.detach()
+    layer.eval()(batches[0])
+    assert float(layer.count) == 0
+    for step, x in enumerate(batches.unbind()):
+        mean = batches[: min(step + 1, 8)].mean((0, 1, 3, 4))
+        expected = x + (bias * (0.01 if step < 8 else 1.0) - mean)[:, None, None]
+        torch.testing.assert_close(layer.train()(x), expected, rtol=1e-5, atol=1e-5)
+    assert float(layer.count) == 8
+    torch.testing.assert_close(layer.eval()(x), expected)
+    layer.train()(torch.full_like(x, torch.inf))
+    assert bool(layer.mean.isfinite().all())
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_rescale_couples_examples_in_its_first_steps_only() -> None:
+    torch.manual_seed(0)
+    model = create_model("cifar_resnet8", method="rescale", width=(4, 4, 4), stem_width=4).train()
+    x = torch.randn(4, 3, 8, 8)
+
+    def moves() -> bool:
+        return not torch.equal(model(x)[0], model(torch.cat((x[:1], x[1:] + 1)))[0])
+
+    assert moves()
+    for _ in range(6):
+        model(x)
+    assert not moves()
+    torch.testing.assert_close(model(x), model.eval()(x), rtol=0, atol=0)
+
+
+# --- every method
+
+CHOSEN = [
+    *("bn", "bn_act_first", "ghost_bn", "sync_bn", "brn", "gn", "gn_ws", "ln", "ln2d", "in", "frn"),
+    *("evonorm_b0", "evonorm_s0", "bcn", "bcn_ws", "pn", "un", "prepbn", "ibn_a", "ibn_b", "adabn", "dyt", "derf"),
+    *("none", "half", "skipinit", "fixup", "rescale", "nf"),
+]
+OPTIONS = {"ghost_bn": {"size": 4}}
+
+
+def tiny(method: str, **overrides: object) -> ResNet:
+    torch.manual_seed(0)
+    size = {"width": (8, 8, 16), "stem_width": 8, "in_channels": 1, "norm_options": OPTIONS.get(method, ())}
+    return create_model("cifar_resnet8", method=method, **{**size, **overrides})  # type: ignore[arg-type]
+
+
+def test_methods_are_those_of_the_book() -> None:
+    assert list(METHODS) == CHOSEN
+    assert {choices["norm"] for choices in METHODS.values()} == set(NORMS)
+    assert all(METHODS[method].keys() - {"se_scale"} == METHODS["bn"].keys() for method in CHOSEN)
+
+
+@pytest.mark.parametrize("method", CHOSEN)
+def test_every_method_trains_and_evaluates(method: str) -> None:
+    model = tiny(method, skip_gain=0.5).train()
+    x, y = torch.randn(8, 1, 12, 12), torch.arange(8)
+    groups = [p for p, _ in parameter_roles(model).values()]
+    assert len(groups) == len(list(model.parameters()))
+    optimizer, losses, moved = torch.optim.SGD(groups, lr=0.02), [], set()
+    for step in range(3):
+        set_progress(model, step / 2)
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
+            moved |= {name} if bool(parameter.grad.any()) else set()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] or method == "prepbn"  # which turns into another function meanwhile
+    assert moved == {name for name, _ in model.named_parameters()}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bool(model(x).isfinite().all())
+    model.eval()
+    twin = create_model(model.spec).eval()
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        out = model(x)
+        assert torch.equal(twin(x), out)
+        torch.testing.assert_close(model(x[:1]), out[:1], rtol=1e-4, atol=1e-5)  # no batch in evaluation
+        with torch.autocast("cpu", torch.bfloat16):
+            assert bool(model(x).isfinite().all())
+
+
+def test_the_convolution_follows_its_name() -> None:
+    kinds = {"gn": nn.Conv2d, "gn_ws": WSConv2d, "bcn_ws": WSConv2d, "nf": ScaledStdConv2d}
+    for method, kind in kinds.items():
+        convs = [layer for layer in tiny(method).modules() if isinstance(layer, nn.Conv2d)]
+        assert all(isinstance(layer, kind) for layer in convs)
+        assert all((layer.bias is None) == (method != "nf") for layer in convs)
+
+
+def test_act_first_turns_the_order_round_and_keeps_the_names() -> None:
+    usual, turned = tiny("bn"), tiny("bn_act_first")
+    assert list(usual.state_dict()) == list(turned.state_dict())
+    for model, order in ((usual, ["norm", "act"]), (turned, ["act", "norm"])):
+        places = [model.final, *(b.enter for b in blocks(model)), *(b.branch[1] for b in blocks(model))]
+        assert all([name for name, _ in place.named_children()] == order for place in places)
+    x = torch.randn(4, 8, 6, 6)
+    torch.testing.assert_close(blocks(turned)[0].enter(x), F.batch_norm(x.relu(), None, None, training=True))
+
+
+def test_a_norm_that_activates_has_no_activation_behind_it() -> None:
+    for method, name in (("frn", "identity"), ("evonorm_s0", "identity"), ("gn", "relu")):
+        model = tiny(method)
+        assert {b.branch[1].act.name for b in blocks(model)} == {name}
+        assert model.final.act.name == name
+    x = torch.randn(2, 8, 6, 6) - 5
+    enter = blocks(tiny("frn"))[0].enter
+    nn.init.constant_(enter.norm.threshold, -1.0)
+    assert float(enter(x).detach().min()) == -1.0  # a ReLU would have cut it at 0
+
+
+def test_pooling_never_follows_an_instance_norm() -> None:
+    """Its channels have one mean for all images: nothing would be left to tell them apart by."""
+    torch.manual_seed(0)
+    model = tiny("in").eval()
+    assert isinstance(model.final.norm, nn.Identity)
+    assert isinstance(blocks(model)[-1].enter.norm, nn.InstanceNorm2d)
+    out = model(torch.randn(16, 1, 12, 12))
+    assert float(out.detach().std(0).max()) > 1e-3
+
+
+def test_ibn_norms_stand_at_the_places_of_their_paper() -> None:
+    four = {"depth": (2, 1, 1, 2), "width": (8, 8, 8, 8), "strides": (1, 2, 1, 1)}
+    for method, kind in (("ibn_a", "IBNa"), ("ibn_b", "IBNb")):
+        model = tiny(method, **four)
+        names = {name for name, layer in model.named_modules() if type(layer).__name__ == kind}
+        first = {f"blocks.{i}.branch.1.norm" for i in range(4)}  # behind the first convolution, not in the last stage
+        after = {f"blocks.{i}.enter.norm" for i in (0, 2, 3)}  # what the stem and the first two stages give
+        assert names == (first if method == "ibn_a" else after)
+        others = [layer for name, layer in model.named_modules() if name.endswith(".norm") and name not in names]
+        assert {type(layer).__name__ for layer in others} == {"BatchNorm2d"}
+        assert len(others) + len(names) == 6 * 2 + 1
+
+
+def test_norm_options_are_plain_hashable_data() -> None:
+    given = model_spec("cifar_resnet8", method="brn", norm_options={"r_max": 2.0, "d_max": 4.0})
+    assert given.norm_options == (("d_max", 4.0), ("r_max", 2.0))
+    again = ResNetSpec(**json.loads(json.dumps(asdict(given))))
+    assert again == given
+    assert len({given, again}) == 1
+    norm = create_model(given).final.norm
+    assert (norm.r_max, norm.d_max) == (2.0, 4.0)
+    assert given.with_method("gn").norm_options == ()
+    assert create_model("cifar_resnet8", method="gn", norm_options={"groups": 2}).final.norm.num_groups == 2
+
+
+def test_a_method_is_its_own_whatever_it_replaces() -> None:
+    for first, second in product(("bn_act_first", "gn_ws", "rescale", "nf", "ghost_bn"), CHOSEN):
+        spec = model_spec(model_spec("cifar_resnet8", method=first), method=second)
+        assert replace(spec, se_scale=2.0) == model_spec("cifar_resnet8", method=second)
+
+
 def test_regnet_block_is_the_authors() -> None:
     block = blocks(create_model("nf_regnet_b0"))[1]
     kinds = [type(layer).__name__ for layer in block.branch]
@@ -214,6 +418,21 @@ def test_a_spec_is_frozen_hashable_and_takes_lists() -> None:
         (lambda: create_model("nfnet_f0", branch=(1, "sse", 3)), r"branch=.* must hold kernel sizes"),
         (lambda: ResNetSpec(residual="fixup"), r"residual='fixup' .*norm='batch'.*use norm='none'"),
         (lambda: ResNetSpec(residual="sum"), r"residual='sum' is not known; use one of fixup"),
+        (
+            lambda: ResNetSpec(residual="rescale"),
+            r"residual='rescale' has data-dependent.*norm='batch'.*use norm='none'",
+        ),
+        (
+            lambda: ResNetSpec(residual="rescale", norm="none", conv="scaled_ws"),
+            r"starts its convolutions at scales that conv='scaled_ws' undoes; use conv='plain'",
+        ),
+        (lambda: ResNetSpec(conv="ws", norm="none"), r"conv='ws' .*use a norm, such as norm='group', or conv='scaled"),
+        (lambda: ResNetSpec(act_first=True, norm="none"), r"act_first=True .*norm='none' is none; use norm='batch'"),
+        (lambda: ResNetSpec(act_first=True, norm="frn"), r"norm='frn' activates by itself; use act_first=False"),
+        (lambda: ResNetSpec(norm="group", norm_options={"size": 4}), r"option 'size' of norm='group' is not known"),
+        (lambda: ResNetSpec(norm="group", norm_options={"groups": 7}), r"groups=7 does not divide channels=256"),
+        (lambda: ResNetSpec(norm_options=3), r"norm_options=3 must be a mapping, such as \{'groups': 4\}"),
+        (lambda: ResNetSpec(norm_options={"eps": [1]}), r"'eps': \[1\]; a name with a number.*plain data"),
     ],
 )
 def test_errors_name_the_way_out(call: object, says: str) -> None:

@@ -1,7 +1,7 @@
 """What is measured at each block, beside what the analysis says."""
 
 from itertools import pairwise
-from math import isfinite, isnan
+from math import isfinite, isnan, pi
 
 import pytest
 import torch
@@ -21,8 +21,9 @@ def test_measured_second_moment_follows_the_prediction(activation: str) -> None:
         assert signal.branch_var is None or 0.7 < signal.branch_var < 1.1  # zeros in the padding take some
 
 
-def test_fixup_is_measured_but_not_predicted() -> None:
-    signals = signal_propagation(create_model("cifar_resnet8", method="fixup"), torch.randn(2, 3, 16, 16))
+@pytest.mark.parametrize("method", ["fixup", "rescale", "gn_ws", "dyt"])
+def test_what_is_outside_the_analysis_is_measured_but_not_predicted(method: str) -> None:
+    signals = signal_propagation(create_model("cifar_resnet8", method=method), torch.randn(2, 3, 16, 16))
     assert [isnan(signal.predicted) for signal in signals] == [False, True, True, True]
     assert all(isfinite(signal.var) for signal in signals)
 
@@ -34,6 +35,21 @@ def test_batch_norm_stream_grows_by_one_a_block() -> None:
     stage = signal_propagation(model, torch.randn(32, 3, 32, 32))[1:6]
     growth = [b.sq_mean + b.var - a.sq_mean - a.var for a, b in pairwise(stage)]
     assert max(growth) < 2 * min(growth)
+
+
+@pytest.mark.parametrize(("method", "level"), [("bn", 1 - 1 / pi), ("bn_act_first", 1.0)])
+def test_the_order_of_norm_and_activation_decides_the_branch_variance(method: str, level: float) -> None:
+    """Rectified Gaussians have a mean, which takes 1 / pi of the second moment; a norm behind them takes it off."""
+    torch.manual_seed(0)
+    wide = {"width": (128, 128, 128), "stem_width": 128, "strides": (1, 1, 1), "branch": (1, 1, 3), "bottleneck": 1.0}
+    model = create_model("cifar_resnet14", method=method, **wide).train()
+    signals = signal_propagation(model, torch.randn(16, 3, 16, 16))
+    for signal in signals[1:]:
+        # A tenth: zeros in the padding take some of the one, and give the other a mean.
+        assert signal.branch_var == pytest.approx(level, rel=0.1)
+    slope = (signals[-1].var - signals[1].var) / 5
+    assert slope == pytest.approx(level, rel=0.1)
+    assert (signals[-1].sq_mean < 0.2) == (method == "bn_act_first")
 
 
 def test_prediction_is_the_variance_recursion() -> None:

@@ -4,8 +4,7 @@ Axes: N images, C channels, H W space.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,21 +14,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import data_scripts
-from experiments.config import Data
+from experiments.tasks.recipe import Data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images ``(N, C, H, W)`` float32, zero mean and unit variance over the training images; labels ``(N,)`` int64."""
+    """Images ``(N, C, H, W)`` float32, zero mean and unit variance over the training images; labels ``(N,)`` int64.
+
+    `mean` and `std`, ``(1, C, 1, 1)``, lead back to pixels of 0 to 255.
+    """
 
     images: Tensor
     labels: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first(self, count: int) -> "Split":
+        """The first so many."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
 def data_root() -> Path:
@@ -84,7 +92,7 @@ def load(data: Data, device: torch.device) -> dict[str, Split]:
     FileNotFoundError, ValueError
         From `data_scripts.read`, when files are missing, truncated or have a wrong sum.
     """
-    published = _published(data.name)
+    published = _kept(_published(data.name), data.classes)
     available = len(published["train_labels"])
     train = available - data.validation if data.train is None else data.train
     if not 0 < train + data.validation <= available:
@@ -103,41 +111,22 @@ def load(data: Data, device: torch.device) -> dict[str, Split]:
     std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)
     return {
         split: Split(
-            ((images[split] - mean) / std).to(device), torch.from_numpy(labels[split].astype(np.int64)).to(device)
+            ((images[split] - mean) / std).to(device),
+            torch.from_numpy(labels[split].astype(np.int64)).to(device),
+            mean.to(device),
+            std.to(device),
         )
         for split in SPLITS
     }
 
 
+def _kept(published: dict[str, np.ndarray], classes: int | None) -> dict[str, np.ndarray]:
+    if classes is None:
+        return published
+    rows = {part: published[f"{part}_labels"] < classes for part in ("train", "test")}
+    return {name: array[rows[name.partition("_")[0]]] for name, array in published.items()}
+
+
 def _pooled(images: np.ndarray, pool: int) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(images)).float()
     return F.avg_pool2d(x, pool) if pool > 1 else x
-
-
-def batches(split: Split, batch_size: int, updates: int, generator: torch.Generator, augment: bool) -> Iterator[Split]:
-    """`updates` batches from one endless stream of epochs, each a fresh permutation.
-
-    The stream is cut without regard to where an epoch ends, so every batch is full and every batch size sees the same
-    number of images for the same number of epochs. `generator` is a CPU one: the order is the same on every device.
-    """
-    device, count = split.images.device, len(split)
-    stream = torch.empty(0, dtype=torch.int64)
-    for _ in range(updates):
-        while len(stream) < batch_size:
-            stream = torch.cat((stream, torch.randperm(count, generator=generator)))
-        rows, stream = stream[:batch_size].to(device), stream[batch_size:]
-        images = split.images[rows]
-        yield Split(crop_and_flip(images, generator) if augment else images, split.labels[rows])
-
-
-def crop_and_flip(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Random crop from zero padding, and random horizontal flip, image by image, on the images' device."""
-    n, _, height, width = x.shape
-    shift = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(x.device)
-    flip = (torch.rand((n, 1), generator=generator) < 0.5).to(x.device)
-    rows = torch.arange(height, device=x.device) + shift[0]
-    columns = torch.arange(width, device=x.device)
-    columns = torch.where(flip, width - 1 - columns, columns) + shift[1]
-    index = torch.arange(n, device=x.device)[:, None, None]
-    padded = F.pad(x, (pad,) * 4).permute(0, 2, 3, 1)
-    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,99 @@
+"""Alternatives to AGC: how wide is the range of thresholds that works, and does it stay where it is?
+
+Question: Does one threshold serve several batch sizes and depths, for unit-wise, layer-wise and global-norm clipping?
+Paper: NFNet (arXiv 2102.06171) section 4; ledger claim NF-11.
+Command: python -m experiments run clip_alternatives --profile small
+Cost: smoke 25 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
+Expected: One threshold serves all settings for AGC, a little worse layer-wise; the global norm's has to be tuned for
+    each; LARS trains at every setting and is less accurate.
+
+All at one rate that the network does not survive unclipped: a usable threshold has an upper end only there. Each rule
+has a range of thresholds, of equally many octaves, in which a pilot on validation images found both of its ends. LARS
+has no threshold; its rate, which is the bound on its step, stands in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.config import Sweep
+from experiments.scales import DATA, crops, network
+from experiments.tasks.recipe import Clip, Recipe
+from experiments.tasks.training import Training
+
+METHODS = {"nf_agc": "agc", "layer_clip": "layer", "global_clip": "global"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile; `depths` are blocks per stage."""
+
+    batch_sizes: tuple[int, ...]
+    depths: tuple[tuple[int, ...], ...]
+    factors: Mapping[str, tuple[float, ...]]
+    lars: tuple[float, ...]
+    updates: int | None
+    rate: float
+    model: Mapping[str, Any]
+    epochs: float = 0.0
+    seeds: int = 3
+
+
+def octaves(start: float, count: int, step: int = 1) -> tuple[float, ...]:
+    """So many values, each `step` octaves above the one before."""
+    return tuple(start * 2 ** (step * i) for i in range(count))
+
+
+def factors(relative: float, whole: float, count: int, step: int = 1) -> dict[str, tuple[float, ...]]:
+    """Equally many thresholds for the rules that are relative to weights, and for the norm of the whole gradient."""
+    return {
+        "agc": octaves(relative, count, step),
+        "layer": octaves(relative, count, step),
+        "global": octaves(whole, count, step),
+    }
+
+
+SCALES = {
+    "smoke": Scale(
+        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 4, step=2), (2.0, 8.0), updates=24, rate=0.8, model={}
+    ),
+    "small": Scale(
+        (32, 128), ((1, 1, 1), (3, 3, 3)), factors(0.0025, 0.0625, 6), (2.0, 8.0), updates=100, rate=0.8,
+        model={"width": (8, 16, 32), "stem_width": 8},
+    ),
+    "gpu": Scale(
+        (64, 512), ((1, 1, 1), (3, 3, 3)), factors(0.0025, 0.0625, 6), (2.0, 8.0, 32.0), updates=150, rate=0.8,
+        model={"width": (8, 16, 32), "stem_width": 8},
+    ),
+    "paper": Scale(
+        (1024, 4096), ((3, 4, 6, 3), (3, 24, 36, 3)), factors(0.01, 0.0625, 5), (2.0, 8.0, 32.0), updates=None,
+        rate=1.6, model={}, epochs=90.0, seeds=5,
+    ),
+}  # fmt: skip
+
+
+def sweep(profile: str) -> Sweep:
+    """Every rule at every threshold, and LARS at every rate, in every setting."""
+    scale = SCALES[profile]
+    base = Recipe(
+        0, scale.epochs, scale.rate, updates=scale.updates, augment=crops(profile), autocast=profile in ("gpu", "paper")
+    )
+    # A global norm is taken over all parameters, as it is wherever it is used.
+    recipes = [
+        (method, replace(base, clip=Clip(rule=rule, factor=factor, layers="all" if rule == "global" else "body")))
+        for method, rule in METHODS.items()
+        for factor in scale.factors[rule]
+    ]
+    recipes += [("lars", replace(base, optimizer="lars", lr=rate)) for rate in scale.lars]
+    cells = tuple(
+        Training(
+            method,
+            network(profile, depth=depth, **scale.model).with_method("nf"),
+            DATA[profile],
+            replace(recipe, batch_size=batch),
+        )
+        for batch in scale.batch_sizes
+        for depth in scale.depths
+        for method, recipe in recipes
+    )
+    return Sweep("clip_alternatives", cells, seeds=tuple(range(scale.seeds)))

@@ -1,0 +1,98 @@
+"""Clipping threshold: which thresholds of AGC work, by batch size, by learning rate and by optimizer?
+
+Question: How far does the usable threshold of adaptive clipping move with the batch, the rate and the optimizer?
+Paper: NFNet (arXiv 2102.06171) Figures 2b and 7, section 4.1; ledger claim NF-9.
+Command: python -m experiments run clipping_threshold --profile small
+Cost: smoke 25 s on 2 cores; small 7 minutes on 2 cores; gpu 90 s and paper weeks, by a rule of thumb.
+Expected: Larger batches, at the larger rates that go with them, need smaller thresholds; at a small batch the threshold
+    hardly matters. Under Adam and Lion it does little at all; RMSProp wants smaller ones.
+
+The rate is an axis, not searched: threshold and rate act through their product, and a search would hide that. All runs
+have the same number of updates, so that a batch size is not a schedule. The rates reach beyond what the network
+survives unclipped (a pilot on validation images: below that, a threshold changes next to nothing), and from end to end
+they grow as the batches do: the paper's linear rule leads from corner to corner of the grid. Its other cells tell the
+rate's part from the batch's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from experiments.config import Sweep
+from experiments.scales import DATA, crops, network
+from experiments.tasks.recipe import Clip, Recipe
+from experiments.tasks.training import Training
+
+Rates = tuple[tuple[int, float], ...]  # batch size and learning rate
+FACTORS = (0.0025, 0.01, 0.04, 0.16)
+NARROW = {"width": (8, 16, 32), "stem_width": 8}  # so that a grid of this size is affordable
+# Adaptive optimizers at a rate that they survive unclipped and at one that they do not.
+OPTIMIZERS = (
+    ("adam", 0.016), ("adam", 0.256), ("rmsprop", 0.004), ("rmsprop", 0.016), ("lion", 0.016), ("lion", 0.064)
+)  # fmt: skip
+
+
+def grid(batches: tuple[int, ...], rates: tuple[float, ...]) -> Rates:
+    """Every batch size with every rate."""
+    return tuple(product(batches, rates))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile: SGD at `settings`; each of `optimizers` at its rate and `optimizer_batch`."""
+
+    settings: Rates
+    updates: int | None
+    optimizer_batch: int
+    model: Mapping[str, Any]
+    epochs: float = 0.0
+    factors: tuple[float, ...] = FACTORS
+    optimizers: tuple[tuple[str, float], ...] = OPTIMIZERS
+    optimizer_factors: tuple[float, ...] = (0.001, 0.01, 0.1)
+    seeds: int = 3
+
+
+SCALES = {
+    "smoke": Scale(grid((16, 128), (0.4, 1.2, 3.2)), 32, 64, {}, optimizer_factors=(0.001, 0.01)),
+    "small": Scale(grid((16, 64, 256), (0.2, 0.8, 3.2)), 120, 64, NARROW),
+    "gpu": Scale(
+        grid((64, 256, 1024), (0.2, 0.8, 3.2)), 200, 256, NARROW,
+        factors=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+    ),
+    "paper": Scale(
+        tuple((batch, 0.1 * batch / 256) for batch in (256, 512, 1024, 2048, 4096)), None, 1024, {}, epochs=90.0,
+        factors=(0.01, 0.02, 0.04, 0.08, 0.16), optimizers=(), seeds=5,
+    ),
+}  # fmt: skip
+
+
+def sweep(profile: str) -> Sweep:
+    """Every threshold, and none, at every batch size and rate; and with every other optimizer at one batch size."""
+    scale = SCALES[profile]
+    model = network(profile, **scale.model).with_method("nf")
+    base = Recipe(
+        0, scale.epochs, 0.0, updates=scale.updates, augment=crops(profile), autocast=profile in ("gpu", "paper")
+    )
+    cells = [
+        Training(
+            "nf" if factor is None else "nf_agc",
+            model,
+            DATA[profile],
+            replace(base, batch_size=batch, lr=rate, clip=None if factor is None else Clip(factor=factor)),
+        )
+        for batch, rate in scale.settings
+        for factor in (None, *scale.factors)
+    ]
+    recipe = replace(base, batch_size=scale.optimizer_batch)
+    cells += [
+        Training(
+            name,
+            model,
+            DATA[profile],
+            replace(recipe, optimizer=name, lr=rate, clip=None if factor is None else Clip(factor=factor)),
+        )
+        for name, rate in scale.optimizers
+        for factor in (None, *scale.optimizer_factors)
+    ]
+    return Sweep("clipping_threshold", tuple(cells), seeds=tuple(range(scale.seeds)))

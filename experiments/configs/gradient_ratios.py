@@ -1,0 +1,63 @@
+"""Gradient over weight: what adaptive clipping looks at, in training with it and without it.
+
+Question: How are the ratios of gradient norm to weight norm distributed over units and updates, clipped and unclipped?
+Paper: NFNet (arXiv 2102.06171) section 4 motivates clipping by this ratio and prints no distribution; ours alone.
+Command: python -m experiments run gradient_ratios --profile small
+Cost: smoke 8 s on 2 cores; small 1 minute on 2 cores; gpu 60 s and paper days, by a rule of thumb.
+Expected: Most units are below the usual threshold where training is stable, except early; ratios of an unclipped
+    network grow without bound before it diverges; batch norm keeps them down at the same rate.
+
+The lower rate is one that the network survives unclipped, the higher one that it does not.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments.config import Sweep
+from experiments.scales import DATA, crops, network
+from experiments.tasks.ratios import Ratios
+from experiments.tasks.recipe import Clip, Recipe
+
+METHODS = ("bn", "nf", "nf_agc")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile."""
+
+    batch_size: int
+    updates: int | None
+    rates: tuple[float, float]
+    epochs: float = 0.0
+    seeds: int = 3
+
+
+SCALES = {
+    "smoke": Scale(64, 80, (0.05, 0.8)),
+    "small": Scale(128, 160, (0.05, 0.8)),
+    "gpu": Scale(256, 300, (0.05, 1.6)),
+    "paper": Scale(4096, None, (0.4, 1.6), epochs=90.0, seeds=5),
+}
+
+
+def sweep(profile: str) -> Sweep:
+    """Every method at both rates."""
+    scale = SCALES[profile]
+    recipe = Recipe(
+        scale.batch_size,
+        scale.epochs,
+        0.0,
+        updates=scale.updates,
+        augment=crops(profile),
+        autocast=profile in ("gpu", "paper"),
+    )
+    cells = tuple(
+        Ratios(
+            method,
+            network(profile).with_method(method.removesuffix("_agc")),
+            DATA[profile],
+            replace(recipe, lr=rate, clip=Clip() if method == "nf_agc" else None),
+        )
+        for rate in scale.rates
+        for method in METHODS
+    )
+    return Sweep("gradient_ratios", cells, seeds=tuple(range(scale.seeds)))

@@ -1,0 +1,45 @@
+"""Sharpness-aware minimisation: how much of the batch does the ascent need, and does it have to be the same batch?
+
+Question: Does SAM help NF with clipping, does a fifth of the batch suffice for its ascent, and does another batch's do?
+Paper: NFNet (arXiv 2102.06171) section 5 and table 3; SAM (arXiv 2010.01412); ledger claim NF-13.
+Command: python -m experiments run sam --profile small
+Cost: smoke 25 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Expected: SAM gains accuracy; a fifth of the batch keeps the gain at a fraction of the cost; another batch loses it.
+
+Same data, rate and schedule as `regularization`, for the same reason.
+"""
+
+from dataclasses import replace
+
+from experiments.config import Sweep
+from experiments.configs.regularization import SCALES
+from experiments.scales import crops, network
+from experiments.tasks.recipe import Clip, Recipe, Sam
+from experiments.tasks.training import Training
+
+VARIANTS = {
+    "sgd": None,
+    "sam": Sam(),
+    "sam_fifth": Sam(share=0.2),
+    "sam_other": Sam(other_batch=True),
+}
+METHODS = ("bn", "nf_agc")
+
+
+def sweep(profile: str) -> Sweep:
+    """Every variant for both methods: ``nf_agc:sam_fifth``."""
+    scale = SCALES[profile]
+    recipe = Recipe(
+        scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=profile in ("gpu", "paper")
+    )
+    cells = (
+        Training(
+            f"{method}:{name}",
+            network(profile).with_method(method.removesuffix("_agc")),
+            scale.data,
+            replace(recipe, sam=sam, clip=Clip() if method == "nf_agc" else None),
+        )
+        for method in METHODS
+        for name, sam in VARIANTS.items()
+    )
+    return Sweep("sam", tuple(cells), seeds=tuple(range(5 if profile != "smoke" else 3)))

@@ -1,0 +1,124 @@
+"""Signal propagation: what do mean and variance do over the blocks of a network that nobody has trained yet?
+
+Question: How do a channel's mean and variance go through a residual network with batch norm, without it, and as NF?
+Paper: NF-ResNet (arXiv 2101.08692) section 3; SkipInit (arXiv 2002.10444); ledger claims SP-1 to SP-5, SK-1, RS-1.
+Command: python -m experiments run signal_propagation --profile small
+Cost: smoke 25 s on 2 cores; small 4 minutes on 2 cores; gpu 1 minute and paper an hour, by a rule of thumb.
+Expected: variance grows by 0.68 a block (BN-ReLU), 1 (ReLU-BN), alpha squared (NF), and doubles without a norm; the
+    mean grows too wherever filters have one and activations are positive.
+
+Two shapes: one stage without a transition, where the growth is seen undisturbed, and three stages, where transitions
+reset it. The third part makes one change at a time that published plots are known to differ by.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments.config import Sweep
+from experiments.scales import CHANNELS, DATA
+from experiments.tasks.recipe import Data
+from experiments.tasks.signals import Signals
+from experiments.tasks.training import SIDE
+from nfnets_lite.models import ResNetSpec
+
+# Alpha 1 makes NF grow as fast as a batch-normalised network; 0.2 is the published value.
+METHODS = (
+    "bn", "bn_act_first", "none", "nf_alpha1", "nf", "nf_no_ws_alpha1", "nf_no_ws", "nf_no_gain", "skipinit", "rescale",
+)  # fmt: skip
+IN_STAGES = ("bn", "bn_act_first", "none", "nf_alpha1", "nf", "nf_no_ws", "nf_no_gain")
+ON_IMAGES = ("bn", "bn_act_first", "none", "nf_alpha1", "nf", "nf_no_ws_alpha1")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile: blocks of the stack and of each stage, width, and the two kinds of batches."""
+
+    stack: int
+    stage: int
+    width: int
+    side: int
+    noise: int
+    images: int
+    data: Data
+    seeds: int
+
+
+SCALES = {
+    # A stack must be deeper than the three stages together: the claims are judged on the deepest network. Zeros in the
+    # padding take a share of every convolution, 2 % at 64 pixels and 16 % at the digits' 8.
+    "smoke": Scale(24, 6, 64, 64, 1, 64, DATA["smoke"], seeds=3),
+    "small": Scale(48, 12, 128, 64, 1, 32, DATA["small"], seeds=3),
+    "gpu": Scale(96, 24, 128, 64, 4, 64, DATA["gpu"], seeds=5),  # without a norm, 128 blocks leave float32
+    "paper": Scale(200, 50, 256, 224, 8, 64, DATA["paper"], seeds=5),
+}
+
+
+def network(method: str, depth: tuple[int, ...], width: int) -> ResNetSpec:
+    """Bottleneck blocks of one inner width, so that no layer is narrower than another; branches at full strength."""
+    spec = ResNetSpec(
+        depth=depth, width=tuple(width * 2**i for i in range(len(depth))), strides=(1, 2, 2)[: len(depth)],
+        branch=(1, 3, 1), bottleneck=1.0, stem="cifar", stem_width=width, num_classes=10, skip_gain=1.0,
+    )  # fmt: skip
+    alpha = 1.0 if method.endswith("_alpha1") else 0.2
+    method = method.removesuffix("_alpha1")
+    if method.startswith("nf"):
+        spec = replace(spec.with_method("nf"), alpha=alpha, activation_gain=method == "nf")
+        return replace(spec, conv="plain") if method == "nf_no_ws" else spec
+    if method == "skipinit":  # its two starts are 0 and 1 / sqrt(blocks), and of the first nothing could be seen
+        return replace(spec.with_method(method), skip_gain=sum(depth) ** -0.5)
+    return spec.with_method(method)
+
+
+def _cell(method: str, spec: ResNetSpec, scale: Scale, *, images: bool = False, change: str = "") -> Signals:
+    data, batch = (scale.data, scale.images) if images else (None, scale.noise)
+    side = scale.side if data is None else 0
+    channels = 3 if data is None else CHANNELS.get(data.name, 3)
+    return Signals(method, replace(spec, in_channels=channels), data, batch, side, change)
+
+
+def stack(profile: str, *, images: bool = False) -> dict[str, Signals]:
+    """Every method in one long stage."""
+    scale = SCALES[profile]
+    methods = ON_IMAGES if images else METHODS
+    return {m: _cell(m, network(m, (scale.stack,), scale.width), scale, images=images) for m in methods}
+
+
+def stages(profile: str, *, images: bool = False) -> dict[str, Signals]:
+    """The methods in three stages, the second and third entered by a transition."""
+    scale = SCALES[profile]
+    return {m: _cell(m, network(m, (scale.stage,) * 3, scale.width), scale, images=images) for m in IN_STAGES}
+
+
+def causes(profile: str) -> dict[str, Signals]:
+    """NF (alpha 0.2, three stages) with one thing changed at a time; at the end BN, measured in another mode."""
+    scale = SCALES[profile]
+    nf, bn = (network(m, (scale.stage,) * 3, scale.width) for m in ("nf", "bn"))
+    gelu = replace(nf, activation="gelu")
+    specs = {"gelu": gelu, "pooled_shortcut": replace(nf, pooled_shortcut=True), "silent": replace(nf, skip_gain=0.0)}
+    found = {"reference": _cell("nf", nf, scale), "images": _cell("nf", nf, scale, images=True)}
+    found |= {name: _cell("nf", spec, scale) for name, spec in specs.items()}
+    found["small_noise"] = replace(
+        found["reference"], batch=scale.images, side=SIDE[scale.data.name] // scale.data.pool
+    )
+    found["pooled_shortcut_images"] = _cell("nf", specs["pooled_shortcut"], scale, images=True)
+    found["scale_first_gelu"] = _cell("nf", gelu, scale, change="scale_first")
+    for change in ("scale_first", "unbiased", "raw_shortcut", "restart", "raw_and_restart", "stem_gain", "pooled_stem"):
+        found[change] = _cell("nf", nf, scale, change=change)
+    found["bn"] = _cell("bn", bn, scale)
+    found["evaluation"] = _cell("bn", bn, scale, change="evaluation")
+    return found
+
+
+def formula(profile: str) -> Signals:
+    """RescaleNet's two factors alone, in a pre-activation stack."""
+    scale = SCALES[profile]
+    return _cell("rescale", network("none", (scale.stack,), scale.width), scale, change="rescaled")
+
+
+def sweep(profile: str) -> Sweep:
+    """All of it, each network once."""
+    groups = (
+        stack(profile), stack(profile, images=True), stages(profile), stages(profile, images=True), causes(profile),
+    )  # fmt: skip
+    cells = {cell.key: cell for group in groups for cell in group.values()}
+    rule = formula(profile)
+    return Sweep("signal_propagation", (*cells.values(), rule), seeds=tuple(range(SCALES[profile].seeds)))

@@ -1,0 +1,199 @@
+"""The rule language of `claims.yaml`: a condition is what to measure, where, and the bound that it must meet.
+
+A condition compares records, or computes. Of records it takes `plus` and `minus`: selections, each a mapping of dotted
+paths into the record to values (``method: bn`` may be written ``bn``), or lists of selections, which are added up. The
+effect is the sum of `plus` less the sum of `minus` (or their quotient, with ``ratio: true``), paired by seed; without
+`minus` it is the level of `plus`. `where` holds what all selections share. A value is
+
+- a literal, ``null`` (nothing there), or a list of literals, over which a seed's runs are averaged;
+- ``smallest`` or ``largest`` of the values present, ``any`` (something there), ``mean`` (average over all of them);
+- ``best`` or ``worst``, by the mean of the measure (in `plus` and `minus` only);
+- ``each`` (in `where` only): one finding for every value present.
+
+`measure` is a metric, a dotted path, ``diverged`` or ``trained`` (1 or 0), or several of these with ``/`` or ``-``
+between them, from left to right; accuracies are in per cent. With `range` the measure is judged over the values of a
+path: see `Range`. A computed condition names a function of `experiments.computed`, and its argument: `of`.
+
+The bound is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a number, or ``5 %`` of what is
+expected); `expected` may be a mapping of arguments to numbers, for a finding each. `partly` is the weaker bound of
+`at_least` or `below` at which a condition that misses it holds in part. A `guard` must hold for "reproduced", and
+counts for nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from experiments.computed import COMPUTED
+from experiments.statistics import Estimate
+
+OPERATORS = ("smallest", "largest", "any", "mean", "best", "worst", "each")
+ROOTS = ("method", "seed", "status", "sweep", "profile", "config", "metrics", "provenance")
+BOUNDS = ("at_least", "below", "between", "expected")
+TAKES = ("largest", "best", "width")
+
+Selection = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An interval ``[low, high]`` that the effect must lie in; `strict`: below `high`. `partly` replaces the bound."""
+
+    low: float | None = None
+    high: float | None = None
+    strict: bool = False
+    partly: float | None = None
+    text: str = ""
+
+    def met(self, effect: Estimate) -> bool | None:
+        """Whether an effect D with standard error s meets the bound; None while the interval does not decide.
+
+        `at_least` t: D >= t and it clears the error, D > 2 s where t is above zero, D - 2 s >= t where it is a margin
+        of zero or less; it fails if D + 2 s < t. `below` t: D + 2 s < t; it fails if D - 2 s >= t. `between`: all of
+        D +- 2 s is inside; it fails if all of it is on one side.
+        """
+        if effect.stderr is None:  # one seed has no error to clear
+            return None
+        lower, upper = effect.mean - 2 * effect.stderr, effect.mean + 2 * effect.stderr
+        if self.low is not None and self.high is None:
+            clears = lower > 0 if self.low > 0 else lower >= self.low
+            return True if effect.mean >= self.low and clears else False if upper < self.low else None
+        high = float("inf") if self.high is None else self.high
+        low = float("-inf") if self.low is None else self.low
+        if lower >= low and (upper < high if self.strict else upper <= high):
+            return True
+        return False if upper < low or (lower >= high if self.strict else lower > high) else None
+
+    def met_in_part(self, effect: Estimate) -> bool:
+        """Whether an effect that does not meet the bound meets the weaker one."""
+        if self.partly is None:
+            return False
+        weaker = Bound(low=self.partly) if self.high is None else Bound(high=self.partly, strict=True)
+        return bool(weaker.met(effect))
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which values of a path are usable: those whose measure is within so many points of the best one's.
+
+    `take`: the ``largest`` usable or the ``best`` value, in octaves (its base-2 logarithm), or the ``width`` of the
+    usable values in octaves. With `across`, a value is usable if it is so at every value of those paths.
+    """
+
+    of: str
+    take: str
+    within: float = 0.0
+    across: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a claim; see the module."""
+
+    name: str
+    bound: Bound
+    guard: bool = False
+    measure: str = "accuracy"
+    where: Selection = field(default_factory=dict)
+    plus: tuple[Selection, ...] = ()
+    minus: tuple[Selection, ...] = ()
+    ratio: bool = False
+    range: Range | None = None
+    compute: str = ""
+    of: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """The condition in a line."""
+        if self.compute:
+            return f"{self.compute}({self.of}) {self.bound.text}"
+        sides = [" + ".join(map(_shown, side)) for side in (self.plus, self.minus) if side]
+        what = self.measure if self.range is None else f"{self.range.take} usable {self.range.of.rpartition('.')[2]}"
+        compared = (" / " if self.ratio else " - ").join(sides)
+        return f"{'' if what == 'accuracy' else f'{what}: '}{compared} {self.bound.text}"
+
+
+def parse(entry: Mapping[str, Any]) -> list[Condition]:
+    """The conditions of one entry of the file, which has several only where `expected` is a mapping."""
+    given = dict(entry)
+    name = given.get("name", "")
+    if not name:
+        raise ValueError(f"a condition has no name: {given}")
+    known = {f.name for f in fields(Condition)} - {"bound"} | {*BOUNDS, "tolerance", "partly"}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"condition {name!r} has unknown fields {', '.join(unknown)}; use {', '.join(sorted(known))}")
+    if len(bounds := [key for key in BOUNDS if key in given]) != 1:
+        raise ValueError(f"condition {name!r} has {len(bounds)} bounds; give it one of {', '.join(BOUNDS)}")
+    if bool(given.get("compute")) == bool(given.get("plus")):
+        raise ValueError(f"condition {name!r} needs either `plus`, to compare records, or `compute`")
+    if given.get("compute", "") not in ("", *COMPUTED):
+        raise ValueError(f"condition {name!r}: {given['compute']!r} is not computed; use one of {', '.join(COMPUTED)}")
+    expected = given.get("expected")
+    if isinstance(expected, Mapping):
+        each = [given | {"expected": value, "of": of, "name": f"{name}: {of}"} for of, value in expected.items()]
+        return [condition for one in each for condition in parse(one)]
+    limits = {key: given.pop(key) for key in (*BOUNDS, "tolerance", "partly") if key in given}
+    given["bound"] = _bound(name, **limits)
+    for side in ("plus", "minus"):
+        found = given.get(side, [])
+        given[side] = tuple(_selection(name, s) for s in (found if isinstance(found, list) else [found]))
+    given["where"] = _selection(name, given.get("where", {}), each=True)
+    if "range" in given:
+        given["range"] = _range(name, given["range"])
+    if given.get("ratio") and not given["minus"]:
+        raise ValueError(f"condition {name!r} is a ratio without `minus` to divide by")
+    return [Condition(**given)]
+
+
+def _bound(
+    name: str,
+    at_least: float | None = None,
+    below: float | None = None,
+    between: list[float] | None = None,
+    expected: float | None = None,
+    tolerance: float | str = 0.0,
+    partly: float | None = None,
+) -> Bound:
+    if at_least is not None:
+        return Bound(low=at_least, partly=partly, text=f"≥ {at_least:g}")
+    if below is not None:
+        return Bound(high=below, strict=True, partly=partly, text=f"< {below:g}")
+    if partly is not None:
+        raise ValueError(f"condition {name!r} has `partly`, which goes with `at_least` or `below` only")
+    if between is not None:
+        low, high = between
+        return Bound(low, high, text=f"in [{low:g}, {high:g}]")
+    assert expected is not None
+    width = expected * float(tolerance.rstrip("% ")) / 100 if isinstance(tolerance, str) else tolerance
+    text = f"= {expected:g}" + (f" ± {tolerance}" if tolerance else "")
+    return Bound(expected - abs(width), expected + abs(width), text=text)
+
+
+def _selection(name: str, given: Any, *, each: bool = False) -> Selection:
+    selection = {"method": given} if isinstance(given, str) else dict(given)
+    refused = ("best", "worst") if each else ("each",)
+    for path, value in selection.items():
+        if path.partition(".")[0] not in ROOTS:
+            raise ValueError(f"condition {name!r}: path {path!r} must start with one of {', '.join(ROOTS)}")
+        if value in refused:
+            place = "`plus` and `minus`" if each else "`where`"
+            raise ValueError(f"condition {name!r}: {path}: {value} can stand in {place} only")
+    return selection
+
+
+def _range(name: str, given: Mapping[str, Any]) -> Range:
+    try:
+        found = Range(**{**given, "across": tuple(given.get("across", ()))})
+    except TypeError as error:
+        known = ", ".join(f.name for f in fields(Range))
+        raise ValueError(f"condition {name!r}: range={dict(given)} needs of and take, of {known}") from error
+    if found.take not in TAKES:
+        raise ValueError(f"condition {name!r}: take={found.take!r} is not known; use one of {', '.join(TAKES)}")
+    return found
+
+
+def _shown(selection: Selection) -> str:
+    rest = {path.rpartition(".")[2]: value for path, value in selection.items() if path != "method"}
+    details = ", ".join(f"{name} {value}" for name, value in rest.items())
+    method = str(selection.get("method", ""))
+    return f"{method} ({details})" if method and details else method or details

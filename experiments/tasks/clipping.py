@@ -1,0 +1,52 @@
+"""Gradient clipping by a `Clip`: what a step calls between its backward pass and its update."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from experiments.tasks.recipe import Clip
+from nfnets_lite.agc import AdaptiveClip
+from nfnets_lite.roles import Role, parameter_roles
+
+Clipping = Callable[[], Tensor]
+BY_PLACE = ("early", "late")  # need to know where a parameter is in the network
+
+
+def clipping(model: nn.Module, clip: Clip) -> Clipping:
+    """A function that clips the model's gradients in place and returns the clipped fraction of its units, 0-d.
+
+    For ``"global"`` the gradient of all that `clip.layers` covers is the one unit.
+    """
+    blocks = len(_blocks(model)) if clip.layers in BY_PLACE else 0
+    roles = parameter_roles(model).items()
+    chosen = [p for name, (p, role) in roles if _covered(clip.layers, role, name, blocks)]
+    if clip.rule == "global":
+        return lambda: (nn.utils.clip_grad_norm_(chosen, clip.factor) > clip.factor).float()
+    agc = AdaptiveClip(model, clip.factor, clip.eps, classifier=None)
+    wanted = {id(p) for p in chosen}
+    agc.units = [(p, role) for p, role in agc.units if id(p) in wanted]
+    if clip.rule == "layer":
+        agc.units = [(p, replace(role, unit_dim=None, groups=1)) for p, role in agc.units]
+    return agc
+
+
+def _blocks(model: nn.Module) -> nn.Sequential:
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential):
+        raise TypeError(
+            f"model is a {type(model).__name__} without `blocks`; clipping by place in the network needs them"
+        )
+    return blocks
+
+
+def _covered(layers: str, role: Role, name: str, blocks: int) -> bool:
+    if layers == "all":
+        return True
+    if not role.clip or (layers == "weights" and role.kind != "weight"):
+        return False
+    if layers in BY_PLACE:
+        if not name.startswith("blocks."):
+            return name.startswith("stem.") == (layers == "early")
+        return (int(name.split(".")[1]) < blocks / 2) == (layers == "early")
+    return not (layers == "no_stem" and name.startswith("stem."))

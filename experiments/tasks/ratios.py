@@ -1,0 +1,157 @@
+"""What adaptive clipping looks at: each unit's gradient norm over its weight norm, at every update of a training."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.config import Outcome
+from experiments.tasks.data import Split, load
+from experiments.tasks.draws import Draws, draw
+from experiments.tasks.step import How, Step, on_stream
+from experiments.tasks.training import Training, evaluate, one_thread, rate_at, seeded, updates_of
+from nfnets_lite.agc import unitwise_norm
+from nfnets_lite.models import create_model
+from nfnets_lite.norm import set_progress
+from nfnets_lite.roles import Role, parameter_roles
+
+EPS = 1e-3  # the floor of a unit's weight norm, as in clipping
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+# A gain or bias vector, and a scalar, is one unit as a whole.
+KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"weights": ("weight",), "vectors": ("gain", "bias"), "classifier": ("classifier",)}
+)
+POINTS = 40  # of the curves
+
+
+@dataclass(frozen=True)
+class Ratios(Training):
+    """A training that also measures the ratio of every unit at every update, before any clipping.
+
+    Metrics: those of a training that are asked for here (accuracy, loss, updates, clipped_fraction), and
+    ``above_<factor>``: the share of units and updates whose ratio is above a threshold, the classifier's weight left
+    out. Curves, each at the same up to `POINTS` updates, named in ``update``: ``loss``, and ``<kind>_<level>`` for the
+    quantiles `LEVELS` over the units of a kind of `KINDS`; None where it is not a finite number.
+    """
+
+    thresholds: tuple[float, ...] = (0.01, 0.04, 0.16)
+
+    def effort(self, device: str) -> float:
+        # Eager, and a few operations a parameter more.
+        return super().effort(device) + updates_of(self.recipe, self.data.train or 1) * (
+            4e-3 if device == "cpu" else 1e-2
+        )
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        return on_stream(_watched(self, device), device)
+
+
+class Watch:
+    """The ratios of a model's units by kind, roles resolved once; call it after a backward pass.
+
+    Examples
+    --------
+    >>> net = nn.Linear(2, 3)
+    >>> net(torch.ones(1, 2)).sum().backward()
+    >>> [len(ratios) for ratios in Watch(net, classifier=None)().values()]
+    [3, 1, 0]
+    """
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        roles = parameter_roles(model, **options).values()
+        self._none = next(model.parameters()).new_empty(0)
+        self._of: dict[str, list[tuple[Tensor, Role]]] = {
+            kind: [(p, role) for p, role in roles if role.kind in names] for kind, names in KINDS.items()
+        }
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, Tensor]:
+        return {
+            kind: torch.cat([ratio(p, role) for p, role in found if p.grad is not None] or [self._none])
+            for kind, found in self._of.items()
+        }
+
+
+def ratio(parameter: Tensor, role: Role) -> Tensor:
+    """Gradient norm over weight norm, ``(units,)``, of one parameter that has a gradient."""
+    assert parameter.grad is not None
+    weight = unitwise_norm(parameter, role.unit_dim, role.groups).clamp(min=EPS)
+    return (unitwise_norm(parameter.grad, role.unit_dim, role.groups) / weight).flatten()
+
+
+class WatchedStep(Step):
+    """A step that notes the quantiles of the ratios, and how many are above each threshold, before it clips."""
+
+    def __init__(self, model: nn.Module, run: Ratios, split: Split, drawn: Draws, updates: int, how: How) -> None:
+        super().__init__(model, run.recipe, split, run.model.num_classes, drawn, None, how)
+        device, self._watch, self._inner, self._at = split.images.device, Watch(model), self._clip, 0
+        self._thresholds = torch.tensor(run.thresholds, device=device)
+        self._levels = torch.tensor(LEVELS, device=device)
+        self.quantiles = torch.full((updates, len(KINDS), len(LEVELS)), float("nan"), device=device)
+        self.above = torch.zeros(updates, len(run.thresholds), device=device)
+        self._clip = self._note
+
+    def _note(self) -> Tensor:
+        found = self._watch()
+        for place, ratios in enumerate(found.values()):
+            if len(ratios):
+                self.quantiles[self._at, place] = ratios.quantile(self._levels)
+        body = torch.cat([found["weights"], found["vectors"]])
+        self.above[self._at] = (body > self._thresholds[:, None]).float().mean(1)
+        self._at += 1
+        return self._inner() if self._inner else torch.zeros_like(self._clipped)
+
+
+def _watched(run: Ratios, device: torch.device) -> Generator[None, None, Outcome]:
+    with one_thread(device):
+        splits = load(run.data, device)
+        split, updates = splits["train"], updates_of(run.recipe, len(splits["train"]))
+        with seeded(run.seed, device):
+            model = create_model(run.model).to(device)
+        generator = torch.Generator().manual_seed(run.seed)
+        drawn = draw(len(split), run.recipe.batch_size, updates, generator, run.recipe.augment, device)
+        # What a step writes to a new place at each update cannot be captured.
+        step = WatchedStep(model, run, split, drawn, updates, replace(How.on(device), graph=False))
+        losses = torch.full((updates,), float("nan"), device=device)
+        model.train()
+        for update in range(updates):
+            set_progress(model, update / updates)
+            losses[update] = step(update, rate_at(update, updates, run.recipe))
+            yield
+        return _outcome(run, model, splits[run.split], losses, step)
+
+
+def _outcome(run: Ratios, model: nn.Module, judged: Split, losses: Tensor, step: WatchedStep) -> Outcome:
+    finite = losses.isfinite().tolist()
+    trained = finite.index(False) if False in finite else len(finite)  # updates with a finite loss before them
+    metrics: dict[str, float] = {"updates": len(finite)}
+    shares = step.above[: max(1, trained)].mean(0).tolist()
+    metrics |= {f"above_{threshold:g}": share for threshold, share in zip(run.thresholds, shares)}
+    found = _curve(losses, step.quantiles)
+    if trained < len(finite):
+        metrics["diverged_at"] = trained + 1
+        return Outcome("diverged", f"loss not finite at update {trained + 1} of {len(finite)}", metrics, found)
+    metrics |= evaluate(model, judged, run.recipe.autocast)
+    if run.recipe.clip is not None:
+        metrics["clipped_fraction"] = step.clipped_fraction()
+    if not isfinite(metrics["loss"]):
+        return Outcome("diverged", f"loss {metrics['loss']} on the {run.split} images", metrics, found)
+    return Outcome("ok", "", metrics, found)
+
+
+def _curve(losses: Tensor, quantiles: Tensor) -> dict[str, list[Any]]:
+    """Loss and quantiles at evenly spaced updates; a unit's ratio jumps less than a batch's loss: no mean is taken."""
+    at = sorted({round(i * (len(losses) - 1) / (POINTS - 1)) for i in range(POINTS)})
+    found: dict[str, list[Any]] = {"update": [i + 1 for i in at], "loss": _plain(losses[at])}
+    for place, kind in enumerate(KINDS):
+        for level, column in zip(LEVELS, quantiles[at, place].T):
+            found[f"{kind}_{level:g}"] = _plain(column)
+    return found
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [float(f"{value:.4g}") if isfinite(value) else None for value in values.tolist()]

@@ -1,0 +1,100 @@
+"""What a training is made of, as frozen data: images, augmentation, clipping, optimizer and schedule."""
+
+from dataclasses import dataclass, field
+
+OPTIMIZERS = ("sgd", "adam", "rmsprop", "lion", "lars")
+RULES = ("agc", "layer", "global")
+LAYERS = ("body", "all", "weights", "no_stem", "late", "early")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set and how much of it.
+
+    `train` and `validation` are disjoint parts of the published training images, drawn once, the same for every seed;
+    `test` images are the first ones of the published test set. None takes all that is left. `pool` averages pixels.
+    `classes` keeps the labels below it only; None: all.
+    """
+
+    name: str
+    train: int | None = None
+    validation: int = 0
+    test: int | None = None
+    pool: int = 1
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of the training images.
+
+    `crop_flip`: crop from 4 pixels of zero padding and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
+    distribution of an image's share (0: off); with both, each takes half of the batch. `randaugment`: magnitude of 4
+    layers (0: off).
+    """
+
+    crop_flip: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    randaugment: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Gradient clipping.
+
+    `rule`: ``"agc"`` unit by unit, ``"layer"`` with each tensor as one unit, ``"global"`` by the norm of the whole
+    gradient, which `factor` bounds by itself. `layers`: ``"body"`` all but the classifier's weight, ``"all"``,
+    ``"weights"`` no gains and biases, ``"no_stem"``, ``"early"`` and ``"late"`` the first and the second half of the
+    blocks.
+    """
+
+    rule: str = "agc"
+    factor: float = 0.01
+    eps: float = 1e-3
+    layers: str = "body"
+
+    def __post_init__(self) -> None:
+        _check("rule", self.rule, RULES)
+        _check("layers", self.layers, LAYERS)
+
+
+@dataclass(frozen=True)
+class Sam:
+    """Sharpness-aware minimisation: radius of the ascent, share of the batch that it sees, or another batch's."""
+
+    radius: float = 0.05
+    share: float = 1.0
+    other_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: linear warm-up, cosine to zero. `updates` overrides `epochs`; `vcl` weighs the variance constancy
+    loss; `ema` is the decay of the averaged weights that are judged (0: the last ones).
+    """
+
+    batch_size: int
+    epochs: float
+    lr: float
+    updates: int | None = None
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_gains: bool = False
+    warmup: float = 0.1
+    clip: Clip | None = None
+    augment: Augment = field(default_factory=Augment)
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    sam: Sam | None = None
+    vcl: float = 0.0
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        _check("optimizer", self.optimizer, OPTIMIZERS)
+
+
+def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not known; use one of {', '.join(known)}")

@@ -1,0 +1,136 @@
+"""One update of a training: batch, forward, backward, clipping, optimizer; eagerly, or captured as a CUDA graph.
+
+The rate and the batch's random numbers are tensors that stay where they are, so that the same code does for both.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.config import T
+from experiments.tasks.clipping import clipping
+from experiments.tasks.data import Split
+from experiments.tasks.draws import Draws, batch
+from experiments.tasks.optimizers import optimizer, set_rate
+from experiments.tasks.recipe import Recipe
+from nfnets_lite.norm.variance_constancy import VarianceConstancy
+from nfnets_lite.sam import ascended
+
+EAGER = 3  # updates before a capture: an optimizer's first is not like the others
+
+
+@dataclass(frozen=True)
+class How:
+    """How a step is executed; it changes a run by no more than rounding, so it is no part of its key.
+
+    `graph`: the whole step is captured as a CUDA graph and replayed. `channels_last`: memory format of the images.
+    """
+
+    graph: bool = False
+    channels_last: bool = False
+
+    @classmethod
+    def on(cls, device: torch.device) -> "How":
+        """What a device does best."""
+        return cls(graph=device.type == "cuda", channels_last=device.type == "cuda")
+
+
+class Step:
+    """The update of a model by a recipe; call it with the update's number and rate, and it returns the loss, 0-d."""
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, split: Split, classes: int, drawn: Draws, other: Draws | None, how: How
+    ) -> None:
+        self._model, self._recipe, self._split, self._classes, self._how = model, recipe, split, classes, how
+        device = split.images.device
+        if how.graph and device.type != "cuda":
+            raise ValueError(f"graph=True needs a CUDA device, and the images are on {device}; use graph=False there")
+        if how.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # RandAugment groups a batch by operation, on the CPU; nothing of that can be captured.
+        self._captures = how.graph and not recipe.augment.randaugment
+        self._constancy = VarianceConstancy(model, split.images[:1]).to(device) if recipe.vcl else None
+        self._optimizer = optimizer(model, recipe, device)
+        if self._constancy is not None:
+            self._optimizer.add_param_group({"params": list(self._constancy.parameters()), "weight_decay": 0.0})
+        self._clip = clipping(model, recipe.clip) if recipe.clip else None
+        self._drawn, self._other = drawn, other
+        self._now = drawn.at(0).map(torch.clone)
+        self._now_other = other.at(0).map(torch.clone) if other else None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._loss, self._clipped = torch.zeros((), device=device), torch.zeros((), device=device)
+        self._updates = 0
+
+    def __call__(self, update: int, rate: float) -> Tensor:
+        set_rate(self._optimizer, rate)
+        self._now.copy_(self._drawn.at(update))
+        if self._now_other is not None and self._other is not None:
+            self._now_other.copy_(self._other.at(update))
+        if self._captures and self._graph is None and self._updates == EAGER:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream()):
+                self._run()
+        if self._graph is None:
+            self._run()
+        else:
+            self._graph.replay()
+        self._updates += 1
+        return self._loss
+
+    def clipped_fraction(self) -> float:
+        """Mean over the updates of the fraction of units that was clipped."""
+        return float(self._clipped) / max(1, self._updates)
+
+    def _run(self) -> None:
+        images, targets = self._batch(self._now)
+        sam = self._recipe.sam
+        if sam is None:
+            loss = self._backward(images, targets)
+        else:
+            uphill = (images, targets) if self._now_other is None else self._batch(self._now_other)
+            part = max(1, round(sam.share * len(images)))
+            self._backward(uphill[0][:part], uphill[1][:part])
+            with ascended(self._model, sam.radius):
+                loss = self._backward(images, targets)
+        if self._clip is not None:
+            self._clipped.add_(self._clip())
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._loss.copy_(loss)
+
+    def _batch(self, drawn: Draws) -> tuple[Tensor, Tensor]:
+        images, targets = batch(self._split, drawn, self._recipe.augment, self._classes)
+        if self._how.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, targets
+
+    def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
+        recipe = self._recipe
+        # What a cast left in autocast's cache outside of a graph would be missing inside.
+        with torch.autocast(
+            images.device.type, torch.bfloat16, enabled=recipe.autocast, cache_enabled=not self._captures
+        ):
+            loss = F.cross_entropy(self._model(images), targets, label_smoothing=recipe.label_smoothing)
+            total = loss if self._constancy is None else loss + recipe.vcl * self._constancy.loss()
+        total.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+def on_stream(steps: Generator[None, None, T], device: torch.device) -> Generator[None, None, T]:
+    """The same steps on a CUDA stream of their own, which several runs' kernels share the device through."""
+    if device.type != "cuda":
+        return (yield from steps)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    while True:
+        with torch.cuda.stream(stream):
+            try:
+                next(steps)
+            except StopIteration as end:
+                torch.cuda.current_stream(device).wait_stream(stream)
+                value: T = end.value
+                return value
+        yield

@@ -1,0 +1,126 @@
+"""Time of a training step beside that of a reference, in turns in one process; memory where the device counts it."""
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from experiments.config import Outcome, Run
+from experiments.tasks.clipping import clipping
+from experiments.tasks.optimizers import optimizer, set_rate
+from experiments.tasks.recipe import Clip, Recipe
+from experiments.tasks.training import one_thread, seeded
+from nfnets_lite.models import Spec, create_model
+
+
+@dataclass(frozen=True)
+class Throughput(Run):
+    """The step (forward, backward, clipping, SGD) of a network on random images, beside a reference network's.
+
+    Metrics: `step_ms` (median over rounds), `reference_ms`, `ratio` (median of the rounds' own ratios, step over
+    reference), `images_per_s`, `saved_mb` (what the forward pass keeps for the backward pass, in 2**20 bytes, without
+    the parameters); on CUDA `peak_memory_mb`. The two take turns, so what else the machine does falls on both. Nothing is searched or learnt: the seed draws the images and the weights.
+    """
+
+    model: Spec
+    reference: Spec
+    batch_size: int
+    side: int
+    clip: Clip | None = None
+    autocast: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+    training: bool = True
+    rounds: int = 10
+
+    def effort(self, device: str) -> float:
+        return 0.5 if device == "cuda" else 5.0
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        # Never paused: another run's steps between the two would be measured, too.
+        with one_thread(device), seeded(self.seed, device):
+            step = self._step(self.model, self.clip, device)
+            saved, peak = _saved_mb(step, self.training), _peak_mb(step, device)
+            beside = self._step(self.reference, None, device)
+            _timed(beside, device)
+            pairs = [(_timed(step, device), _timed(beside, device)) for _ in range(self.rounds)]
+        mine, theirs = (median(side) for side in zip(*pairs))
+        metrics = {
+            "step_ms": 1000 * mine,
+            "reference_ms": 1000 * theirs,
+            "ratio": median(a / b for a, b in pairs),
+            "images_per_s": self.batch_size / mine,
+            "saved_mb": saved,
+        }
+        if peak is not None:
+            metrics["peak_memory_mb"] = peak
+        return Outcome("ok", "", metrics)
+        yield  # a generator, as every run's steps are
+
+    def _step(self, spec: Spec, clip: Clip | None, device: torch.device) -> Callable[[], None]:
+        model: nn.Module = create_model(spec).to(device).train(self.training)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        images = torch.randn(self.batch_size, spec.in_channels, self.side, self.side, device=device).to(
+            memory_format=layout
+        )
+        labels = torch.randint(spec.num_classes, (self.batch_size,), device=device)
+        sgd = optimizer(model, Recipe(self.batch_size, 1, 0.0), device)
+        set_rate(sgd, 1e-3)
+        clip_now = None if clip is None else clipping(model, clip)
+        forward = torch.compile(model) if self.compiled else model
+
+        def step() -> None:
+            with (
+                torch.autocast(device.type, torch.bfloat16, enabled=self.autocast),
+                torch.set_grad_enabled(self.training),
+            ):
+                loss = F.cross_entropy(forward(images), labels)
+            if self.training:
+                loss.backward()  # type: ignore[no-untyped-call]
+                if clip_now is not None:
+                    clip_now()
+                sgd.step()
+                sgd.zero_grad()
+
+        return step
+
+
+def _timed(step: Callable[[], None], device: torch.device, repeats: int = 3) -> float:
+    """Seconds a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    clock = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - clock) / repeats
+
+
+def _saved_mb(step: Callable[[], None], training: bool) -> float:
+    """What a step keeps from its forward for its backward pass, parameters left out."""
+    if not training:
+        return 0.0
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        if not isinstance(x, nn.Parameter):
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        step()
+    return sum(kept.values()) / 2**20
+
+
+def _peak_mb(step: Callable[[], None], device: torch.device) -> float | None:
+    """Warm up, and the most memory that the steps allocated; None where only the whole process's is known."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    _timed(step, device)
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None

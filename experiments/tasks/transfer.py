@@ -1,0 +1,85 @@
+"""Train on one data set, then on another with a new classifier: what the first leaves behind for the second."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import nn
+
+from experiments.config import Outcome, Run
+from experiments.tasks.data import load
+from experiments.tasks.recipe import Data, Recipe
+from experiments.tasks.step import How, on_stream
+from experiments.tasks.training import Training, fit, one_thread, seeded
+from nfnets_lite.models import Spec, create_model
+
+
+@dataclass(frozen=True)
+class Transfer(Run):
+    """Pre-training, if there is any, then fine-tuning; judged after the second.
+
+    `source` None trains from scratch. `frozen` fine-tunes the new classifier alone; batch norms still see the new
+    images and move their running statistics. The searched rate is that of the fine-tuning.
+    """
+
+    model: Spec
+    source: Data | None
+    source_recipe: Recipe
+    data: Data
+    recipe: Recipe
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frozen and self.source is None:
+            raise ValueError("frozen=True with source=None would train a classifier on random features; give a source")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return tuple({data.name: None for data in (self.source, self.data) if data is not None})
+
+    def effort(self, device: str) -> float:
+        return sum(part.effort(device) for part in self._parts())
+
+    def at_rate(self, rate: float) -> Self:
+        return replace(self, recipe=replace(self.recipe, lr=rate))
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        return on_stream(self._steps(device), device)
+
+    def _parts(self) -> list[Training]:
+        second = Training(self.method, self.model, self.data, self.recipe, split=self.split, seed=self.seed)
+        if self.source is None:
+            return [second]
+        spec = replace(self.model, num_classes=self.source.classes or self.model.num_classes)
+        return [
+            Training(self.method, spec, self.source, self.source_recipe, split="validation", seed=self.seed),
+            second,
+        ]
+
+    def _steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        parts = self._parts()
+        with one_thread(device):
+            with seeded(self.seed, device):
+                model = create_model(parts[0].model).to(device)
+            metrics: dict[str, float] = {}
+            if len(parts) > 1:
+                first = yield from fit(model, parts[0], load(parts[0].data, device), How.on(device))
+                if first.status != "ok":
+                    return replace(first, reason=f"pre-training: {first.reason}")
+                metrics["source_accuracy"] = first.metrics["accuracy"]
+                if self.frozen:
+                    model.requires_grad_(requires_grad=False)
+                with seeded(self.seed, device):
+                    _new_classifier(model, self.model.num_classes)
+            outcome = yield from fit(model, parts[-1], load(self.data, device), How.on(device))
+        return replace(outcome, metrics=outcome.metrics | metrics)
+
+
+def _new_classifier(model: nn.Module, classes: int) -> None:
+    head = model.get_classifier()  # type: ignore[operator]
+    with torch.device(head.weight.device):
+        fresh = nn.Linear(head.in_features, classes)
+    nn.init.normal_(fresh.weight, std=0.01)
+    nn.init.zeros_(fresh.bias)
+    model.classifier = fresh

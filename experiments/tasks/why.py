@@ -1,0 +1,142 @@
+"""How smooth the loss is along the gradient, in the course of a training; with noise behind the norms, if asked for."""
+
+from collections.abc import Generator
+from copy import deepcopy
+from dataclasses import dataclass
+from math import isfinite, log
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.config import Outcome, Run
+from experiments.tasks.data import Split, load
+from experiments.tasks.draws import batch, draw
+from experiments.tasks.recipe import Data, Recipe
+from experiments.tasks.step import How, Step
+from experiments.tasks.training import curve, one_thread, rate_at, seeded, updates_of
+from nfnets_lite.models import create_model
+from nfnets_lite.models.spec import ResNetSpec
+from nfnets_lite.norm.batch import BatchNorm2d
+
+STEPS = (0.5, 1.0, 2.0, 4.0)  # along the negative gradient, in learning rates
+SECONDS = {"cpu": 0.02, "cuda": 0.004}  # an update of the small networks that are probed
+
+
+@dataclass(frozen=True)
+class Landscape(Run):
+    """A training that is stopped at some points to look along its gradient.
+
+    At each point the loss and the gradient of the same batch are taken again after steps of half to four times the
+    recipe's peak rate along the negative gradient (Santurkar et al., arXiv 1805.11604, section 3.2). `noisy` puts
+    noise behind every batch norm whose mean and scale are new for every update (section 2.1).
+    """
+
+    model: ResNetSpec
+    data: Data
+    recipe: Recipe
+    noisy: bool = False
+    points: int = 20
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return (self.data.name,)
+
+    def effort(self, device: str) -> float:
+        updates = updates_of(self.recipe, self.data.train or 50_000)
+        return SECONDS["cpu" if device == "cpu" else "cuda"] * (updates + self.points * (1 + len(STEPS)))
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        with one_thread(device):
+            split = load(self.data, device)["train"]
+            with seeded(self.seed, device):
+                model = create_model(self.model).to(device)
+            if self.noisy:
+                disturb(model, torch.Generator(device).manual_seed(self.seed))
+            return (yield from self._train(model.train(), split))
+
+    def _train(self, model: nn.Module, split: Split) -> Generator[None, None, Outcome]:
+        recipe, device, classes = self.recipe, split.images.device, self.model.num_classes
+        updates = updates_of(recipe, len(split))
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = draw(len(split), recipe.batch_size, updates, generator, recipe.augment, device)
+        step = Step(model, recipe, split, classes, drawn, None, How())
+        at = {round((i + 0.5) * updates / self.points) for i in range(self.points)}
+        losses, found = torch.zeros(updates, device=device), []
+        for update in range(updates):
+            if update in at:
+                images, labels = batch(split, drawn.at(update), recipe.augment, classes)
+                found.append(along(deepcopy(model), images, labels, [recipe.lr * s for s in STEPS]))
+            losses[update] = step(update, rate_at(update, updates, recipe))
+            yield
+        history = {"probed": [float(u) for u in sorted(at)]}
+        return _landscape(losses.tolist(), torch.stack(found).cpu(), classes, history)
+
+
+def along(model: nn.Module, images: Tensor, labels: Tensor, rates: list[float]) -> Tensor:
+    """Loss, norm of the gradient and its change, at the start and after each step: ``(1 + steps, 3)``.
+
+    The model is left at its last step.
+    """
+    parameters: list[Tensor] = list(model.parameters())
+
+    def look() -> tuple[Tensor, list[Tensor]]:
+        loss = F.cross_entropy(model(images), labels)
+        return loss.detach(), list(torch.autograd.grad(loss, parameters))
+
+    loss, start = look()
+    length = _norm(start)
+    rows, gone = [torch.stack((loss, length, torch.zeros_like(length)))], 0.0
+    for rate in rates:
+        with torch.no_grad():
+            torch._foreach_add_(parameters, start, alpha=gone - rate)
+        gone = rate
+        loss, now = look()
+        rows.append(torch.stack((loss, _norm(now), _norm([a - b for a, b in zip(now, start)]))))
+    return torch.stack(rows)
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
+
+
+def _landscape(losses: list[float], found: Tensor, classes: int, history: dict[str, list[Any]]) -> Outcome:
+    """From ``(points, 1 + steps, 3)``."""
+    history |= curve(losses)
+    if not isfinite(losses[-1]):
+        return Outcome("diverged", f"loss {losses[-1]} at the end", {"final_loss": log(classes)}, history)
+    loss, length, change = found[..., 0], found[:, 0, 1], found[:, 1:, 2]
+    low, high = torch.quantile(change, torch.tensor([0.05, 0.95])).tolist()
+    metrics = {
+        "final_loss": sum(losses[-10:]) / len(losses[-10:]),
+        "gradient_change_range": high - low,
+        "relative_gradient_change": float((change / length[:, None]).median()),
+        "loss_range": float((loss.amax(1) - loss.amin(1)).mean()),
+    }
+    shown = {"lowest": loss.amin(1), "highest": loss.amax(1), "gradient_change": change.amax(1)}
+    return Outcome("ok", "", metrics, history | {name: [_plain(float(v)) for v in x] for name, x in shown.items()})
+
+
+def _plain(value: float) -> float | None:
+    return float(f"{value:.5g}") if isfinite(value) else None  # a step may lead to where the loss is not finite
+
+
+def disturb(model: nn.Module, generator: torch.Generator) -> None:
+    """Noise behind every batch norm, as the paper's appendix A has it: for every update and channel a new mean in
+    [-0.5, 0.5] and scale in [1, 1.25], and around them a shift and a scale for every image.
+    """
+
+    def noise(module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, device=out.device)
+
+        n, channels = out.shape[:2]
+        shift = uniform(1, channels) - 0.5 + 0.1 * (2 * uniform(n, channels) - 1)
+        normal = torch.randn((n, channels), generator=generator, device=out.device)
+        scale = 1 + 0.25 * uniform(1, channels) + 0.1 * normal
+        return out * scale[:, :, None, None] + shift[:, :, None, None]
+
+    for module in model.modules():
+        if isinstance(module, BatchNorm2d):
+            module.register_forward_hook(noise)

@@ -1,0 +1,217 @@
+"""Test time: a trained batch-norm model whose batch norms mix their running statistics with the test data's."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nfnets_lite.norm.common import at_least_float32
+
+_TEMPERATURE = 0.07  # of UnMix-TNS's similarities
+_SPREAD = 0.5  # of the source variance, the share that lies between the components' means at the start
+
+
+class _Adapting(nn.Module):
+    """What was a batch norm: its parameters and running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+
+    def _normalised(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """By statistics ``(N, C)`` or ``(1, C)`` that gradients may follow, which torch's own kernel refuses."""
+        scale = (var + self.eps).rsqrt()
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        scale, shift = (s.reshape(*s.shape, *[1] * (x.ndim - 2)) for s in (scale, shift))
+        return torch.addcmul(shift, at_least_float32(x), scale).to(x.dtype)
+
+
+class AlphaBatchNorm(_Adapting):
+    """A batch norm of `alpha_bn`; in training mode the same as in evaluation."""
+
+    def __init__(self, norm: _BatchNorm, alpha: float) -> None:
+        super().__init__(norm)
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.alpha < 1 and x.numel() == x.shape[1]:
+            raise ValueError(
+                f"input has shape {tuple(x.shape)}: with one value per channel there is no variance of the test batch "
+                "to mix in. Give it more examples, or use alpha=1, the model as it was"
+            )
+        var, mean = torch.var_mean(at_least_float32(x), [0, *range(2, x.ndim)], correction=0)
+        mean, var = mean.lerp(self.running_mean, self.alpha), var.lerp(self.running_var, self.alpha)
+        return self._normalised(x, mean[None], var[None])
+
+    def extra_repr(self) -> str:
+        return f"{len(self.running_mean)}, alpha={self.alpha}"
+
+
+class UnMixNorm(_Adapting):
+    """A batch norm of `unmix_tns`: each forward pass normalises, then moves the components."""
+
+    means: Tensor
+    variances: Tensor
+
+    def __init__(self, norm: _BatchNorm, components: int, rate: float, generator: torch.Generator) -> None:
+        super().__init__(norm)
+        self.rate = rate
+        mean, var = self.running_mean, self.running_var
+        # With one component nothing lies between: it is the source. Else the mixture has the source's variance, on
+        # average over the draw.
+        spread = _SPREAD if components > 1 else 0.0
+        noise = torch.randn(components, len(mean), generator=generator).to(mean)
+        scale = (spread * components / max(components - 1, 1)) ** 0.5
+        self.register_buffer("means", mean + scale * var.sqrt() * noise)
+        self.register_buffer("variances", (1 - spread) * var.expand(components, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:  # an example has one value per channel, and no variance of its own
+            return self._normalised(x, self.running_mean[None], self.running_var[None])
+        wide = at_least_float32(x).flatten(2)
+        own_var, own_mean = (s[:, None] for s in torch.var_mean(wide, 2, correction=0))
+        with torch.no_grad():
+            likeness = F.cosine_similarity(own_mean, self.means, dim=2)  # no product of matrices: autocast narrows it
+            share = torch.softmax(likeness / _TEMPERATURE, dim=1)[:, :, None]
+        # (N, K, C): each component moved towards the example by its share. Then the moments of their mixture.
+        means, variances = torch.lerp(self.means, own_mean, share), torch.lerp(self.variances, own_var, share)
+        var, mean = variances.mean(1) + means.var(1, correction=0), means.mean(1)
+        with torch.no_grad():
+            self.means.add_(self.rate * (share * (own_mean - self.means)).mean(0))
+            self.variances.add_(self.rate * (share * (own_var - self.variances)).mean(0))
+        return self._normalised(x, mean, var)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.running_mean)}, components={len(self.means)}, rate={self.rate:.4g}"
+
+
+def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
+    r"""A copy of a model whose batch norms mix their running statistics with those of each test batch.
+
+    .. math:: \mu = \alpha\, \mu_{source} + (1 - \alpha)\, \mu_{batch}, \qquad
+              \sigma^2 = \alpha\, \sigma_{source}^2 + (1 - \alpha)\, \sigma_{batch}^2
+
+    with biased variances of the batch: 1 is the model as it was in evaluation, 0 batch statistics as in training.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained, with batch norms of torch that have running statistics (or are derived from them). It is not changed.
+    alpha : float
+        In [0, 1].
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode. Its outputs depend on the whole batch, unless alpha is 1.
+
+    Raises
+    ------
+    ValueError
+        For another `alpha`, or a model without such batch norms; in the forward pass, if a channel has one value.
+
+    Notes
+    -----
+    You, Li and Zhao (arXiv 2110.04065). Nothing is trained and nothing is kept between batches.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    >>> x = 5 + torch.randn(8, 3, 6, 6)
+    >>> torch.allclose(alpha_bn(net, 1.0)(x), net(x), atol=1e-6)
+    True
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha} must be in [0, 1]: 1 keeps the model's statistics, 0 takes the batch's")
+    return _adapted(model, lambda norm: AlphaBatchNorm(norm, alpha))
+
+
+def unmix_tns(
+    model: nn.Module, components: int = 16, momentum: float = 0.1, batch_size: int = 64, seed: int = 0
+) -> nn.Module:
+    r"""A copy of a model whose batch norms follow a stream of test data by K statistics each (UnMix-TNS).
+
+    An example's own statistics over its positions, :math:`\mu, \sigma^2`, are compared with each component's; the
+    example is normalised by the mixture of all components, each moved towards it by its share:
+
+    .. math:: p_k = \mathrm{softmax}_k \frac{\cos(\mu, \mu_k)}{0.07}, \quad
+              \hat\mu_k = (1 - p_k) \mu_k + p_k \mu, \quad \hat\sigma_k^2 = (1 - p_k) \sigma_k^2 + p_k \sigma^2,
+              \qquad \bar\mu = E_k[\hat\mu_k], \quad \bar\sigma^2 = E_k[\hat\sigma_k^2] + \mathrm{Var}_k[\hat\mu_k]
+
+    Then the components move by :math:`\lambda E[p_k (\mu - \mu_k)]` and :math:`\lambda E[p_k (\sigma^2 - \sigma_k^2)]`,
+    means over the batch. They start as :math:`\mu_k = \mu_{source} + \sqrt{K / 2(K - 1)}\, \sigma_{source} \xi_k`,
+    standard normal :math:`\xi`, and :math:`\sigma_k^2 = \sigma_{source}^2 / 2`: in all, the source's.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained, with batch norms of torch that have running statistics (or are derived from them). It is not changed.
+    components : int
+        K; the authors have 16, and 128 where domains are mixed.
+    momentum, batch_size : float, int
+        :math:`\lambda = 1 - (1 - m)^{n / 64}` for batches of n, so that a stream moves as far in small batches.
+    seed : int
+        Of the components' start.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode. *Each forward pass moves its components*, so the order of the batches matters, and each
+        stream needs a copy of its own.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range, or a model without such batch norms.
+
+    Notes
+    -----
+    An output depends on its own example and on earlier batches, not on the rest of its batch. Batch norms of inputs
+    ``(N, C)`` keep the source's statistics. Tomar et al. (ICLR 2024, arXiv 2401.08328), section 3, and their code.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    >>> adapted, x = unmix_tns(net, components=4), torch.randn(8, 3, 6, 6)
+    >>> torch.equal(adapted(x), adapted(x))
+    False
+    """
+    if components < 1 or batch_size < 1 or not 0 <= momentum <= 1:
+        raise ValueError(
+            f"components={components} and batch_size={batch_size} must be at least 1, momentum={momentum} in [0, 1]"
+        )
+    generator, rate = torch.Generator().manual_seed(seed), 1 - (1 - momentum) ** (batch_size / 64)
+    return _adapted(model, lambda norm: UnMixNorm(norm, components, rate, generator))
+
+
+def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
+    """A copy of the model, evaluating, with something in the place of each batch norm that has statistics."""
+    copy = deepcopy(model)
+    made = {
+        module: make(module)
+        for module in copy.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+    if not made:
+        raise ValueError(
+            f"model: {type(model).__name__} holds no batch norm with running statistics, so there is nothing to mix. "
+            "Networks without a norm, or with one within an example (group, layer, instance), evaluate each example by "
+            "itself: use the model as it is"
+        )
+    for parent in list(copy.modules()):
+        for name, child in list(parent._modules.items()):  # named_children() passes over a layer's second place
+            if isinstance(child, _BatchNorm) and child in made:
+                setattr(parent, name, made[child])
+    top = made.get(copy, copy) if isinstance(copy, _BatchNorm) else copy
+    return top.eval()

@@ -1,0 +1,51 @@
+"""Constant factors of activations, taken into the standardised weight of the convolution behind: a smaller tensor.
+
+A network without norms multiplies each activation by its gain, forward and backward: memory traffic that batch norm's
+own multiplication would not add. The products are the same up to rounding. Whatever looks at an activation (a hook)
+or stands in its place still sees and gives the whole of it.
+"""
+
+from torch import Tensor, nn
+
+from nfnets_lite.activations import ACTIVATIONS, ScaledActivation
+from nfnets_lite.conv import ScaledStdConv2d
+
+
+class Chain(nn.Sequential):
+    """Layers one after another; an activation's factor in front of a standardised convolution goes into its weight.
+
+    `factor` multiplies the input; other than 1 the first layer must be one that `takes_factor`.
+    """
+
+    def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
+        layers = list(self)
+        for layer, following in zip(layers, [*layers[1:], None]):
+            if takes_factor(following):
+                x, factor = without_factor(layer, x)
+            elif factor != 1.0:
+                x, factor = layer(x, factor), 1.0
+            else:
+                x = layer(x)
+        return x
+
+
+def takes_factor(layer: nn.Module | None) -> bool:
+    """Whether ``layer(x, factor)`` is ``layer(factor * x)``: a class that derives may make its weight another way."""
+    return type(layer) is ScaledStdConv2d
+
+
+def without_factor(layer: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """An output and a number whose product is ``layer(x)``."""
+    act = layer[-1] if isinstance(layer, nn.Sequential) and len(layer) else None
+    if type(act) is not ScaledActivation or _is_watched(layer) or _is_watched(act):
+        return layer(x), 1.0
+    assert isinstance(layer, nn.Sequential)
+    for before in layer[:-1]:
+        x = before(x)
+    return ACTIVATIONS[act.name](x), act.scale
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -1,0 +1,49 @@
+"""Starts of a whole network: those of methods that scale a convolution by where it stands."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nfnets_lite.models.residual import Join
+
+
+def _convs(layers: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.Linear) -> None:
+    r"""FixUp's start (arXiv 1901.09321, section 3): each branch's last convolution and the classifier 0.
+
+    The other convolutions are normal with He's variance over the *outgoing* connections; those of a branch with m
+    convolutions in a network of L blocks are scaled by :math:`L^{-1/(2m-2)}`.
+    """
+    inside: dict[nn.Module, float] = {}
+    for branch in branches:
+        convs = _convs(branch)
+        inside |= {layer: len(branches) ** (-0.5 / (len(convs) - 1)) for layer in convs[:-1]}
+        inside[convs[-1]] = 0.0
+    for layer in _convs(model):
+        fan_out = layer.out_channels * layer.weight[0, 0].numel()
+        nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5 * inside.get(layer, 1.0))
+    nn.init.zeros_(classifier.weight)
+
+
+def rescale_start(
+    branches: Sequence[nn.Module], shortcuts: Sequence[nn.Module], joins: Sequence[Join], classifier: nn.Linear
+) -> None:
+    r"""RescaleNet's start (Shao et al., NeurIPS 2020, as the authors' code has it).
+
+    A branch of m convolutions has He's start over the incoming connections, each convolution scaled by the m-th root
+    of the join's share; shortcuts and classifier, which no ReLU precedes or whose mean is off, are N(0, 1 / fan-in).
+    """
+    for branch, join in zip(branches, joins):
+        convs = _convs(branch)
+        for layer in convs:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            with torch.no_grad():
+                layer.weight.mul_(join.start ** (1 / len(convs)))
+    for shortcut in shortcuts:
+        for layer in _convs(shortcut):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    nn.init.kaiming_normal_(classifier.weight, nonlinearity="linear")

@@ -1,0 +1,85 @@
+"""Batch-channel normalisation: batch norm by estimated statistics, for batches of any size, then group norm."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nfnets_lite.norm.common import moments, need_two_values, whole_groups
+
+
+class BatchChannelNorm(nn.Module):
+    r"""Batch-channel normalisation: by running *estimates* of mean and variance, and then by groups of channels.
+
+    .. math:: \hat\mu \leftarrow \hat\mu + r (\mu_B - \hat\mu), \qquad
+              \hat\sigma^2 \leftarrow \hat\sigma^2 + r (\sigma_B^2 - \hat\sigma^2), \qquad
+              y = \mathrm{GN}\left(\gamma_b \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta_b\right)
+
+    with mean and biased variance of this batch per channel, and a group norm with an affine map of its own. The
+    estimates are moved first and then used; the backward pass takes them for constants. Batch statistics keep channels
+    apart from each other, which a group norm alone does not; a batch of one image is enough for them.
+
+    Parameters
+    ----------
+    channels : int
+    groups : int, optional
+        Of the group norm, it must divide `channels`. By default as many as suit: up to 32, of at least 4 channels.
+    rate : float
+        r, the share of this batch in the estimates.
+    eps : float
+
+    Attributes
+    ----------
+    weight, bias : Parameter
+        :math:`\gamma_b` and :math:`\beta_b`, ``(C,)``; the group norm, `group`, has the others.
+    running_mean, running_var : Tensor
+        The estimates, each ``(C,)``; they start at 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If `groups` does not divide `channels` or `rate` is outside (0, 1]; in the forward pass, in training, if a
+        channel has one value.
+
+    Notes
+    -----
+    Evaluation is the same with the estimates as they are; the group norm does not fold. An output depends on the
+    other examples of its batch by r times the estimates, but no gradient follows that way. It costs a pass for the
+    batch's statistics and both norms. Qiao et al. (arXiv 1903.10520), for convolutions of standardised weights.
+
+    Examples
+    --------
+    >>> norm, x = BatchChannelNorm(8, rate=0.5), 2 + torch.randn(1, 8, 4, 4)
+    >>> y = norm(x)
+    >>> torch.allclose(norm.running_mean, 0.5 * x.mean((0, 2, 3)))
+    True
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, groups: int | None = None, rate: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate={rate} must be in (0, 1]: the share of a batch in the running estimates")
+        self.rate, self.eps = rate, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.group = nn.GroupNorm(whole_groups(channels, groups), channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            need_two_values("batch-channel norm", x)
+            with torch.no_grad():
+                batch_mean, batch_var = moments(x)
+                mean.lerp_(batch_mean, self.rate)
+                var.lerp_(batch_var, self.rate)
+            # The backward pass needs them as they are now, and a second forward pass may come before it.
+            mean, var = mean.clone(), var.clone()
+        x = F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
+        out: Tensor = self.group(x)
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, rate={self.rate}, eps={self.eps}"

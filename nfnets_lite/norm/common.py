@@ -1,0 +1,79 @@
+"""What several norms share: statistics in float32, the checks on groups and on what a variance is taken over."""
+
+import torch
+from torch import Tensor, nn
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself in float32 and float64, a float32 copy of anything narrower."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and *biased* variance per channel of ``(N, C, H, W)``, each ``(C,)``, in at least float32."""
+    var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
+    return mean, var
+
+
+def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``x * scale + shift`` per channel, ``(N, C, H, W)`` and ``(C,)``, in the dtype of `x`."""
+    return torch.addcmul(shift[:, None, None], at_least_float32(x), scale[:, None, None]).to(x.dtype)
+
+
+def four_axes(norm: nn.Module, x: Tensor) -> None:
+    """Refuse what is not ``(N, C, H, W)``."""
+    if x.ndim != 4:
+        raise ValueError(f"input has shape {tuple(x.shape)}; {type(norm).__name__} needs 4 axes, (N, C, H, W)")
+
+
+def need_two_values(kind: str, x: Tensor, examples: int | None = None) -> None:
+    """Refuse a batch whose variance per channel would be taken over one value.
+
+    Parameters
+    ----------
+    kind : str
+        The norm's name, for the message.
+    x : Tensor
+        ``(N, C, H, W)``.
+    examples : int, optional
+        How many examples share statistics; all N if it is absent.
+
+    Raises
+    ------
+    ValueError
+        If `examples` times the positions is 1.
+    """
+    examples = len(x) if examples is None else examples
+    if examples * x.shape[2] * x.shape[3] == 1:
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}; {kind} takes a variance over {examples} example of one position, and "
+            "one value has none. Give it more examples or a larger map, call .eval() where it has running "
+            "statistics, or build the model with a norm that mixes channels instead: 'group', 'layer', 'layer2d'"
+        )
+
+
+def whole_groups(channels: int, groups: int | None) -> int:
+    """Number of groups: the one asked for, or, for None, what fits best.
+
+    That is the largest divisor of `channels` up to 32 that leaves each group at least 4 channels, and 1 where there
+    is no other: 32 groups are the choice of group normalisation's authors, which narrow networks cannot have.
+
+    Raises
+    ------
+    ValueError
+        If `groups` does not divide `channels`.
+
+    Examples
+    --------
+    >>> [whole_groups(channels, None) for channels in (256, 64, 16, 6, 3)]
+    [32, 16, 4, 1, 1]
+    """
+    divisors = [g for g in range(1, channels + 1) if channels % g == 0]
+    if groups is None:
+        return max((g for g in divisors if g <= 32 and channels // g >= 4), default=1)
+    if groups not in divisors:
+        raise ValueError(
+            f"groups={groups} does not divide channels={channels}; use one of {', '.join(map(str, divisors))}, or "
+            "None for the largest that suits"
+        )
+    return groups

@@ -1,0 +1,127 @@
+"""PowerNorm: division by a running quadratic mean, with an approximate backward pass."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from nfnets_lite.norm.common import at_least_float32, scale_shift, whole_groups
+from nfnets_lite.norm.scaled import scaled
+
+
+class PowerNorm(nn.Module):
+    r"""PowerNorm: each channel over the quadratic mean of the steps *before* this one.
+
+    .. math:: z = \frac{x}{\sqrt{\psi^2 + \epsilon}}, \quad y = \gamma z + \beta, \qquad
+              \psi^2 \leftarrow \alpha \psi^2 + (1 - \alpha) E[x^2]
+
+    with means over batch and positions. The running mean is no constant, and no gradient can follow it through the
+    steps; the backward pass has a running statistic :math:`\nu` for that, which starts at 0:
+
+    .. math:: \frac{\partial L}{\partial x} = \frac{1}{\sqrt{\psi^2 + \epsilon}}
+              \left(\frac{\partial L}{\partial z} - \nu z\right), \qquad
+              \nu \leftarrow \nu \left(1 - (1 - \alpha) E[z^2]\right)
+              + (1 - \alpha) E\left[\frac{\partial L}{\partial z} z\right]
+
+    While ``progress < warmup`` training divides by the quadratic mean of the batch itself, with the exact gradient;
+    both running statistics move all the same.
+
+    Parameters
+    ----------
+    channels : int
+    alpha : float
+        What the running statistics keep per step; the authors have 0.9 for both.
+    warmup : float
+        Share of the training, by `progress`, on batch statistics; 0 for none. Where nothing sets `progress`, the
+        warm-up does not end.
+    groups : int, optional
+        The authors' code first divides each position by the root mean square over each of so many groups of channels
+        (theirs: 1), in evaluation too. None, as in the formula, leaves that out.
+    eps : float
+
+    Attributes
+    ----------
+    exact_gradient : bool
+        False: after the warm-up, finite differences do not confirm the backward pass.
+    running_square, gradient_statistic : Tensor
+        :math:`\psi^2` and :math:`\nu`, each ``(C,)``. The second moves in the backward pass.
+    progress : Tensor
+        0-d buffer, share of the training that is over; `nfnets_lite.norm.set_progress` fills it.
+
+    Raises
+    ------
+    ValueError
+        For `alpha` outside [0, 1), `warmup` outside [0, 1], or `groups` that do not divide `channels`.
+
+    Notes
+    -----
+    After the warm-up no output depends on another example of its batch, but on all batches before. Nothing takes a
+    mean off: a large offset eats up the scale. It costs two passes over the input in each direction. Evaluation is a
+    fixed scale and shift, foldable unless there are `groups`. Shen et al. (arXiv 2003.07845), algorithm 2; their code
+    divides the gradient by the batch's quadratic mean, this follows the paper.
+
+    Examples
+    --------
+    >>> norm, x = PowerNorm(1, warmup=0.0), torch.full((2, 1, 1, 1), 3.0)
+    >>> norm(x).flatten()[0].round(decimals=3), norm.running_square
+    (tensor(3., grad_fn=<RoundBackward1>), tensor([1.8000]))
+    """
+
+    exact_gradient = False
+    running_square: Tensor
+    gradient_statistic: Tensor
+    progress: Tensor
+
+    def __init__(
+        self, channels: int, alpha: float = 0.9, warmup: float = 0.1, groups: int | None = None, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha={alpha} must be in [0, 1); the authors have 0.9")
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup={warmup} must be in [0, 1]: a share of the training")
+        self.alpha, self.warmup, self.eps = alpha, warmup, eps
+        self.groups = None if groups is None else whole_groups(channels, groups)
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_square", torch.ones(channels))
+        self.register_buffer("gradient_statistic", torch.zeros(channels))
+        self.register_buffer("progress", torch.zeros(()))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each ``(C,)``, that evaluation applies; a ValueError with `groups`."""
+        if self.groups is not None:
+            raise ValueError(
+                f"groups={self.groups}: each position is divided by a root mean square of its own, so evaluation is "
+                "no fixed map. Train with groups=None to fold"
+            )
+        return self.weight * (self.running_square + self.eps).rsqrt(), self.bias
+
+    def _positions_scaled(self, x: Tensor) -> Tensor:
+        if self.groups is None:
+            return x
+        split = torch.unflatten(at_least_float32(x), 1, (self.groups, -1))
+        split = split * (split.square().mean(2, keepdim=True) + self.eps).rsqrt()
+        return split.flatten(1, 2).to(x.dtype)
+
+    @torch.no_grad()
+    def _statistic(self, warm: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """What takes the place of `first`, E[dL/dz z], in the gradient; `second` is E[z^2]."""
+        used = torch.where(warm, first, self.gradient_statistic)
+        step = (1 - self.alpha) * (first - self.gradient_statistic * second)
+        self.gradient_statistic.add_(step)
+        return used
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._positions_scaled(x)
+        if not self.training:
+            return scale_shift(x, self.weight * (self.running_square + self.eps).rsqrt(), self.bias)
+        with torch.no_grad():
+            square = at_least_float32(x).square().mean((0, 2, 3))
+            warm = self.progress < self.warmup
+            inverse = (torch.where(warm, square, self.running_square) + self.eps).rsqrt()
+            self.running_square.lerp_(square, 1 - self.alpha)
+        return scaled(x, self.weight, self.bias, inverse, partial(self._statistic, warm))
+
+    def extra_repr(self) -> str:
+        groups = "" if self.groups is None else f", groups={self.groups}"
+        return f"{len(self.weight)}, alpha={self.alpha}, warmup={self.warmup}{groups}"

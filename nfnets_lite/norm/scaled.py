@@ -1,0 +1,63 @@
+"""The backward pass that norms have whose scale is not this batch's: a chosen statistic in place of the exact one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nfnets_lite.norm.common import at_least_float32, scale_shift
+
+# Takes the means per channel of dL/dz * z and of z * z, each (C,), and gives the statistic that the gradient uses.
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule) -> Tensor:
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.rule, ctx.bias_dtype = rule, bias.dtype
+        return scale_shift(x, inverse * weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        grad = at_least_float32(grad)
+        z = at_least_float32(x) * inverse[:, None, None]
+        per_gain = (grad * z).sum((0, 2, 3))
+        count = x.numel() // x.shape[1]
+        statistic = ctx.rule(per_gain * weight / count, z.square().mean((0, 2, 3)))
+        for_x = inverse[:, None, None] * (grad * weight[:, None, None] - statistic[:, None, None] * z)
+        return for_x.to(x.dtype), per_gain.to(weight.dtype), grad.sum((0, 2, 3)).to(ctx.bias_dtype), None, None
+
+
+def scaled(x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule) -> Tensor:
+    r"""``weight * z + bias`` with ``z = x * inverse`` per channel, and a gradient by the rule that is given.
+
+    .. math:: \frac{\partial L}{\partial x} = \mathrm{inverse}
+              \left(\frac{\partial L}{\partial z} - \psi z\right), \qquad
+              \psi = \mathrm{rule}\left(E\left[\frac{\partial L}{\partial z} z\right], E[z^2]\right)
+
+    With :math:`\psi` the first of these means it is the exact gradient if `inverse` is ``rsqrt(E[x^2] + eps)`` of this
+    very batch, and with 0 if `inverse` is a constant. Gain and bias have their exact gradients in any case.
+
+    Parameters
+    ----------
+    x : Tensor
+        ``(N, C, H, W)``; the result has its dtype, the arithmetic at least float32.
+    weight, bias, inverse : Tensor
+        Each ``(C,)``. `inverse` gets no gradient.
+    rule : callable
+        Called once per backward pass; this is where a running gradient statistic moves.
+
+    Examples
+    --------
+    >>> x = torch.tensor([3.0, 4.0]).reshape(2, 1, 1, 1).requires_grad_()
+    >>> scaled(x, torch.ones(1), torch.zeros(1), torch.tensor([0.5]), lambda first, second: 0 * first).sum().backward()
+    >>> x.grad.flatten()
+    tensor([0.5000, 0.5000])
+    """
+    out: Tensor = _Scaled.apply(x, weight, bias, inverse, rule)  # type: ignore[no-untyped-call]
+    return out

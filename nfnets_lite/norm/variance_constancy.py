@@ -1,0 +1,138 @@
+"""The variance constancy loss: a term of the loss that asks for stable variances, where a norm would enforce them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation as torch_activations
+
+from nfnets_lite.activations import ScaledActivation
+from nfnets_lite.norm.common import at_least_float32
+
+_SMALLEST = 1e-3  # of the learned offsets: the ratio's denominator stays above 0
+
+
+class VarianceConstancy(nn.Module):
+    r"""The variance constancy loss of a model: each unit's variance shall not change from one small batch to another.
+
+    .. math:: L = \sum_{l} \frac{1}{|l|} \sum_{u \in l}
+              \left(1 - \frac{\mathrm{var}_a(u)}{\mathrm{var}_b(u) + b_u}\right)^2
+
+    over layers l and their units u, a number of an example before its activation. Sub-batches a and b are the first
+    and the second `size` examples of the batch, their variances unbiased; :math:`b_u` is learned, starts at 1 and is
+    kept above 0.001.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is hooked, not changed: `remove` undoes it.
+    example : Tensor
+        An input of the model, of one example or more, for the shapes; one pass in evaluation mode.
+    size : int
+        Examples of a sub-batch; the authors have 5.
+    layers : iterable of nn.Module, optional
+        Modules of the model whose *inputs* are asked. By default its activations: `ScaledActivation` and torch's.
+
+    Attributes
+    ----------
+    offsets : nn.ParameterList
+        The b, one tensor per layer, of the shape of an example's numbers there. They belong to the optimizer: add
+        ``constancy.parameters()``, without weight decay.
+
+    Raises
+    ------
+    ValueError
+        If `size` is below 2, or there is nothing to hook; in the model's forward pass, in training, for a batch of
+        fewer than two times `size`.
+    RuntimeError
+        From `loss` without a forward pass in training mode before it.
+
+    Notes
+    -----
+    It couples the examples of the sub-batches, in the gradient alone: outputs stay as they are, training and
+    evaluation are the same. It costs parameters, one per unit, and hardly any time. Not for a network whose
+    norms make the variance constant anyway. Littwin and Wolf (NeurIPS 2018, arXiv 1811.08764), section 2; that the
+    layers' terms are added up is from their code.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ELU(), nn.Linear(3, 1))
+    >>> constancy = VarianceConstancy(net, torch.zeros(1, 2))
+    >>> [tuple(offset.shape) for offset in constancy.offsets]
+    [(3,)]
+    >>> (net(torch.randn(16, 2)).mean() + 0.01 * constancy.loss()).backward()
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Tensor, size: int = 5, layers: Iterable[nn.Module] | None = None
+    ) -> None:
+        super().__init__()
+        if size < 2:
+            raise ValueError(f"size={size} must be at least 2, a variance is taken over it; the authors have 5")
+        self.size = size
+        self._inputs: list[Tensor] = []
+        hooked = [module for module in model.modules() if _activates(module)] if layers is None else list(layers)
+        self._handles = [model.register_forward_pre_hook(self._begin)]
+        self._handles += [module.register_forward_pre_hook(self._keep) for module in hooked]
+        self._shapes: list[Tensor] | None = []
+        try:
+            self._dry_run(model, example)
+        finally:
+            shapes, self._shapes = self._shapes, None
+        if not shapes:
+            self.remove()
+            raise ValueError(
+                f"model: {type(model).__name__} runs no activation that is a module, so nothing can be hooked; pass "
+                "layers=, the modules whose inputs are to have constant variances"
+            )
+        self.offsets = nn.ParameterList([nn.Parameter(torch.ones_like(shape)) for shape in shapes])
+
+    @torch.no_grad()
+    def _dry_run(self, model: nn.Module, example: Tensor) -> None:
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.eval()(example)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _begin(self, _model: nn.Module, _args: Any) -> None:
+        self._inputs.clear()
+
+    def _keep(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._shapes is not None:
+            self._shapes.append(at_least_float32(args[0][0]))
+        elif module.training and torch.is_grad_enabled():
+            if len(args[0]) < 2 * self.size:
+                raise ValueError(
+                    f"the batch has {len(args[0])} examples; two sub-batches of size={self.size} need "
+                    f"{2 * self.size}. Use larger batches (and drop an epoch's last, short one), or a smaller size"
+                )
+            self._inputs.append(args[0][: 2 * self.size])
+
+    def loss(self) -> Tensor:
+        """The term for the model's last forward pass in training mode, 0-d; to be weighed and added to the loss."""
+        if not self._inputs:
+            raise RuntimeError("loss() needs a forward pass of the model before, in training mode and with gradients")
+        terms = [self._term(x, offset) for x, offset in zip(self._inputs, self.offsets)]
+        self._inputs.clear()
+        return torch.stack(terms).sum()
+
+    def _term(self, x: Tensor, offset: Tensor) -> Tensor:
+        var_a, var_b = (part.var(0) for part in torch.split(at_least_float32(x), self.size))
+        term: Tensor = (1 - var_a / (var_b + offset.clamp(min=_SMALLEST))).square().mean()
+        return term
+
+    def remove(self) -> None:
+        """Take the hooks off the model again."""
+        for handle in self._handles:
+            handle.remove()
+        self._inputs.clear()
+
+
+def _activates(module: nn.Module) -> bool:
+    if isinstance(module, ScaledActivation):
+        return module.name != "identity"  # what stands behind a norm that activates by itself
+    known = type(module).__module__ == torch_activations.__name__
+    return known and not isinstance(module, (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d))

@@ -1,0 +1,82 @@
+"""Transfer and throughput: kinds of runs beside plain training."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments import config
+from experiments.tasks.recipe import Clip, Data, Recipe
+from experiments.tasks.throughput import Throughput
+from experiments.tasks.transfer import Transfer
+from nfnets_lite.models import model_spec
+
+CPU = torch.device("cpu")
+SMALL = model_spec(
+    "cifar_resnet8", method="nf", in_channels=1, width=(8, 8, 16), stem_width=8, alpha=1.0, skip_gain=1.0
+)
+SOURCE = Data("digits", train=600, validation=60, classes=8)
+FEW = Data("digits", train=60, validation=60, test=200)
+
+
+def transfer(source: Data | None = SOURCE, **changes: object) -> Transfer:
+    first, second = Recipe(50, 6, 0.2, clip=Clip()), Recipe(20, 8, 0.1, clip=Clip())
+    return replace(Transfer("nf_agc", SMALL, source, first, FEW, second), **changes)  # type: ignore[arg-type]
+
+
+def test_pretraining_helps_where_images_are_few() -> None:
+    scratch, tuned = transfer(None).execute(CPU), transfer().execute(CPU)
+    assert scratch.status == tuned.status == "ok"
+    assert tuned.metrics["source_accuracy"] > 0.8  # of eight classes
+    assert tuned.metrics["accuracy"] > scratch.metrics["accuracy"] + 0.05
+    assert "source_accuracy" not in scratch.metrics
+
+
+def test_the_same_seed_repeats_and_a_frozen_network_is_another() -> None:
+    run = transfer(source_recipe=Recipe(50, 1, 0.1, clip=Clip()))
+    assert run.execute(CPU) == run.execute(CPU)
+    frozen = replace(run, frozen=True).execute(CPU)
+    assert frozen.status == "ok"
+    assert frozen.metrics["source_accuracy"] == run.execute(CPU).metrics["source_accuracy"]
+    assert frozen.curve != run.execute(CPU).curve
+
+
+def test_a_pretraining_that_diverges_is_said() -> None:
+    outcome = transfer(source_recipe=Recipe(50, 1, 1e5)).execute(CPU)
+    assert outcome.status == "diverged"
+    assert outcome.reason.startswith("pre-training: loss")
+
+
+def test_nothing_to_freeze_is_refused() -> None:
+    with pytest.raises(ValueError, match="frozen=True with source=None"):
+        transfer(None, frozen=True)
+
+
+def test_the_searched_rate_is_that_of_the_fine_tuning() -> None:
+    run = transfer().at_rate(0.7)
+    assert (run.recipe.lr, run.source_recipe.lr) == (0.7, 0.2)
+    assert run.effort("cpu") > transfer(None).effort("cpu")
+
+
+def test_a_network_beside_itself_takes_as_long() -> None:
+    run = Throughput("bn", SMALL, SMALL, 32, 8, rounds=30)
+    metrics = run.execute(CPU).metrics
+    assert metrics["ratio"] == pytest.approx(1, abs=0.25)  # the machine may be busy
+    assert metrics["images_per_s"] == pytest.approx(32 / (metrics["step_ms"] / 1000))
+
+
+def test_twice_the_work_takes_longer() -> None:
+    wide = replace(SMALL, width=(32, 32, 64), stem_width=32)
+    assert Throughput("wide", wide, SMALL, 32, 8, Clip(), rounds=5).execute(CPU).metrics["ratio"] > 1.3
+
+
+def test_a_rate_for_what_has_none_is_refused() -> None:
+    cell = config.sweep("throughput", "smoke").cells[0]
+    with pytest.raises(TypeError, match="a Throughput run has no learning rate"):
+        cell.at_rate(0.1)
+
+
+@pytest.mark.gpu
+def test_throughput_on_a_gpu_counts_memory() -> None:
+    metrics = Throughput("bn", SMALL, SMALL, 32, 8, autocast=True, rounds=3).execute(torch.device("cuda")).metrics
+    assert metrics["peak_memory_mb"] > 0
