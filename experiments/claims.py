@@ -168,25 +168,25 @@ def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
     return Verdict(claim, word, profile, found)
 
 
-def verdicts(results: Path) -> list[Verdict]:
+def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[Verdict]:
     """The verdict on every claim, from a folder of records with one folder a profile.
 
-    Each is judged at the largest profile whose sweeps, all those of the claim that are recorded whole, measure every
-    condition; else at the largest that measures any.
+    Each is judged at the largest of the profiles whose sweeps, all those of the claim that are recorded whole, measure
+    every condition; else at the largest that measures any.
     """
 
     @cache
     def current(name: str, profile: str) -> list[Record]:
         return _current(results / profile, name, profile)
 
-    return [_latest(claim, current) for claim in claims().values()]
+    return [_latest(claim, current, profiles) for claim in claims().values()]
 
 
-def _latest(claim: Claim, current: Callable[[str, str], list[Record]]) -> Verdict:
+def _latest(claim: Claim, current: Callable[[str, str], list[Record]], profiles: Sequence[str]) -> Verdict:
     if not claim.configs:
         return judge(claim.id, (), claim.verdict_from)
     judged: list[Verdict] = []
-    for profile in reversed(list(PROFILES)):
+    for profile in reversed(profiles):
         records = [r for name in claim.configs for r in current(name, profile)]
         judged += [judge(claim.id, records, profile)] if records else []
     whole, tested = [v for v in judged if v.whole], [v for v in judged if v.tested]

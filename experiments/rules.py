@@ -107,7 +107,8 @@ class Condition:
         """The condition in a line."""
         if self.compute:
             return f"{self.compute}({self.of}) {self.bound.text}"
-        sides = [" + ".join(map(_shown, side)) for side in (self.plus, self.minus) if side]
+        sums = [" + ".join(map(_shown, side)) for side in (self.plus, self.minus) if side]
+        sides = [f"({text})" if " + " in text else text for text in sums]
         what = self.measure if self.range is None else f"{self.range.take} usable {self.range.of.rpartition('.')[2]}"
         compared = (" / " if self.ratio else " - ").join(sides)
         return f"{'' if what == 'accuracy' else f'{what}: '}{compared} {self.bound.text}"

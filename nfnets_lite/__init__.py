@@ -11,10 +11,10 @@
 
 from nfnets_lite.activations import gain_of
 from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_
-from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
+from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d, WSConv2d
 from nfnets_lite.fold import fold
 from nfnets_lite.macs import count_macs
-from nfnets_lite.models import ResNetSpec, create_model, list_models, model_spec
+from nfnets_lite.models import ResNetSpec, ViTSpec, create_model, list_models, model_spec
 from nfnets_lite.optim import agc_report, attach_agc, param_groups
 from nfnets_lite.pretrained import load_pretrained, save_pretrained
 from nfnets_lite.signal import signal_propagation
@@ -28,6 +28,8 @@ __all__ = [
     "ScaledStdConv2d",
     "ScaledStdConv3d",
     "ScaledStdConvTranspose2d",
+    "ViTSpec",
+    "WSConv2d",
     "adaptive_clip_grad_",
     "agc_report",
     "attach_agc",

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nfnets_lite.models import ResNet, ResNetSpec, model_spec
+from nfnets_lite.models import Spec, create_model
 
 
-def count_macs(model: nn.Module | ResNetSpec | str, image_size: int | tuple[int, int], *, in_channels: int = 3) -> int:
-    r"""Multiply-adds of all convolutions and linear layers for one image.
+def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int], *, in_channels: int = 3) -> int:
+    r"""Multiply-adds of all convolutions and linear layers for one image (attention's own products are left out).
 
     .. math:: \sum_{\text{conv}} H' W' O \frac{I}{\text{groups}} K_h K_w + \sum_{\text{linear}} I O
 
     Parameters
     ----------
-    model : nn.Module, ResNetSpec or str
+    model : nn.Module, specification or str
         A network on any device (its parameters are not touched), a specification, or a name of `list_models()`.
     image_size : int or (int, int)
         Side, or height and width, in pixels.
@@ -39,7 +39,7 @@ def count_macs(model: nn.Module | ResNetSpec | str, image_size: int | tuple[int,
     """
     if not isinstance(model, nn.Module):
         with torch.device("meta"):
-            model = ResNet(model_spec(model))
+            model = create_model(model)
     channels = getattr(getattr(model, "spec", None), "in_channels", in_channels)
     total = 0
 

@@ -22,6 +22,7 @@ from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
 
 METHODS = {"nf_agc": "agc", "layer_clip": "layer", "global_clip": "global"}
+NARROW = {"width": (8, 16, 32), "stem_width": 8}  # so that a grid of this size is affordable
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ def factors(relative: float, whole: float, count: int, step: int = 1) -> dict[st
 
 SCALES = {
     "smoke": Scale(
-        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 4, step=2), (2.0, 8.0), updates=24, rate=0.8, model={}
+        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 4, step=2), (8.0, 32.0), updates=24, rate=0.8,
+        model={},
     ),
     "small": Scale(
-        (32, 128), ((1, 1, 1), (3, 3, 3)), factors(0.0025, 0.0625, 6), (2.0, 8.0), updates=100, rate=0.8,
-        model={"width": (8, 16, 32), "stem_width": 8},
+        (32, 128), ((1, 1, 1), (3, 3, 3)), factors(0.00125, 0.0625, 5), (2.0, 8.0), updates=80, rate=0.8, model=NARROW
     ),
     "gpu": Scale(
-        (64, 512), ((1, 1, 1), (3, 3, 3)), factors(0.0025, 0.0625, 6), (2.0, 8.0, 32.0), updates=150, rate=0.8,
-        model={"width": (8, 16, 32), "stem_width": 8},
+        (64, 512), ((1, 1, 1), (3, 3, 3)), factors(0.00125, 0.0625, 6), (2.0, 8.0, 32.0), updates=150, rate=0.8,
+        model=NARROW,
     ),
     "paper": Scale(
         (1024, 4096), ((3, 4, 6, 3), (3, 24, 36, 3)), factors(0.01, 0.0625, 5), (2.0, 8.0, 32.0), updates=None,

@@ -27,10 +27,15 @@ from experiments.tasks.training import Training
 Rates = tuple[tuple[int, float], ...]  # batch size and learning rate
 FACTORS = (0.0025, 0.01, 0.04, 0.16)
 NARROW = {"width": (8, 16, 32), "stem_width": 8}  # so that a grid of this size is affordable
-# Adaptive optimizers at a rate that they survive unclipped and at one that they do not.
-OPTIMIZERS = (
-    ("adam", 0.016), ("adam", 0.256), ("rmsprop", 0.004), ("rmsprop", 0.016), ("lion", 0.016), ("lion", 0.064)
+# Adaptive optimizers at rates of which each survives all but the largest unclipped.
+OPTIMIZERS = tuple(
+    (name, rate)
+    for name, rates in {
+        "adam": (0.004, 0.032, 0.256), "rmsprop": (0.001, 0.004, 0.016), "lion": (0.004, 0.016, 0.064)
+    }.items()
+    for rate in rates
 )  # fmt: skip
+FEW = (("adam", 0.016), ("adam", 0.256), ("rmsprop", 0.004), ("rmsprop", 0.016), ("lion", 0.016), ("lion", 0.064))
 
 
 def grid(batches: tuple[int, ...], rates: tuple[float, ...]) -> Rates:
@@ -54,7 +59,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(grid((16, 128), (0.4, 1.2, 3.2)), 32, 64, {}, optimizer_factors=(0.001, 0.01)),
+    "smoke": Scale(grid((16, 128), (0.4, 1.2, 3.2)), 32, 64, {}, optimizers=FEW, optimizer_factors=(0.001, 0.01)),
     "small": Scale(grid((16, 64, 256), (0.2, 0.8, 3.2)), 120, 64, NARROW),
     "gpu": Scale(
         grid((64, 256, 1024), (0.2, 0.8, 3.2)), 200, 256, NARROW,

@@ -26,6 +26,9 @@ METHODS = (
 )  # fmt: skip
 IN_STAGES = ("bn", "bn_act_first", "none", "nf_alpha1", "nf", "nf_no_ws", "nf_no_gain")
 ON_IMAGES = ("bn", "bn_act_first", "none", "nf_alpha1", "nf", "nf_no_ws_alpha1")
+CHANGED = (
+    "scale_first", "unbiased", "raw_shortcut", "restart", "raw_and_restart", "stem_gain", "pooled_stem", "silent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,24 @@ def stages(profile: str, *, images: bool = False) -> dict[str, Signals]:
 
 
 def causes(profile: str) -> dict[str, Signals]:
-    """NF (alpha 0.2, three stages) with one thing changed at a time; at the end BN, measured in another mode."""
+    """NF (alpha 0.2, three stages) with one thing changed at a time; ``library``, several together, as a library that
+    such plots are drawn with has them; at the end BN, measured in another mode.
+    """
     scale = SCALES[profile]
     nf, bn = (network(m, (scale.stage,) * 3, scale.width) for m in ("nf", "bn"))
     gelu = replace(nf, activation="gelu")
-    specs = {"gelu": gelu, "pooled_shortcut": replace(nf, pooled_shortcut=True), "silent": replace(nf, skip_gain=0.0)}
+    pooled = replace(nf, pooled_shortcut=True)
     found = {"reference": _cell("nf", nf, scale), "images": _cell("nf", nf, scale, images=True)}
-    found |= {name: _cell("nf", spec, scale) for name, spec in specs.items()}
+    found |= {"gelu": _cell("nf", gelu, scale), "pooled_shortcut": _cell("nf", pooled, scale)}
     found["small_noise"] = replace(
         found["reference"], batch=scale.images, side=SIDE[scale.data.name] // scale.data.pool
     )
-    found["pooled_shortcut_images"] = _cell("nf", specs["pooled_shortcut"], scale, images=True)
+    found["pooled_shortcut_images"] = _cell("nf", pooled, scale, images=True)
     found["scale_first_gelu"] = _cell("nf", gelu, scale, change="scale_first")
-    for change in ("scale_first", "unbiased", "raw_shortcut", "restart", "raw_and_restart", "stem_gain", "pooled_stem"):
+    for change in CHANGED:
         found[change] = _cell("nf", nf, scale, change=change)
+    library = replace(pooled, stem="imagenet")  # a stem of 7x7 with stride 2 and max pooling
+    found["library"] = _cell("nf", library, scale, change="silent_and_stem_gain")
     found["bn"] = _cell("bn", bn, scale)
     found["evaluation"] = _cell("bn", bn, scale, change="evaluation")
     return found

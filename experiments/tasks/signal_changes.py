@@ -86,6 +86,19 @@ def _stem_gain(model: ResNet) -> None:
                 layer.gain.mul_(GAINS[model.spec.activation])
 
 
+def _silent(model: ResNet) -> None:
+    # Without a skip gain of its own, a port that wants the authors' quiet start begins with the last gain at 0.
+    with torch.no_grad():
+        for block in blocks(model):
+            convs = [layer for layer in block.branch if isinstance(layer, ScaledStdConv2d)]
+            convs[-1].gain.zero_()
+
+
+def _silent_and_stem_gain(model: ResNet) -> None:
+    _silent(model)
+    _stem_gain(model)
+
+
 def _unbiased(model: ResNet) -> None:
     with torch.no_grad():
         for layer in model.modules():
@@ -111,6 +124,8 @@ CHANGES: Mapping[str, Change] = MappingProxyType(
         "raw_and_restart": _raw_and_restart,
         "pooled_stem": _activated_pooled_stem,
         "stem_gain": _stem_gain,
+        "silent": _silent,
+        "silent_and_stem_gain": _silent_and_stem_gain,
         "unbiased": _unbiased,
         "rescaled": _rescaled,
     }

@@ -98,7 +98,7 @@ def along(model: nn.Module, images: Tensor, labels: Tensor, rates: list[float]) 
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
+    return torch.stack([t.square().sum() for t in tensors]).sum().sqrt()
 
 
 def _landscape(losses: list[float], found: Tensor, classes: int, history: dict[str, list[Any]]) -> Outcome:

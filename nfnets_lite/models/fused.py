@@ -40,7 +40,7 @@ def without_factor(layer: nn.Module, x: Tensor) -> tuple[Tensor, float]:
     if type(act) is not ScaledActivation or _is_watched(layer) or _is_watched(act):
         return layer(x), 1.0
     assert isinstance(layer, nn.Sequential)
-    for before in layer[:-1]:
+    for before in list(layer)[:-1]:
         x = before(x)
     return ACTIVATIONS[act.name](x), act.scale
 

@@ -103,7 +103,7 @@ class CentringBias(nn.Module):
         self.steps = steps
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))  # whole: no average of weights holds it back
 
     def forward(self, x: Tensor) -> Tensor:
         early = self.count < self.steps

@@ -26,7 +26,7 @@ __all__ = ["Block", "ResNet", "SqueezeExcite", "StochasticDepth"]
 
 
 class Block(nn.Module):
-    """One residual block: ``skip * shortcut + branch * gain * f(beta * act(norm(x)))``.
+    """One residual block: ``skip * shortcut + branch * gain * f(beta * act(norm(x)))``, or ``f(norm(act(x)))``.
 
     The shortcut is the raw input, except in a transition (a stride, or a change of width): there a 1x1 convolution of
     the *activated* input. `branch` is a module of its own, so that a hook sees the signal before any factor.

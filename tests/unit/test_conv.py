@@ -15,7 +15,7 @@ from nfnets_lite.conv import (
     ScaledStdConvTranspose2d,
     WSConv2d,
 )
-from nfnets_lite.standardize import standardize_weight, unit_std_weight
+from nfnets_lite.standardize import _by_the_formula, standardize_weight, unit_std_weight
 
 LAYERS = [
     (ScaledStdConv1d(3, 4, 3, padding="same", stride=2), (2, 3, 5)),
@@ -59,6 +59,66 @@ def test_epsilon_replaces_small_variances_and_is_not_added() -> None:
     # Below a norm of 0.01 the divisor is 0.01; above, it is the norm itself.
     expected = torch.tensor([0.2, 1.0, 1.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(norms, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("case", ["plain", "one at the floor", "no gain", "channels_last", "fan-in of 1"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fast_way_is_the_formula(case: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 1 if case == "fan-in of 1" else 40, *((1, 1) if case == "fan-in of 1" else (3, 3)))
+    weight = (weight * 0.05 + 0.3).to(dtype)
+    if case == "one at the floor":
+        weight[2] *= 1e-4
+    if case == "channels_last":
+        weight = weight.to(memory_format=torch.channels_last)
+    gain, probe = torch.rand(6, dtype=dtype) + 0.5, torch.randn_like(weight)
+    found = []
+    for make in (standardize_weight, _by_the_formula):
+        w, g = weight.clone().requires_grad_(), gain.clone().requires_grad_()
+        given = None if case == "no gain" else g
+        made = make(w, given, eps=1e-4, unit_dim=0, factor=1.7)
+        (made * probe).sum().backward()
+        found.append((made.detach(), w.grad, torch.zeros(6) if case == "no gain" else g.grad))
+    for ours, formula in zip(*found):
+        scale = max(float(formula.abs().max()), 1e-30)
+        torch.testing.assert_close(
+            ours / scale, formula / scale, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-6
+        )
+
+
+def test_second_derivatives() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, 2, 2, 1, dtype=torch.float64, requires_grad=True)
+    gain = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(standardize_weight, (weight, gain))
+
+
+def test_per_example_gradients_and_ensembles() -> None:
+    torch.manual_seed(0)
+    layer = ScaledStdConv2d(3, 4, 3, padding="same")
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x[None],)).square().sum()
+
+    x = torch.randn(5, 3, 6, 6)
+    mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(5):
+        layer.zero_grad()
+        layer(x[i : i + 1]).square().sum().backward()
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(mapped[name][i], parameter.grad, rtol=1e-4, atol=1e-5)
+    several = {name: torch.stack([p, p + 0.1 * torch.randn_like(p)]) for name, p in parameters.items()}
+    losses = torch.func.vmap(loss, in_dims=(0, None))(several, x[0])
+    for i, value in enumerate(losses):
+        torch.testing.assert_close(loss({name: p[i] for name, p in several.items()}, x[0]), value)
+
+
+def test_a_factor_on_the_input_is_one_on_the_weight() -> None:
+    torch.manual_seed(0)
+    layer, x = ScaledStdConv2d(4, 6, 3, stride=2, padding="same", groups=2), torch.randn(2, 4, 7, 5)
+    nn.init.normal_(layer.bias)
+    torch.testing.assert_close(layer(x, 1.7), layer(1.7 * x))
 
 
 @pytest.mark.parametrize("groups", [1, 2])

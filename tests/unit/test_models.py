@@ -7,10 +7,11 @@ from math import prod
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nfnets_lite import create_model, list_models
+from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d, WSConv2d
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import METHODS, RESOLUTIONS, RegNetSpec, ResNet, ResNetSpec, model_spec
@@ -128,7 +129,7 @@ def test_a_dropped_branch_leaves_the_shortcut() -> None:
     block = blocks(model)[3]
     block.drop.rate = 1.0
     x = torch.randn(4, 256, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(block.train()(x), block.shortcut(block.enter(x)), rtol=0, atol=0)
+    torch.testing.assert_close(block.train()(x), block.shortcut(block.enter(x)), rtol=1e-12, atol=1e-12)
 
 
 def test_training_mode_equals_evaluation_without_its_noise() -> None:
@@ -303,6 +304,19 @@ def test_every_method_trains_and_evaluates(method: str) -> None:
             assert bool(model(x).isfinite().all())
 
 
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "none"])
+def test_every_norm_goes_with_every_convolution_and_branch(norm: str) -> None:
+    x = torch.randn(4, 1, 12, 12)
+    for conv, residual in product(("plain", "ws", "scaled_ws"), ("plain", "half", "skipinit", "nf")):
+        options = {"size": 4} if norm == "ghost_batch" else ()
+        model = tiny("bn", norm=norm, norm_options=options, conv=conv, residual=residual, skip_gain=0.5).train()
+        out = model(x)
+        out.square().sum().backward()
+        assert bool(out.isfinite().all())
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+        assert bool(model.eval()(x).isfinite().all())
+
+
 def test_the_convolution_follows_its_name() -> None:
     kinds = {"gn": nn.Conv2d, "gn_ws": WSConv2d, "bcn_ws": WSConv2d, "nf": ScaledStdConv2d}
     for method, kind in kinds.items():
@@ -371,6 +385,44 @@ def test_a_method_is_its_own_whatever_it_replaces() -> None:
     for first, second in product(("bn_act_first", "gn_ws", "rescale", "nf", "ghost_bn"), CHOSEN):
         spec = model_spec(model_spec("cifar_resnet8", method=first), method=second)
         assert replace(spec, se_scale=2.0) == model_spec("cifar_resnet8", method=second)
+
+
+@pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b0", "se_nf_resnet50"])
+def test_a_factor_in_the_weight_gives_what_one_on_the_activation_gives(name: str) -> None:
+    """What is watched by a hook is computed in full, so hooks everywhere are the plain way of computing."""
+    torch.manual_seed(0)
+    model, x = small(name, skip_gain=0.5).double().eval(), torch.randn(2, 3, 40, 33, dtype=torch.float64)
+    fused = model(x)
+    fused.square().sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    seen: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, ScaledActivation):
+            module.register_forward_hook(lambda module, args, out: seen.append(out))
+    plain = model(x)
+    plain.square().sum().backward()
+    torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
+    for parameter_name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[parameter_name], parameter.grad, rtol=1e-8, atol=1e-12)
+    assert len(seen) == sum(isinstance(module, ScaledActivation) for module in model.modules())
+
+
+def test_what_takes_an_activations_or_a_convolutions_place_is_asked() -> None:
+    class Double(ScaledStdConv2d):
+        def effective_weight(self) -> Tensor:
+            return 2 * super().effective_weight()
+
+    torch.manual_seed(0)
+    model = tiny("nf", skip_gain=1.0).eval()
+    block, x = blocks(model)[1], torch.randn(2, 8, 6, 6)
+    assert block.transition
+    plain, act = block(x), block.enter.act
+    block.enter.act = nn.Sequential(act)  # the same, but no longer known to have a factor
+    torch.testing.assert_close(block(x), plain)
+    block.enter.act = act
+    block.shortcut.__class__ = Double
+    torch.testing.assert_close(block(x) - plain, block.shortcut(block.enter(x)) / 2)
 
 
 def test_regnet_block_is_the_authors() -> None:
