@@ -23,7 +23,8 @@ class Throughput(Run):
 
     Metrics: `step_ms` (median over rounds), `reference_ms`, `ratio` (median of the rounds' own ratios, step over
     reference), `images_per_s`, `saved_mb` (what the forward pass keeps for the backward pass, in 2**20 bytes, without
-    the parameters); on CUDA `peak_memory_mb`. The two take turns, so what else the machine does falls on both. Nothing is searched or learnt: the seed draws the images and the weights.
+    the parameters); on CUDA `peak_memory_mb`. The two take turns, so what else the machine does falls on both. Nothing
+    is searched or learnt: the seed draws the images and the weights.
     """
 
     model: Spec
