@@ -15,6 +15,7 @@ from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, 
 from nfnets_lite.fold import fold
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import ResNetSpec, ViTSpec, create_model, list_models, model_spec
+from nfnets_lite.norm import create_norm, set_progress
 from nfnets_lite.optim import agc_report, attach_agc, param_groups
 from nfnets_lite.pretrained import load_pretrained, save_pretrained
 from nfnets_lite.signal import signal_propagation
@@ -35,6 +36,7 @@ __all__ = [
     "attach_agc",
     "count_macs",
     "create_model",
+    "create_norm",
     "fold",
     "gain_of",
     "list_models",
@@ -42,6 +44,7 @@ __all__ = [
     "model_spec",
     "param_groups",
     "save_pretrained",
+    "set_progress",
     "signal_propagation",
     "standardize_weight",
 ]

@@ -10,6 +10,7 @@ from torch.amp import GradScaler
 from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor]
+Unit: TypeAlias = tuple[Tensor, Tensor, Role]
 
 
 def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tensor:
@@ -80,8 +81,8 @@ class AdaptiveClip:
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """Clip the gradients in place; returns the fraction of units that were clipped, a 0-d tensor."""
-        clipped: list[Tensor] = []
-        count = 0
+        alike: dict[tuple[torch.device, bool], list[Unit]] = {}
+        clipped: list[tuple[Tensor, int]] = []
         for parameter, role in self.units:
             grad = parameter.grad
             if grad is None:
@@ -91,24 +92,51 @@ class AdaptiveClip:
                     f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; adaptive clipping needs "
                     "dense gradients (build the Embedding with sparse=False, or leave its parameter out)"
                 )
-            # Nothing in place but the gradient: a sharded norm changes its placement on the way to a number.
-            bound = unitwise_norm(parameter, role.unit_dim, role.groups).clamp(min=self.eps) * self.clip_factor
-            norm = unitwise_norm(grad, role.unit_dim, role.groups)
-            above = norm > bound
-            # A NaN norm compares false: its unit is left as it is, visible, rather than turned into zeros.
-            factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
-            grad.mul_(factor)
-            if role.groups > 1:  # each unit stands there once per input channel of its group
-                above = above[:: above.shape[0] // role.groups]
-            total = above.sum()
-            clipped.append(total.full_tensor() if hasattr(total, "full_tensor") else total)
-            count += above.numel()
+            if role.groups > 1 or hasattr(grad, "full_tensor"):
+                clipped.append(self._clip_one(parameter, grad, role))
+            else:
+                alike.setdefault((grad.device, grad.dtype == torch.float64), []).append((parameter, grad, role))
+        clipped += [self._clip_many(units) for units in alike.values()]
         if not clipped:
             raise ValueError(
                 f"parameters: none of the {len(self.units)} to be clipped has a gradient; call this after "
                 "loss.backward() and before optimizer.zero_grad()"
             )
-        return torch.stack(clipped).sum() / count
+        count = sum(units for _, units in clipped)
+        return torch.stack([total.to(clipped[0][0].device) for total, _ in clipped]).sum() / count
+
+    def _clip_many(self, units: list[Unit]) -> tuple[Tensor, int]:
+        """Clip dense gradients of one device: a norm is taken tensor by tensor, the rest for all units at once."""
+        weight = torch.cat([unitwise_norm(parameter, role.unit_dim).flatten() for parameter, _, role in units])
+        norm = torch.cat([unitwise_norm(grad, role.unit_dim).flatten() for _, grad, role in units])
+        factor, above = self._factor(weight, norm)
+        total = above.sum()
+        if total.device.type != "cpu" or total.item():  # on a CPU looking costs nothing, and most steps clip nothing
+            sizes = [1 if role.unit_dim is None else grad.shape[role.unit_dim] for _, grad, role in units]
+            factors = [
+                part.view([-1 if d == role.unit_dim else 1 for d in range(grad.ndim)])
+                for part, (_, grad, role) in zip(torch.split(factor, sizes), units)
+            ]
+            torch._foreach_mul_([grad for _, grad, _ in units], factors)
+        return total, above.numel()
+
+    def _clip_one(self, parameter: Tensor, grad: Tensor, role: Role) -> tuple[Tensor, int]:
+        """Clip one gradient that is sharded, or whose units are cut in groups."""
+        weight, norm = (unitwise_norm(x, role.unit_dim, role.groups) for x in (parameter, grad))
+        factor, above = self._factor(weight, norm)
+        grad.mul_(factor)
+        if role.groups > 1:  # each unit stands there once per input channel of its group
+            above = above[:: above.shape[0] // role.groups]
+        total: Tensor = above.sum()
+        return total.full_tensor() if hasattr(total, "full_tensor") else total, above.numel()
+
+    def _factor(self, weight: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """What each unit's gradient is multiplied by, and which units are above their bound."""
+        # Nothing in place: a sharded norm changes its placement on the way to a number.
+        bound = weight.clamp(min=self.eps) * self.clip_factor
+        above = norm > bound
+        # A NaN norm compares false: its unit is left as it is, visible, rather than turned into zeros.
+        return torch.where(above, bound / norm.clamp(min=1e-6), 1.0), above
 
 
 def adaptive_clip_grad_(

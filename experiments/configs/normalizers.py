@@ -38,7 +38,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 2.0, (0.05, 0.2, 0.8), seeds=3),
+    "smoke": Scale(DATA["smoke"], 32, 1.5, (0.05, 0.2, 0.8), seeds=3),
     "small": Scale(DATA["small"], 64, 4.0, (0.05, 0.2, 0.8), seeds=3),
     "gpu": Scale(DATA["gpu"], 256, 2.0, (0.1, 0.4, 1.6), seeds=3),
     "paper": Scale(DATA["paper"], 1024, 90.0, (0.1, 0.4, 1.6), seeds=5),
@@ -55,8 +55,11 @@ def sweep(profile: str) -> Sweep:
 
 
 def _cells(spec: ResNetSpec, data: Data, recipe: Recipe) -> Iterator[Training]:
+    parts = (("size", recipe.batch_size // 4),)  # of ghost batch norm: over the whole batch it would be batch norm
     for method in ZOO:
-        yield Training(method, spec.with_method(method), data, recipe)
+        model = spec.with_method(method)
+        model = replace(model, norm_options=parts) if method == "ghost_bn" else model
+        yield Training(method, model, data, recipe)
     yield Training("nf_agc", spec.with_method("nf"), data, replace(recipe, clip=Clip()))
     yield Training("bn_act_first", spec.with_method("bn_act_first"), data, recipe)
     yield Training("gn_silu", replace(spec.with_method("gn"), activation="silu"), data, recipe)

@@ -8,8 +8,8 @@ Cost: smoke 15 s on 2 cores; small 9 minutes on 2 cores; gpu 2 minutes and paper
 Expected: BN loses several points below 8 images; GN and NF do not have the knob and stay where they are.
 
 Each gradient batch is cut into chunks that are normalised apart (ghost batch norm), so that the number of images per
-gradient, and with it the learning rate, stays the same: with small batches alone the two would be confused. Then a few
-methods with a gradient batch of 4 as well, on fewer images: as many passes over all of them would take too long.
+gradient, and with it the learning rate, stays the same: with small batches alone the two would be confused. Then three
+methods whose gradient batch is 4 as well, beside 32, on fewer images: passes over all of them would take too long.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from nfnets_lite.models import ResNetSpec
 
 WITHOUT = ("gn", "nf")
 TIED = ("bn", "brn", "rescale")
-TIED_BATCH = 4
+TIED_BATCHES = (4, 32)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 64, (1, 2, 4, 8, 32), 4.0, (0.05, 0.2), 128),
+    "smoke": Scale(DATA["smoke"], 64, (1, 2, 4, 8, 32), 3.0, (0.05, 0.2), 192),
     "small": Scale(DATA["small"], 128, (1, 2, 4, 8, 16, 32, 64), 6.0, (0.05, 0.2, 0.8), 1500),
     "gpu": Scale(DATA["gpu"], 256, (1, 2, 4, 8, 32, 128), 4.0, (0.2, 0.8), 3000, seeds=5),
     "paper": Scale(DATA["paper"], 1024, (2, 4, 8, 16, 32, 64), 100.0, (0.1, 0.4), 50000, seeds=5),
@@ -61,7 +61,7 @@ def _cells(scale: Scale, spec: ResNetSpec, recipe: Recipe) -> Iterator[Training]
         yield Training("ghost_bn", replace(ghost, norm_options=(("size", size),)), scale.data, recipe)
     for method in ("bn", *WITHOUT):
         yield Training(method, spec.with_method(method), scale.data, recipe)
-    few, small = replace(scale.data, train=scale.tied), replace(recipe, batch_size=TIED_BATCH)
+    few = replace(scale.data, train=scale.tied)
     for method in TIED:
-        yield Training(method, spec.with_method(method), few, small)
-    yield Training("rescale", spec.with_method("rescale"), few, recipe)
+        for batch in TIED_BATCHES:
+            yield Training(method, spec.with_method(method), few, replace(recipe, batch_size=batch))

@@ -30,7 +30,8 @@ class Scale:
     """The numbers of one profile: of the trainings, of the noise that is looked at, and of the landscapes.
 
     `rate` is the one of the grid at which every method with a norm trains well, by pilots on validation images: the
-    same for all, so that nothing but the statistics differs.
+    same for all, so that nothing but the statistics differs. The landscapes have `probed_rate`: a network without a
+    norm is to train as well, or there is no landscape to look at, but worse, or there is nothing to explain.
     """
 
     data: Data
@@ -39,13 +40,14 @@ class Scale:
     probed: int
     depth: tuple[int, ...] = (2, 2, 2)
     rate: float = 0.2
+    probed_rate: float = 0.1
     points: int = 12
     seeds: int = 3
 
 
 SCALES = {
     "smoke": Scale(DATA["smoke"], 64, 80, 80),
-    "small": Scale(DATA["small"], 128, 320, 100),
+    "small": Scale(DATA["small"], 128, 280, 100),
     # All images, seen four times within the budget, would leave no gap for a regulariser to close.
     "gpu": Scale(Data("cifar10", train=10000, validation=5000), 256, 700, 200, seeds=5),
     "paper": Scale(DATA["paper"], 256, 450_000, 5000, depth=(3, 4, 6, 3), seeds=5),
@@ -79,9 +81,9 @@ def noise(profile: str) -> dict[str, BatchNoise]:
 
 
 def landscapes(profile: str) -> dict[str, Landscape]:
-    """With batch norm, with batch norm and noise behind it, and without, at the rate that suits batch norm."""
+    """With batch norm, with batch norm and noise behind it, and without."""
     scale, spec = SCALES[profile], network(profile, depth=SCALES[profile].depth)
-    recipe = Recipe(scale.batch_size, 0, scale.rate, updates=scale.probed)
+    recipe = Recipe(scale.batch_size, 0, scale.probed_rate, updates=scale.probed)
     bn = Landscape("bn", spec.with_method("bn"), scale.data, recipe, points=scale.points)
     noisy = replace(bn, method="bn_noisy", noisy=True)
     return {"bn": bn, "bn_noisy": noisy, "none": replace(bn, method="none", model=spec.with_method("none"))}

@@ -15,13 +15,13 @@ from experiments.tasks.data import Split, load
 from experiments.tasks.draws import batch, draw
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import How, Step
-from experiments.tasks.training import curve, one_thread, rate_at, seeded, updates_of
+from experiments.tasks.training import FULL, SIDE, SPEED, curve, one_thread, rate_at, seeded, updates_of
+from nfnets_lite.macs import count_macs
 from nfnets_lite.models import create_model
 from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.norm.batch import BatchNorm2d
 
 STEPS = (0.5, 1.0, 2.0, 4.0)  # along the negative gradient, in learning rates
-SECONDS = {"cpu": 0.02, "cuda": 0.004}  # an update of the small networks that are probed
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ class Landscape(Run):
         return (self.data.name,)
 
     def effort(self, device: str) -> float:
-        updates = updates_of(self.recipe, self.data.train or 50_000)
-        return SECONDS["cpu" if device == "cpu" else "cuda"] * (updates + self.points * (1 + len(STEPS)))
+        step, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
+        passes = updates_of(self.recipe, self.data.train or FULL[self.data.name]) + self.points * (1 + len(STEPS))
+        macs = count_macs(self.model, SIDE[self.data.name] // self.data.pool)
+        # An update is never captured here: on a GPU its time is that of the launches.
+        return (
+            passes * (step if device == "cpu" else 8 * step) + 6 * passes * macs * self.recipe.batch_size / per_second
+        )
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         with one_thread(device):

@@ -1,0 +1,95 @@
+"""A training judged in both modes: evaluation, and training mode on batches made as those it was trained on."""
+
+from collections.abc import Generator, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from experiments.config import Outcome
+from experiments.tasks.data import Split, load
+from experiments.tasks.descent import descend
+from experiments.tasks.draws import draw
+from experiments.tasks.step import How, Step, on_stream
+from experiments.tasks.training import Training, evaluate, one_thread, seeded, updates_of
+from nfnets_lite.models import create_model
+
+
+@dataclass(frozen=True)
+class TwoModes(Training):
+    """One training; every batch, of training and of judging, holds so many `classes` (0: as they come).
+
+    Metrics: `accuracy` and `loss` in evaluation mode, `batch_accuracy` in training mode, all on the same images: whole
+    batches of the judged split, each image in one of them at most.
+    """
+
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.classes <= self.model.num_classes:
+            raise ValueError(f"classes={self.classes} must be from 0 (as they come) to {self.model.num_classes}")
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        return on_stream(self._steps(device), device)
+
+    def _steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        recipe = self.recipe
+        with one_thread(device):
+            splits = load(self.data, device)
+            train, split = splits["train"], splits[self.split]
+            with seeded(self.seed, device):
+                model = create_model(self.model).to(device)
+            updates = updates_of(recipe, len(train))
+            generator = torch.Generator().manual_seed(self.seed)
+            drawn = draw(len(train), recipe.batch_size, updates, generator, recipe.augment, device)
+            if self.classes:
+                stream = endless(train.labels.cpu(), recipe.batch_size, self.classes, generator)
+                drawn = replace(drawn, rows=torch.stack([next(stream) for _ in range(updates)]).to(device))
+            step = Step(model, recipe, train, self.model.num_classes, drawn, None, How.on(device))
+            outcome = yield from descend(model, step, recipe, updates, device)
+            if outcome.status != "ok":
+                return outcome
+            if self.classes:
+                batches = list(blocks(split.labels.cpu(), recipe.batch_size, self.classes, generator))
+            else:
+                batches = list(_whole(torch.randperm(len(split), generator=generator), recipe.batch_size))
+            rows = torch.stack(batches).to(device)
+            same = replace(split, images=split.images[rows.flatten()], labels=split.labels[rows.flatten()])
+            metrics = outcome.metrics | {"batch_accuracy": in_training_mode(model, split, rows)}
+            metrics |= evaluate(model, same, recipe.autocast)
+        return replace(outcome, metrics=metrics)
+
+
+def blocks(labels: Tensor, size: int, classes: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of `size` rows, each of so many classes: classes are grouped at random, rows shuffled in a group and cut.
+
+    What is left of a group, less than a batch, is dropped.
+    """
+    present = torch.unique(labels)
+    order = present[torch.randperm(len(present), generator=generator)]
+    batches = []
+    for group in torch.split(order, classes):
+        rows = torch.isin(labels, group).nonzero()[:, 0]
+        batches += list(_whole(rows[torch.randperm(len(rows), generator=generator)], size))
+    if not batches:
+        raise ValueError(f"size={size}: no group of {classes} classes has so many images; use smaller batches")
+    yield from (batches[i] for i in torch.randperm(len(batches), generator=generator).tolist())
+
+
+def endless(labels: Tensor, size: int, classes: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Epoch after epoch of `blocks`, each grouped anew."""
+    while True:
+        yield from blocks(labels, size, classes, generator)
+
+
+def _whole(rows: Tensor, size: int) -> Iterator[Tensor]:
+    return (part for part in torch.split(rows, size) if len(part) == size)
+
+
+@torch.no_grad()
+def in_training_mode(model: nn.Module, split: Split, rows: Tensor) -> float:
+    """Accuracy over batches of rows ``(batches, size)``, each normalised as in training; the model stays as it is."""
+    copy = deepcopy(model).train()  # its running statistics move
+    right = [copy(split.images[batch]).argmax(1) == split.labels[batch] for batch in rows]
+    return float(torch.cat(right).float().mean())
