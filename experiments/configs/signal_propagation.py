@@ -3,7 +3,7 @@
 Question: How do a channel's mean and variance go through a residual network with batch norm, without it, and as NF?
 Paper: NF-ResNet (arXiv 2101.08692) section 3; SkipInit (arXiv 2002.10444); ledger claims SP-1 to SP-5, SK-1, RS-1.
 Command: python -m experiments run signal_propagation --profile small
-Cost: smoke 25 s on 2 cores; small 4 minutes on 2 cores; gpu 1 minute and paper an hour, by a rule of thumb.
+Cost: smoke 25 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper 5 hours, by a rule of thumb.
 Expected: variance grows by 0.68 a block (BN-ReLU), 1 (ReLU-BN), alpha squared (NF), and doubles without a norm; the
     mean grows too wherever filters have one and activations are positive.
 
@@ -47,7 +47,7 @@ class Scale:
 
 SCALES = {
     # A stack must be deeper than the three stages together: the claims are judged on the deepest network. Zeros in the
-    # padding take a share of every 3x3 convolution, 2 % at 64 pixels, and NF adds them up: the deeper, the larger a side.
+    # padding take a share of every 3x3 convolution, 2 % at 64 pixels, and NF adds them up: deeper networks get more.
     "smoke": Scale(24, 6, 64, 64, 1, 64, DATA["smoke"], seeds=3),
     "small": Scale(48, 12, 128, 96, 1, 32, DATA["small"], seeds=3),
     "gpu": Scale(96, 24, 128, 128, 1, 64, DATA["gpu"], seeds=5),  # without a norm, 128 blocks leave float32

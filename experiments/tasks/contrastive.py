@@ -62,7 +62,7 @@ class Contrastive(Run):
     def effort(self, device: str) -> float:
         _, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
         macs = count_macs(create_model(self.model), SIDE.get(self.data.name, 32) // self.data.pool)
-        eager = 0.008 if device == "cpu" else 0.02  # norms over parts of a batch launch many small kernels
+        eager = 0.008 if device == "cpu" else 0.01  # norms over parts of a batch launch many small kernels
         return (self.recipe.updates or 0) * (eager + 12 * macs * self.recipe.batch_size / per_second)
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:

@@ -30,7 +30,7 @@ def _tinted(x: Tensor) -> Tensor:
 DOMAINS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"plain": lambda x: x, "inverted": lambda x: 1 - x, "faded": lambda x: 0.35 + 0.3 * x, "tinted": _tinted}
 )
-STEP = 1e-3  # seconds an update takes on a GPU beside its arithmetic, captured, with its part of the averaging
+STEP = 5e-4  # seconds an update takes on a GPU beside its arithmetic, captured, with its part of the averaging
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from experiments.config import Outcome
 from experiments.tasks.data import Split, load
 from experiments.tasks.step import How, on_stream
-from experiments.tasks.training import Training, fit, one_thread, seeded
+from experiments.tasks.training import SIDE, SPEED, Training, fit, one_thread, seeded
 from nfnets_lite.adapt import alpha_bn, unmix_tns
+from nfnets_lite.macs import count_macs
 from nfnets_lite.models import create_model
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -23,8 +24,8 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 def _blurred(x: Tensor, _: torch.Generator) -> Tensor:
     """The mean over 3 by 3 pixels, twice."""
-    once, twice = (nn.Sequential(nn.ReplicationPad2d(1), nn.AvgPool2d(3, 1)) for _ in range(2))
-    out: Tensor = twice(once(x))
+    blur = nn.Sequential(nn.ReplicationPad2d(1), nn.AvgPool2d(3, 1))
+    out: Tensor = blur(blur(x))
     return out
 
 
@@ -45,6 +46,7 @@ CORRUPTIONS: Mapping[str, Change] = MappingProxyType(
 )
 STREAMS = ("shuffled", "sorted")
 ALPHAS = (0.1, 0.5, 0.9)
+TEST_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,14 @@ class TestTime(Training):
     adapt: bool = False
 
     def effort(self, device: str) -> float:
-        batches = (self.images or 10_000) / self.stream_batch
-        combinations = len(STREAMS) * len(CORRUPTIONS) * (9 if self.adapt else 1)
-        return super().effort(device) + combinations * batches * (0.03 if device == "cpu" else 0.003)
+        if self.split == "validation":
+            return super().effort(device)
+        evaluations = len(STREAMS) * len(CORRUPTIONS) * (9 if self.adapt else 1)
+        batches = (self.images or self.data.test or TEST_IMAGES) / self.stream_batch
+        step, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
+        macs = count_macs(create_model(self.model), SIDE.get(self.data.name, 32) // self.data.pool)
+        eager = step if device == "cpu" else 0.002
+        return super().effort(device) + evaluations * batches * (eager + 2 * macs * self.stream_batch / per_second)
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(self._steps(device), device)

@@ -1,0 +1,50 @@
+"""Leak probe: can a network answer for one image what only the other images of its batch show?
+
+Question: Whose outputs in training depend on the rest of the batch, and can that path be learnt?
+Paper: NFNet (arXiv 2102.06171), introduction and appendix B; ledger claims NF-20 and BC-1.
+Command: python -m experiments run leak_probe --profile small
+Cost: smoke 15 s on 2 cores; small 1 minute on 2 cores; gpu and paper 1 minute, by a rule of thumb.
+Expected: batch norm answers nearly always, also in parts; everything that treats images apart stays near 50 %.
+
+The first image of a batch is noise; its label is the class of all the others. The rate is small: nothing but the path
+across the batch is to be learnt, and one example a step is a noisy gradient. Nothing is searched for.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments.config import Sweep
+from experiments.scales import DATA, network
+from experiments.tasks.leak_probe import LeakProbe
+from experiments.tasks.recipe import Data, Recipe
+
+METHODS = ("bn", "ghost_bn", "brn", "gn", "ln", "in", "nf", "none")
+BATCH, PART = 32, 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile."""
+
+    data: Data
+    updates: int
+    rate: float
+    seeds: int
+
+
+SCALES = {
+    "smoke": Scale(Data("digits", classes=2), 100, 0.02, seeds=3),
+    "small": Scale(Data("cifar10", train=5000, test=2000, pool=2, classes=2), 150, 0.02, seeds=3),
+    "gpu": Scale(Data("cifar10", classes=2), 150, 0.02, seeds=5),
+    "paper": Scale(replace(DATA["paper"], validation=0, classes=2), 300, 0.02, seeds=5),
+}
+
+
+def sweep(profile: str) -> Sweep:
+    """Each method once; ghost batch norm takes its statistics over a quarter of the batch."""
+    scale = SCALES[profile]
+    recipe = Recipe(BATCH, epochs=0.0, lr=scale.rate, updates=scale.updates, weight_decay=0.0)
+    spec = network(profile, num_classes=2)
+    specs = {method: spec.with_method(method) for method in METHODS}
+    specs["ghost_bn"] = replace(specs["ghost_bn"], norm_options=(("size", PART),))
+    cells = tuple(LeakProbe(method, specs[method], scale.data, recipe) for method in METHODS)
+    return Sweep("leak_probe", cells, seeds=tuple(range(scale.seeds)))

@@ -1,0 +1,61 @@
+"""Test time: which statistics should a trained network use when the test images have changed?
+
+Question: With changed images, in random order or sorted by class, which normalisation keeps the most accuracy?
+Paper: alpha-BN (arXiv 2110.04065), UnMix-TNS (2401.08328), IBN-Net (1807.09441); ledger claims AB-1, UM-1 and half of
+    IB-1.
+Command: python -m experiments run test_time --profile small
+Cost: smoke 20 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Expected: statistics of the test batch rescue BN from a change of contrast as long as batches are mixed, and ruin it
+    when they are sorted by class; mixtures and UnMix-TNS lie between; GN and NF do not see the order at all.
+
+One training a method and seed, then every change and order. Rates are searched on validation images as they are.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments.config import Sweep
+from experiments.scales import DATA, crops, network
+from experiments.tasks.recipe import Clip, Data, Recipe
+from experiments.tasks.test_time import TestTime
+
+METHODS = ("bn", "ibn_a", "gn", "nf_agc")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile; `images`: of a stream, which comes in batches of `stream_batch`."""
+
+    data: Data
+    batch_size: int
+    epochs: float
+    rates: tuple[float, ...]
+    images: int | None
+    stream_batch: int
+    seeds: int
+
+
+SCALES = {
+    "smoke": Scale(DATA["smoke"], 64, 5.0, (0.05, 0.2), 360, 16, seeds=3),
+    "small": Scale(DATA["small"], 128, 8.0, (0.1, 0.4, 1.6), 4000, 64, seeds=3),
+    "gpu": Scale(DATA["gpu"], 256, 4.0, (0.1, 0.4, 1.6), 5000, 64, seeds=3),
+    "paper": Scale(DATA["paper"], 1024, 90.0, (0.1, 0.4), None, 64, seeds=5),
+}
+
+
+def sweep(profile: str) -> Sweep:
+    """Four networks; the statistics of the first are changed at test time."""
+    scale = SCALES[profile]
+    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    cells = tuple(
+        TestTime(
+            method,
+            network(profile).with_method(method.removesuffix("_agc")),
+            scale.data,
+            replace(recipe, clip=Clip()) if method == "nf_agc" else recipe,
+            images=scale.images,
+            stream_batch=scale.stream_batch,
+            adapt=method == "bn",
+        )
+        for method in METHODS
+    )
+    return Sweep("test_time", cells, scale.rates, seeds=tuple(range(scale.seeds)))
