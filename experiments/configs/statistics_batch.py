@@ -57,9 +57,9 @@ def sweep(profile: str) -> Sweep:
 
 def _cells(scale: Scale, spec: ResNetSpec, recipe: Recipe) -> Iterator[Training]:
     ghost = spec.with_method("ghost_bn")
-    for size in scale.sizes:
+    for size in (*scale.sizes, scale.batch_size):  # the last of them is batch norm as it is
         yield Training("ghost_bn", replace(ghost, norm_options=(("size", size),)), scale.data, recipe)
-    for method in ("bn", *WITHOUT):
+    for method in WITHOUT:
         yield Training(method, spec.with_method(method), scale.data, recipe)
     few = replace(scale.data, train=scale.tied)
     for method in TIED:

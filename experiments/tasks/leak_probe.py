@@ -37,7 +37,7 @@ class LeakProbe(Run):
     model: Spec
     data: Data
     recipe: Recipe
-    trials: int = 200
+    trials: int = 100
 
     def __post_init__(self) -> None:
         if self.data.classes != 2 or self.model.num_classes != 2:

@@ -62,7 +62,7 @@ class Training(Run):
 
 @lru_cache(maxsize=512)
 def _macs(spec: Spec, side: int) -> int:
-    return count_macs(create_model(spec), side)
+    return count_macs(spec, side)
 
 
 def updates_of(recipe: Recipe, images: int) -> int:

@@ -1,0 +1,94 @@
+"""Depth: how deep can a residual network be without a norm, and which learning rate does it then take?
+
+Question: From 8 to 1,000 layers, which ways of joining branch and shortcut train at all, and at which learning rate?
+Paper: SkipInit (arXiv 2002.10444), FixUp (1901.09321), RescaleNet (NeurIPS 2020), NF-ResNet (2101.08692) Table 1;
+    ledger claims SK-2, SK-3, SK-6, SP-6.
+Command: python -m experiments run depth_scaling --profile small
+Cost: smoke 20 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Expected: BN, both SkipInits, FixUp, RescaleNet and NF train at every depth. Without a norm a deep network diverges, and
+    divided by the root of 2 in every block it does not learn; the rates that train fall with the depth.
+
+The time of an update grows with the depth, so the deeper a network, the fewer updates it gets: methods are compared at
+one depth, not one method across depths. What counts is whether a loss falls at all, which takes few updates on digits
+and more on CIFAR-10. So `small` has CIFAR-10 where hundreds of updates can be paid, and digits beyond. The layers are
+narrow and their images small, strided at once: at 1,000 layers the number of operations costs, not their size. NF
+starts with alpha 0.2 and skip gain 1: at the published gain of 0 it needs more updates than there are, and at alpha 1
+it is the least stable of all at depth (a pilot on validation images). SkipInit's start of 0 is the method itself.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments.config import Sweep
+from experiments.scales import CHANNELS, DATA, crops
+from experiments.tasks.recipe import Data, Recipe
+from experiments.tasks.training import Training
+from nfnets_lite.models import ResNetSpec, model_spec
+
+METHODS = ("bn", "none", "half", "skipinit", "skipinit_sqrt", "fixup", "rescale", "nf")
+DIGITS = Data("digits", train=640, validation=180, test=180)
+TINY = Data("cifar10", train=5000, validation=1000, test=2000, pool=4)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Blocks of each of the three stages, which have two layers each, and what a network of them is given."""
+
+    blocks: int
+    data: Data
+    batch_size: int
+    updates: int | None
+    epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of one profile."""
+
+    depths: tuple[Depth, ...]
+    rates: tuple[float, ...]
+    seeds: int
+    width: tuple[int, int, int] = (16, 16, 16)
+    strides: tuple[int, int, int] = (2, 2, 1)
+
+
+SCALES = {
+    "smoke": Scale((Depth(1, DIGITS, 32, 40), Depth(8, DIGITS, 32, 28)), (0.05, 0.15, 0.45), seeds=3),
+    "small": Scale(
+        (Depth(1, TINY, 32, 200), Depth(8, TINY, 32, 160), Depth(33, DIGITS, 32, 40), Depth(166, DIGITS, 32, 24)),
+        (0.05, 0.15, 0.45), seeds=3,
+    ),
+    "gpu": Scale(
+        tuple(Depth(n, DATA["gpu"], 64, updates) for n, updates in ((1, 400), (8, 400), (33, 250), (166, 80))),
+        (0.05, 0.15, 0.45), seeds=3, strides=(2, 2, 2),
+    ),
+    # Wide ResNets d-2 of 16, 100 and 1,000 layers, as they are counted there: with the shortcuts' convolutions.
+    "paper": Scale(
+        tuple(Depth(n, Data("cifar10", validation=5000), 128, None, epochs=200.0) for n in (2, 16, 166)),
+        tuple(2.0**-k for k in range(8, -1, -1)), seeds=7, width=(32, 64, 128), strides=(1, 2, 2),
+    ),
+}  # fmt: skip
+
+
+def sweep(profile: str) -> Sweep:
+    """Every method at every depth."""
+    scale = SCALES[profile]
+    cells = tuple(
+        Training(method, _model(method, scale, depth), depth.data, _recipe(profile, depth))
+        for depth in scale.depths
+        for method in METHODS
+    )
+    return Sweep("depth_scaling", cells, scale.rates, seeds=tuple(range(scale.seeds)))
+
+
+def _recipe(profile: str, depth: Depth) -> Recipe:
+    augment = crops(profile)
+    return Recipe(depth.batch_size, depth.epochs, 0.0, updates=depth.updates, augment=augment)
+
+
+def _model(method: str, scale: Scale, depth: Depth) -> ResNetSpec:
+    blocks = 3 * depth.blocks
+    spec = model_spec(
+        "cifar_resnet8", method=method.removesuffix("_sqrt"), depth=(depth.blocks,) * 3, width=scale.width,
+        strides=scale.strides, stem_width=16, in_channels=CHANNELS.get(depth.data.name, 3), alpha=0.2,
+    )  # fmt: skip
+    return replace(spec, skip_gain={"nf": 1.0, "skipinit_sqrt": blocks**-0.5}.get(method, 0.0))
