@@ -20,18 +20,24 @@ MARKS = ("<!-- headline -->", "<!-- /headline -->")
 
 
 def best_profile() -> str:
-    """The largest profile whose sweep is recorded whole."""
+    """The largest profile with records of the sweep, as it is or as it was."""
     for profile in reversed(PROFILES):
-        sweep = config.sweep("batch_size", profile)
-        if len(final_runs(profile)) == len(sweep.cells) * len(sweep.seeds):
+        if final_runs(profile):
             return profile
-    raise FileNotFoundError(f"no profile has all records of batch_size in {RESULTS}; run it first")
+    raise FileNotFoundError(f"no profile has records of batch_size in {RESULTS}; run it first")
 
 
 def final_runs(profile: str) -> list[Record]:
-    """The final runs of the batch-size sweep at a profile."""
+    """The final runs of the batch-size sweep at a profile, of its half with equal epochs.
+
+    Until the sweep as it is now has been run whole, those of the sweep that was recorded; the caption has its commit.
+    """
     sweep = config.sweep("batch_size", profile)
-    return stages(sweep, records.read(records.path_of(RESULTS / profile, "batch_size")))[1]
+    ledger = records.read(records.path_of(RESULTS / profile, "batch_size"))
+    final = stages(sweep, ledger)[1]
+    if len(final) < len(sweep.cells) * len(sweep.seeds):
+        final = [r for r in ledger.records if r.done and r.config["split"] == "test"]
+    return [r for r in final if r.config["recipe"].get("updates") is None]
 
 
 def draw(final: list[Record], path: Path) -> None:
@@ -60,11 +66,13 @@ def text(final: list[Record], profile: str) -> str:
     verdict = claims.judge("NF-8", final, profile)
     data, seeds = final[0].config["data"], len({r.seed for r in final})
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
+    commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     scale = f" ({verdict.scale})" if verdict.scale else ""
     alt = "Test accuracy against batch size for BN, NF and NF with AGC, with 95 % intervals"
     caption = (
         f"Test accuracy in per cent on {data['name']} ({data['train']} training images), mean and 95 % interval over "
-        f"{seeds} seeds, each cell at its own searched learning rate; profile {profile}, {devices}. The paper's claim "
+        f"{seeds} seeds, each cell at its own searched learning rate; profile {profile}, {devices}, commit "
+        f"{commits}. The paper's claim "
         f"that clipping keeps NF level with BN at every batch size: **{verdict.verdict}**{scale}."
     )
     return f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})\n\n{fill(caption, 120)}\n\n{table}\n"

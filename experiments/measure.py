@@ -8,6 +8,7 @@ from experiments import config, records
 from experiments.config import Sweep
 from experiments.cost import runs_left
 from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
+from experiments.plan import final_runs
 from experiments.profiles import check
 from experiments.progress import progress
 from experiments.records import Ledger
@@ -61,6 +62,15 @@ def obtain(name: str, profile: str, results: str | Path = "", *, rerun: bool = F
     if not ledger.records:
         raise FileNotFoundError(
             f"no records of {name!r} at profile {profile!r} in {ledger.path}; make them with "
+            f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
+        )
+    sweep = config.sweep(name, profile)
+    final = final_runs(sweep, ledger)
+    missing = sum((record := ledger.of(run.key, run.seed)) is None or not record.done for run in final)
+    if missing:
+        raise FileNotFoundError(
+            f"{missing} of {len(final)} final runs of {name!r} at profile {profile!r} are not in {ledger.path}, whose "
+            "records may be of an earlier version of the sweep; make them with "
             f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
         )
     return ledger

@@ -25,7 +25,7 @@ from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec, model_spec
 
 METHODS = ("bn", "none", "half", "skipinit", "skipinit_sqrt", "fixup", "rescale", "nf")
-DIGITS = Data("digits", train=640, validation=180, test=180)
+DIGITS = Data("digits", train=400, validation=180, test=180)
 TINY = Data("cifar10", train=5000, validation=1000, test=2000, pool=4)
 
 
@@ -52,7 +52,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale((Depth(1, DIGITS, 32, 40), Depth(8, DIGITS, 32, 28)), (0.05, 0.15, 0.45), seeds=3),
+    "smoke": Scale((Depth(1, DIGITS, 32, 32), Depth(12, DIGITS, 32, 22)), (0.05, 0.15, 0.45), seeds=3),
     "small": Scale(
         (Depth(1, TINY, 32, 200), Depth(8, TINY, 32, 160), Depth(33, DIGITS, 32, 40), Depth(166, DIGITS, 32, 24)),
         (0.05, 0.15, 0.45), seeds=3,

@@ -17,11 +17,15 @@ def test_contract_and_every_profile(name: str) -> None:
 def test_batch_size_sweep_is_as_wide_as_promised() -> None:
     for profile in PROFILES:
         sweep = config.sweep("batch_size", profile)
-        cells = {(cell.method, cell.recipe.batch_size) for cell in sweep.cells}
-        sizes = {size for _, size in cells}
-        assert len(sizes) >= 5
-        assert cells == {(method, size) for method in ("bn", "nf", "nf_agc") for size in sizes}
-        assert len(sweep.search()) == len(cells) * len(sweep.rates) * len(sweep.search_seeds)
+        halves = {half: [c for c in sweep.cells if (c.recipe.updates is None) == half] for half in (True, False)}
+        for equal_epochs, cells in halves.items():
+            sizes = {cell.recipe.batch_size for cell in cells}
+            assert len(sizes) >= (4 if equal_epochs else 2)
+            assert {(cell.method.removesuffix(":updates"), cell.recipe.batch_size) for cell in cells} == {
+                (method, size) for method in ("bn", "gn", "nf", "nf_agc") for size in sizes
+            }
+        assert len({cell.recipe.updates for cell in halves[False]}) == 1
+        assert len(sweep.search()) == len(sweep.cells) * len(sweep.rates) * len(sweep.search_seeds)
 
 
 def test_key_is_the_experiment_not_the_seed_or_the_label() -> None:
