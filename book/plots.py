@@ -50,6 +50,10 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "ibn_b": ("IBN-b", BLACK, "s"),
     "dyt": ("DyT", GREEN, "o"),
     "derf": ("Derf", GREEN, "s"),
+    "gn_silu": ("GN, SiLU", ORANGE, "h"),
+    "bn_elu": ("BN, ELU", BLUE, "P"),
+    "vcl": ("VCL", GREY, "o"),
+    "vcl_elu": ("VCL, ELU", GREY, "s"),
     "nf_no_gain": ("NF, no gain", ORANGE, "v"),
     "nf_no_ws": ("NF, no WS", PURPLE, "D"),
     "nf_he": ("NF, He", SKY, "v"),
@@ -96,7 +100,8 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
         for place, (_, estimate) in zip(x, points):
             if estimate.diverged:
                 ax.plot(place, estimate.mean, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
-    ax.set_ylim(top=min(ax.get_ylim()[1], 101))  # a t interval does not know that accuracy ends at 100 %
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -1), min(high, 101))  # a t interval does not know that accuracy ends at 0 and 100 %
 
 
 def heatmap(

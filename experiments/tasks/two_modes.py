@@ -56,7 +56,7 @@ class TwoModes(Training):
                 batches = list(_whole(torch.randperm(len(split), generator=generator), recipe.batch_size))
             rows = torch.stack(batches).to(device)
             same = replace(split, images=split.images[rows.flatten()], labels=split.labels[rows.flatten()])
-            metrics = outcome.metrics | {"batch_accuracy": in_training_mode(model, split, rows)}
+            metrics = outcome.metrics | {"batch_accuracy": in_training_mode(model, split, rows, recipe.autocast)}
             metrics |= evaluate(model, same, recipe.autocast)
         return replace(outcome, metrics=metrics)
 
@@ -88,8 +88,9 @@ def _whole(rows: Tensor, size: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def in_training_mode(model: nn.Module, split: Split, rows: Tensor) -> float:
+def in_training_mode(model: nn.Module, split: Split, rows: Tensor, autocast: bool = False) -> float:
     """Accuracy over batches of rows ``(batches, size)``, each normalised as in training; the model stays as it is."""
     copy = deepcopy(model).train()  # its running statistics move
-    right = [copy(split.images[batch]).argmax(1) == split.labels[batch] for batch in rows]
+    with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
+        right = [copy(split.images[batch]).argmax(1) == split.labels[batch] for batch in rows]
     return float(torch.cat(right).float().mean())
