@@ -34,7 +34,7 @@ from experiments.tasks.data import load
 from experiments.tasks.training import Training, rate_at
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "bench" / "engine.json"
-SIZES, METHODS, RATE, REPEATS = (32, 128), ("bn", "nf_agc"), 0.05, 3
+SIZES, METHODS, RATE, EPOCHS, REPEATS = (32, 128), ("bn", "nf_agc"), 0.2, 8.0, 3
 # What the ordinary way is given: torch's default number of threads, and the one that suits networks as small as these.
 THREADS = {"ordinary": 0, "ordinary, 1 thread": 1}
 NOISE = 0.05
@@ -45,7 +45,7 @@ def runs(seed: int) -> list[Training]:
     """The slice, at one seed."""
     cells = [c for c in config.sweep("batch_size", "smoke").cells if isinstance(c, Training)]
     return [
-        replace(c, recipe=replace(c.recipe, lr=RATE), seed=seed)
+        replace(c, recipe=replace(c.recipe, lr=RATE, epochs=EPOCHS), seed=seed)
         for c in cells
         if c.method in METHODS and c.recipe.batch_size in SIZES
     ]
