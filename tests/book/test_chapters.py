@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,21 @@ def test_parameters_cell(path: Path) -> None:
 @each_chapter
 def test_no_stored_output(path: Path) -> None:
     assert not any(cell.get("outputs") for cell in read_chapter(path).cells)
+
+
+@each_chapter
+def test_what_it_imports_of_ours_is_there(path: Path) -> None:
+    code = "\n".join(cell.source for cell in read_chapter(path).cells if cell.cell_type == "code")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in (
+            "book",
+            "experiments",
+            "nfnets_lite",
+        ):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")  # a submodule, or an error that names it
 
 
 @each_chapter
