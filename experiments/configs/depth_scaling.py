@@ -47,14 +47,14 @@ class Scale:
     depths: tuple[Depth, ...]
     rates: tuple[float, ...]
     seeds: int
-    width: tuple[int, int, int] = (16, 16, 16)
+    width: tuple[int, int, int] = (16, 32, 32)
     strides: tuple[int, int, int] = (2, 2, 1)
 
 
 SCALES = {
-    "smoke": Scale((Depth(1, DIGITS, 32, 40), Depth(10, DIGITS, 32, 22)), (0.05, 0.15, 0.45), seeds=3),
+    "smoke": Scale((Depth(1, DIGITS, 32, 44), Depth(8, DIGITS, 32, 22)), (0.05, 0.15, 0.45), seeds=3),
     "small": Scale(
-        (Depth(1, TINY, 32, 200), Depth(8, TINY, 32, 160), Depth(33, DIGITS, 32, 40), Depth(166, DIGITS, 32, 24)),
+        (Depth(1, TINY, 32, 200), Depth(8, TINY, 32, 160), Depth(33, DIGITS, 32, 40), Depth(166, DIGITS, 32, 22)),
         (0.05, 0.15, 0.45), seeds=3,
     ),
     "gpu": Scale(
