@@ -2,6 +2,7 @@ import pytest
 
 from experiments import config
 from experiments.profiles import PROFILES
+from experiments.tasks.training import Training, updates_of
 
 
 @pytest.mark.parametrize("name", config.names())
@@ -25,7 +26,35 @@ def test_batch_size_sweep_is_as_wide_as_promised() -> None:
                 (method, size) for method in ("bn", "gn", "nf", "nf_agc") for size in sizes
             }
         assert len({cell.recipe.updates for cell in halves[False]}) == 1
+        assert len({cell.key for cell in sweep.cells}) == len(sweep.cells)
         assert len(sweep.search()) == len(sweep.cells) * len(sweep.rates) * len(sweep.search_seeds)
+
+
+def test_equal_updates_are_those_of_one_batch_size_at_equal_epochs() -> None:
+    for profile in ("smoke", "small", "gpu"):
+        cells = [cell for cell in config.sweep("batch_size", profile).cells if isinstance(cell, Training)]
+        others = {cell.recipe.batch_size for cell in cells if cell.recipe.updates is not None}
+        wanted = {cell.recipe.updates for cell in cells} - {None}
+        epochs = [cell for cell in cells if cell.recipe.updates is None]
+        shared = {c.recipe.batch_size for c in epochs if updates_of(c.recipe, c.data.train or 0) in wanted}
+        assert len(shared) == 1
+        assert not shared & others, "a run would be made twice"
+
+
+def test_depth_scaling_reaches_a_thousand_layers_with_every_method() -> None:
+    for profile in PROFILES:
+        cells = [cell for cell in config.sweep("depth_scaling", profile).cells if isinstance(cell, Training)]
+        depths = sorted({sum(cell.model.depth) for cell in cells})
+        assert 2 * depths[-1] + 2 >= (50 if profile == "smoke" else 998)
+        for depth in depths:
+            here = [cell for cell in cells if sum(cell.model.depth) == depth]
+            assert [cell.method for cell in here] == list(config.module("depth_scaling").METHODS)
+            assert len({(cell.data, cell.recipe) for cell in here}) == 1, (
+                "methods at one depth differ in more than that"
+            )
+            start = {cell.method: cell.model.skip_gain for cell in here}
+            assert start["skipinit"] == 0
+            assert start["skipinit_sqrt"] == pytest.approx(depth**-0.5)
 
 
 def test_key_is_the_experiment_not_the_seed_or_the_label() -> None:
