@@ -4,7 +4,7 @@ Question: From 8 to 1,000 layers, which ways of joining branch and shortcut trai
 Paper: SkipInit (arXiv 2002.10444), FixUp (1901.09321), RescaleNet (NeurIPS 2020), NF-ResNet (2101.08692) Table 1;
     ledger claims SK-2, SK-3, SK-6, SP-6.
 Command: python -m experiments run depth_scaling --profile small
-Cost: smoke 20 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 25 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: BN, both SkipInits, FixUp, RescaleNet and NF train at every depth. Without a norm a deep network diverges, and
     divided by the root of 2 in every block it does not learn. SkipInit's largest rate falls with the depth.
 
@@ -14,7 +14,7 @@ and more on CIFAR-10. So `small` has CIFAR-10 where hundreds of updates can be p
 narrow and their images small, strided at once: at 1,000 layers the number of operations costs, not their size. NF
 starts with alpha 0.2 and skip gain 1: at the published gain of 0 it needs more updates than there are, and at alpha 1
 it takes only the smallest rates at depth (a pilot on validation images). SkipInit's start of 0 is the method itself.
-FixUp's, and that of its classifier, costs it the shortest schedules. No schedule is so short that BN has not begun.
+FixUp's zeros are too; the shortest schedules may end before it has left them.
 """
 
 from dataclasses import dataclass, replace
