@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from experiments.scales import DATA, network
 from experiments.tasks.data import load
+from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.ratios import Watch
-from experiments.tasks.training import one_thread, seeded
 from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_, unitwise_norm
 from nfnets_lite.models import create_model
 from nfnets_lite.optim import param_groups

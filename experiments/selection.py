@@ -8,7 +8,7 @@ from typing import Any
 from experiments.record import Record
 from experiments.rules import OPERATORS, Selection
 
-TRAINED = 0.9  # of the first loss: below it, a network has begun to train
+TRAINED = 0.9  # of the first loss, and of that of guessing: below both, a network has begun to train
 
 
 def chosen(records: Sequence[Record], selection: Selection, by: str = "accuracy") -> list[Record]:
@@ -76,9 +76,13 @@ def _operand(record: Record, name: str) -> float:
     diverged = record.status == "diverged"
     if name == "diverged":
         return float(diverged)
-    if name == "trained":
-        return float(not diverged and _metric(record, "train_loss") < TRAINED * _metric(record, "initial_loss"))
     classes = value_at(record, "config.model.num_classes")
+    if name == "trained":
+        if diverged:
+            return 0.0
+        # A deep network may start from logits so large that its loss falls far and is still that of guessing.
+        first = _metric(record, "initial_loss")
+        return float(_metric(record, "train_loss") < TRAINED * min(first, log(classes) if classes else first))
     if name.endswith("accuracy"):
         chance = 1 / classes if classes else 0.0
         return 100 * (chance if diverged else _metric(record, name))

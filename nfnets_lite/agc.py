@@ -11,6 +11,7 @@ from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor]
 Unit: TypeAlias = tuple[Tensor, Tensor, Role]
+SMALL = 2**14  # elements: up to here a kernel's launch costs more than a copy beside the others of a shape
 
 
 def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tensor:
@@ -40,6 +41,15 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tenso
     axes = None if unit_dim is None else [d for d in range(x.ndim) if d != unit_dim]
     norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=unit_dim is not None, dtype=dtype)
     return norm
+
+
+def _norms(tensors: list[Tensor], unit_dim: int | None) -> Tensor:
+    """Unit norms of tensors of one shape, one tensor's after the other's, ``(tensors * units,)``."""
+    if len(tensors) == 1:
+        return unitwise_norm(tensors[0], unit_dim).flatten()
+    if unit_dim is None:
+        return unitwise_norm(torch.stack(tensors)[..., None].flatten(1)).flatten()
+    return unitwise_norm(torch.cat(tensors, unit_dim), unit_dim).flatten()
 
 
 class AdaptiveClip:
@@ -106,18 +116,26 @@ class AdaptiveClip:
         return torch.stack([total.to(clipped[0][0].device) for total, _ in clipped]).sum() / count
 
     def _clip_many(self, units: list[Unit]) -> tuple[Tensor, int]:
-        """Clip dense gradients of one device: a norm is taken tensor by tensor, the rest for all units at once."""
-        weight = torch.cat([unitwise_norm(parameter, role.unit_dim).flatten() for parameter, _, role in units])
-        norm = torch.cat([unitwise_norm(grad, role.unit_dim).flatten() for _, grad, role in units])
+        """Clip dense gradients of one device: small ones of a shape are measured together, all are clipped at once."""
+        alike: dict[object, list[Unit]] = {}
+        for place, (parameter, grad, role) in enumerate(units):
+            key = (grad.shape, role.unit_dim, parameter.dtype, grad.dtype) if grad.numel() <= SMALL else place
+            alike.setdefault(key, []).append((parameter, grad, role))
+        groups = list(alike.values())
+        weight = torch.cat([_norms([p for p, _, _ in group], group[0][2].unit_dim) for group in groups])
+        norm = torch.cat([_norms([g for _, g, _ in group], group[0][2].unit_dim) for group in groups])
         factor, above = self._factor(weight, norm)
         total = above.sum()
         if total.device.type != "cpu" or total.item():  # on a CPU looking costs nothing, and most steps clip nothing
-            sizes = [1 if role.unit_dim is None else grad.shape[role.unit_dim] for _, grad, role in units]
-            factors = [
-                part.view([-1 if d == role.unit_dim else 1 for d in range(grad.ndim)])
-                for part, (_, grad, role) in zip(torch.split(factor, sizes), units)
-            ]
-            torch._foreach_mul_([grad for _, grad, _ in units], factors)
+            grads: list[Tensor] = []
+            factors: list[Tensor] = []
+            sizes = [len(g) * (1 if r.unit_dim is None else x.shape[r.unit_dim]) for g in groups for _, x, r in g[:1]]
+            for part, group in zip(torch.split(factor, sizes), groups):
+                _, grad, role = group[0]
+                grads += [grad for _, grad, _ in group]
+                shape = [-1 if d == role.unit_dim else 1 for d in range(grad.ndim)]
+                factors += part.view([len(group), *shape]).unbind()
+            torch._foreach_mul_(grads, factors)
         return total, above.numel()
 
     def _clip_one(self, parameter: Tensor, grad: Tensor, role: Role) -> tuple[Tensor, int]:

@@ -46,9 +46,9 @@ class _SameConv(_ConvNd):
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._convolve(x, self.effective_weight())
+        return self._convolve(x, self.effective_weight(), self.bias)
 
-    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         expected = self.weight.ndim
         if x.ndim != expected or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -56,9 +56,9 @@ class _SameConv(_ConvNd):
                 f"with C = in_channels = {self.in_channels}"
             )
         if not self.same:
-            return self._conv_forward(x, weight, self.bias)
+            return self._conv_forward(x, weight, bias)
         x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation)
-        return _CONVOLVE[x.ndim - 2](x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return _CONVOLVE[x.ndim - 2](x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}{', padding=same' if self.same else ''}"  # type: ignore[no-untyped-call]
@@ -105,12 +105,14 @@ class _ScaledStd(_Standardized):
 
 
 class _ScaledStdConv(_ScaledStd, _SameConv):
-    """Standardised weights and SAME padding; ``conv(x, factor)`` is ``conv(factor * x)``, multiplied on the weight."""
+    """Standardised weights and SAME padding; ``conv(x, f, s)`` is ``s * conv(f * x)``, multiplied on the weight."""
 
-    def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
-        if factor == 1.0:
-            return self._convolve(x, self.effective_weight())
-        return self._convolve(x, standardize_weight(self.weight, self.gain, eps=self.eps, factor=factor))
+    def forward(self, x: Tensor, factor: float = 1.0, scale: Tensor | None = None) -> Tensor:
+        if factor == 1.0 and scale is None:
+            return self._convolve(x, self.effective_weight(), self.bias)
+        gain: Tensor = self.gain if scale is None else self.gain * scale
+        bias = self.bias if scale is None or self.bias is None else self.bias * scale
+        return self._convolve(x, standardize_weight(self.weight, gain, eps=self.eps, factor=factor), bias)
 
 
 class Conv2d(_SameConv, nn.Conv2d):

@@ -31,7 +31,8 @@ from experiments.provenance import provenance
 from experiments.records import Record
 from experiments.statistics import Estimate, estimate
 from experiments.tasks.data import load
-from experiments.tasks.training import Training, rate_at
+from experiments.tasks.descent import rate_at
+from experiments.tasks.training import Training
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "bench" / "engine.json"
 SIZES, METHODS, RATE, EPOCHS, REPEATS = (32, 128), ("bn", "nf_agc"), 0.2, 8.0, 3

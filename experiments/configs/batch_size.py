@@ -21,8 +21,9 @@ from typing import Any
 
 from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.tasks.data import FULL
 from experiments.tasks.recipe import Clip, Recipe
-from experiments.tasks.training import FULL, Training, updates_of
+from experiments.tasks.training import Training, updates_of
 
 METHODS = ("bn", "gn", "nf", "nf_agc")
 UPDATES = ":updates"  # behind the method, in the labels of the half with equal updates

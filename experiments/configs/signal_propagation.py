@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from experiments.config import Sweep
 from experiments.scales import CHANNELS, DATA
+from experiments.tasks.data import SIDE
 from experiments.tasks.recipe import Data
 from experiments.tasks.signals import Signals
-from experiments.tasks.training import SIDE
 from nfnets_lite.models import ResNetSpec
 
 # Alpha 1 makes NF grow as fast as a batch-normalised network; 0.2 is the published value.

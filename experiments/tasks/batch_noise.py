@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from experiments.config import Outcome, Run
 from experiments.tasks.data import load
+from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.recipe import Data
-from experiments.tasks.training import one_thread, seeded
 from nfnets_lite.models import create_model
 from nfnets_lite.models.spec import ResNetSpec
 

@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.config import Outcome, Run
-from experiments.tasks.clipping import clipping
 from experiments.tasks.data import Split, load
-from experiments.tasks.descent import descend
+from experiments.tasks.descent import descend, one_thread, seeded, steps_down
 from experiments.tasks.draws import PAD, crop_and_flip
-from experiments.tasks.optimizers import optimizer, set_rate
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import on_stream
-from experiments.tasks.training import SIDE, SPEED, one_thread, seeded
-from nfnets_lite.macs import count_macs
+from experiments.tasks.training import update_time
 from nfnets_lite.models import ResNetSpec, create_model
 
 LAYOUTS = ("pairs", "shuffled")
@@ -60,10 +57,9 @@ class Contrastive(Run):
         return (self.data.name,)
 
     def effort(self, device: str) -> float:
-        _, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
-        macs = count_macs(create_model(self.model), SIDE.get(self.data.name, 32) // self.data.pool)
-        eager = 0.008 if device == "cpu" else 0.01  # norms over parts of a batch launch many small kernels
-        return (self.recipe.updates or 0) * (eager + 12 * macs * self.recipe.batch_size / per_second)
+        # Norms over parts of a batch launch many small kernels, and nothing is captured.
+        each = update_time(self.model, self.data, 2 * self.recipe.batch_size, device)
+        return (self.recipe.updates or 0) * (each + (0.003 if device == "cpu" else 0.01))
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(self._steps(device), device)
@@ -75,21 +71,12 @@ class Contrastive(Run):
             with seeded(self.seed, device):
                 model = create_model(self.model).to(device)
             generator = torch.Generator(device).manual_seed(self.seed)
-            update_weights = optimizer(model, recipe, device)
-            clip = clipping(model, recipe.clip) if recipe.clip else None
 
-            def step(update: int, rate: float) -> Tensor:
-                set_rate(update_weights, rate)
+            def loss(_update: int) -> Tensor:
                 likeness = self._likeness(model, splits["train"], generator) / self.temperature
-                loss = (F.cross_entropy(likeness, _own(likeness)) + F.cross_entropy(likeness.T, _own(likeness))) / 2
-                loss.backward()  # type: ignore[no-untyped-call]
-                if clip is not None:
-                    clip()
-                update_weights.step()
-                update_weights.zero_grad()
-                return loss
+                return (F.cross_entropy(likeness, _own(likeness)) + F.cross_entropy(likeness.T, _own(likeness))) / 2
 
-            outcome = yield from descend(model, step, recipe, updates, device)
+            outcome = yield from descend(model, steps_down(model, loss, recipe, device), recipe, updates, device)
             if outcome.status != "ok":
                 return outcome
             judged = {

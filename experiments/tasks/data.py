@@ -18,6 +18,8 @@ from experiments.tasks.recipe import Data
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "validation", "test")
+SIDE = {"digits": 8, "cifar10": 32, "fashion_mnist": 28, "imagenet": 224}  # pixels
+FULL = {"digits": 1437, "cifar10": 50_000, "fashion_mnist": 60_000, "imagenet": 1_281_167}  # training images
 
 
 @dataclass(frozen=True)

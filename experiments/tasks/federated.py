@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from experiments.config import Outcome
 from experiments.tasks.data import Split, load
+from experiments.tasks.descent import curve, one_thread, rate_at, seeded
 from experiments.tasks.draws import draw
 from experiments.tasks.step import How, Step, on_stream
-from experiments.tasks.training import Training, curve, evaluate, one_thread, rate_at, seeded
+from experiments.tasks.training import Training, evaluate
 from nfnets_lite.models import create_model
 
 

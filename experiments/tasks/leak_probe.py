@@ -13,11 +13,9 @@ from torch.nn import functional as F
 
 from experiments.config import Outcome, Run
 from experiments.tasks.data import Split, load
-from experiments.tasks.descent import descend
-from experiments.tasks.optimizers import optimizer, set_rate
+from experiments.tasks.descent import descend, one_thread, seeded, steps_down
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import on_stream
-from experiments.tasks.training import one_thread, seeded
 from nfnets_lite.models import Spec, create_model
 
 STEP = {"cpu": 0.01, "cuda": 0.005}  # seconds an update: small batches, run eagerly; a trial takes half of it
@@ -68,18 +66,12 @@ class LeakProbe(Run):
             batches = Batches(splits["train"], recipe.batch_size, updates, generator)
             trials = Batches(splits[self.split], recipe.batch_size, self.trials, generator)
             reach = coupling(model, batches[0][0])
-            update_weights = optimizer(model, recipe, device)
 
-            def step(update: int, rate: float) -> Tensor:
-                set_rate(update_weights, rate)
+            def loss(update: int) -> Tensor:
                 images, label = batches[update]
-                loss = F.cross_entropy(model(images)[:1], label)
-                loss.backward()  # type: ignore[no-untyped-call]
-                update_weights.step()
-                update_weights.zero_grad()
-                return loss
+                return F.cross_entropy(model(images)[:1], label)
 
-            outcome = yield from descend(model, step, recipe, updates, device)
+            outcome = yield from descend(model, steps_down(model, loss, recipe, device), recipe, updates, device)
             others = reach[1:].max() / reach[0]
             outcome = replace(
                 outcome,

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from experiments.config import Outcome
 from experiments.tasks.data import Split, load
+from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import Draws, draw
 from experiments.tasks.step import How, Step, on_stream
-from experiments.tasks.training import Training, evaluate, one_thread, rate_at, seeded, updates_of
+from experiments.tasks.training import Training, evaluate, updates_of
 from nfnets_lite.agc import unitwise_norm
 from nfnets_lite.models import create_model
-from nfnets_lite.norm import set_progress
 from nfnets_lite.roles import Role, parameter_roles
 
 EPS = 1e-3  # the floor of a unit's weight norm, as in clipping
@@ -32,10 +32,9 @@ POINTS = 40  # of the curves
 class Ratios(Training):
     """A training that also measures the ratio of every unit at every update, before any clipping.
 
-    Metrics: those of a training that are asked for here (accuracy, loss, updates, clipped_fraction), and
-    ``above_<factor>``: the share of units and updates whose ratio is above a threshold, the classifier's weight left
-    out. Curves, each at the same up to `POINTS` updates, named in ``update``: ``loss``, and ``<kind>_<level>`` for the
-    quantiles `LEVELS` over the units of a kind of `KINDS`; None where it is not a finite number.
+    Metrics: those of a training, and ``above_<factor>``: the share of units and updates whose ratio is above a
+    threshold, the classifier's weight left out. Curves, each at the same up to `POINTS` updates, named in ``at``:
+    ``<kind>_<level>`` for the quantiles `LEVELS` over the units of a kind of `KINDS`; None where it is not finite.
     """
 
     thresholds: tuple[float, ...] = (0.01, 0.04, 0.16)
@@ -107,46 +106,36 @@ class WatchedStep(Step):
 
 
 def _watched(run: Ratios, device: torch.device) -> Generator[None, None, Outcome]:
+    recipe = run.recipe
     with one_thread(device):
         splits = load(run.data, device)
-        split, updates = splits["train"], updates_of(run.recipe, len(splits["train"]))
+        split, updates = splits["train"], updates_of(recipe, len(splits["train"]))
         with seeded(run.seed, device):
             model = create_model(run.model).to(device)
         generator = torch.Generator().manual_seed(run.seed)
-        drawn = draw(len(split), run.recipe.batch_size, updates, generator, run.recipe.augment, device)
+        drawn = draw(len(split), recipe.batch_size, updates, generator, recipe.augment, device)
         # What a step writes to a new place at each update cannot be captured.
         step = WatchedStep(model, run, split, drawn, updates, replace(How.on(device), graph=False))
-        losses = torch.full((updates,), float("nan"), device=device)
-        model.train()
-        for update in range(updates):
-            set_progress(model, update / updates)
-            losses[update] = step(update, rate_at(update, updates, run.recipe))
-            yield
-        return _outcome(run, model, splits[run.split], losses, step)
-
-
-def _outcome(run: Ratios, model: nn.Module, judged: Split, losses: Tensor, step: WatchedStep) -> Outcome:
-    finite = losses.isfinite().tolist()
-    trained = finite.index(False) if False in finite else len(finite)  # updates with a finite loss before them
-    metrics: dict[str, float] = {"updates": len(finite)}
-    shares = step.above[: max(1, trained)].mean(0).tolist()
-    metrics |= {f"above_{threshold:g}": share for threshold, share in zip(run.thresholds, shares)}
-    found = _curve(losses, step.quantiles)
-    if trained < len(finite):
-        metrics["diverged_at"] = trained + 1
-        return Outcome("diverged", f"loss not finite at update {trained + 1} of {len(finite)}", metrics, found)
-    metrics |= evaluate(model, judged, run.recipe.autocast)
-    if run.recipe.clip is not None:
-        metrics["clipped_fraction"] = step.clipped_fraction()
+        outcome = yield from descend(model, step, recipe, updates, device)
+        finite = int(outcome.metrics.get("diverged_at", updates + 1)) - 1  # updates before the loss stopped being so
+        shares = step.above[: max(1, finite)].mean(0).tolist()
+        metrics = outcome.metrics | {f"above_{t:g}": share for t, share in zip(run.thresholds, shares)}
+        outcome = replace(outcome, metrics=metrics, curve=outcome.curve | _curve(step.quantiles))
+        if outcome.status != "ok":
+            return outcome
+        if recipe.clip is not None:
+            metrics["clipped_fraction"] = step.clipped_fraction()
+        metrics |= evaluate(model, splits[run.split], recipe.autocast)
     if not isfinite(metrics["loss"]):
-        return Outcome("diverged", f"loss {metrics['loss']} on the {run.split} images", metrics, found)
-    return Outcome("ok", "", metrics, found)
+        outcome = replace(outcome, status="diverged", reason=f"loss {metrics['loss']} on the {run.split} images")
+    return replace(outcome, metrics=metrics)
 
 
-def _curve(losses: Tensor, quantiles: Tensor) -> dict[str, list[Any]]:
-    """Loss and quantiles at evenly spaced updates; a unit's ratio jumps less than a batch's loss: no mean is taken."""
-    at = sorted({round(i * (len(losses) - 1) / (POINTS - 1)) for i in range(POINTS)})
-    found: dict[str, list[Any]] = {"update": [i + 1 for i in at], "loss": _plain(losses[at])}
+def _curve(quantiles: Tensor) -> dict[str, list[Any]]:
+    """Quantiles at evenly spaced updates; a unit's ratio jumps less than a batch's loss: no mean is taken."""
+    updates = len(quantiles)
+    at = sorted({round(i * (updates - 1) / (POINTS - 1)) for i in range(POINTS)})
+    found: dict[str, list[Any]] = {"at": [i + 1 for i in at]}
     for place, kind in enumerate(KINDS):
         for level, column in zip(LEVELS, quantiles[at, place].T):
             found[f"{kind}_{level:g}"] = _plain(column)

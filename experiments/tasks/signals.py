@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config import Outcome, Run
-from experiments.tasks.data import load
+from experiments.tasks.data import SIDE, load
+from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.mean_field import Moments, predict
 from experiments.tasks.recipe import Data
 from experiments.tasks.signal_changes import CHANGES, blocks
-from experiments.tasks.training import SIDE, one_thread, seeded
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models.resnet import ResNet
 from nfnets_lite.models.spec import ResNetSpec

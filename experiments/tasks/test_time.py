@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from experiments.config import Outcome
 from experiments.tasks.data import Split, load
+from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.step import How, on_stream
-from experiments.tasks.training import SIDE, SPEED, Training, fit, one_thread, seeded
+from experiments.tasks.training import Training, fit, update_time
 from nfnets_lite.adapt import alpha_bn, unmix_tns
-from nfnets_lite.macs import count_macs
 from nfnets_lite.models import create_model
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
@@ -48,6 +48,7 @@ CORRUPTIONS: Mapping[str, Change] = MappingProxyType(
 STREAMS = ("shuffled", "sorted")
 ALPHAS = (0.1, 0.5, 0.9)
 TEST_IMAGES = 10_000
+EAGER = 0.002  # seconds a pass on a GPU, not captured
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,8 @@ class TestTime(Training):
             return super().effort(device)
         evaluations = len(STREAMS) * len(CORRUPTIONS) * (9 if self.adapt else 1)
         batches = (self.images or self.data.test or TEST_IMAGES) / self.stream_batch
-        step, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
-        macs = count_macs(create_model(self.model), SIDE.get(self.data.name, 32) // self.data.pool)
-        eager = step if device == "cpu" else 0.002
-        return super().effort(device) + evaluations * batches * (eager + 2 * macs * self.stream_batch / per_second)
+        each = update_time(self.model, self.data, self.stream_batch, device, backward=False)
+        return super().effort(device) + evaluations * batches * (each + (0 if device == "cpu" else EAGER))
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(self._steps(device), device)

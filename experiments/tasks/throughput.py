@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from experiments.config import Outcome, Run
 from experiments.tasks.clipping import clipping
+from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.optimizers import optimizer, set_rate
 from experiments.tasks.recipe import Clip, Recipe
-from experiments.tasks.training import one_thread, seeded
 from nfnets_lite.models import Spec, create_model
 
 

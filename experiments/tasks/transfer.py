@@ -9,9 +9,10 @@ from torch import nn
 
 from experiments.config import Outcome, Run
 from experiments.tasks.data import load
+from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import How, on_stream
-from experiments.tasks.training import Training, fit, one_thread, seeded
+from experiments.tasks.training import Training, fit
 from nfnets_lite.models import Spec, create_model
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from experiments.config import Outcome
 from experiments.tasks.data import Split, load
-from experiments.tasks.descent import descend
+from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import draw
 from experiments.tasks.step import How, Step, on_stream
-from experiments.tasks.training import Training, evaluate, one_thread, seeded, updates_of
+from experiments.tasks.training import Training, evaluate, updates_of
 from nfnets_lite.models import create_model
 
 

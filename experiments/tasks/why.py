@@ -2,8 +2,8 @@
 
 from collections.abc import Generator
 from copy import deepcopy
-from dataclasses import dataclass
-from math import isfinite, log
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.config import Outcome, Run
-from experiments.tasks.data import Split, load
+from experiments.tasks.data import FULL, Split, load
+from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import batch, draw
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import How, Step
-from experiments.tasks.training import FULL, SIDE, SPEED, curve, one_thread, rate_at, seeded, updates_of
-from nfnets_lite.macs import count_macs
+from experiments.tasks.training import update_time, updates_of
 from nfnets_lite.models import create_model
 from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.norm.batch import BatchNorm2d
@@ -44,13 +44,10 @@ class Landscape(Run):
         return (self.data.name,)
 
     def effort(self, device: str) -> float:
-        step, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
         passes = updates_of(self.recipe, self.data.train or FULL[self.data.name]) + self.points * (1 + len(STEPS))
-        macs = count_macs(self.model, SIDE[self.data.name] // self.data.pool)
         # An update is never captured here: on a GPU its time is that of the launches.
-        return (
-            passes * (step if device == "cpu" else 8 * step) + 6 * passes * macs * self.recipe.batch_size / per_second
-        )
+        slower = 1 if device == "cpu" else 8
+        return slower * passes * update_time(self.model, self.data, self.recipe.batch_size, device)
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         with one_thread(device):
@@ -68,15 +65,20 @@ class Landscape(Run):
         drawn = draw(len(split), recipe.batch_size, updates, generator, recipe.augment, device)
         step = Step(model, recipe, split, classes, drawn, None, How())
         at = {round((i + 0.5) * updates / self.points) for i in range(self.points)}
-        losses, found = torch.zeros(updates, device=device), []
-        for update in range(updates):
+        found = []
+
+        def stepped(update: int, rate: float) -> Tensor:
             if update in at:
                 images, labels = batch(split, drawn.at(update), recipe.augment, classes)
                 found.append(along(deepcopy(model), images, labels, [recipe.lr * s for s in STEPS]))
-            losses[update] = step(update, rate_at(update, updates, recipe))
-            yield
-        history = {"probed": [float(u) for u in sorted(at)]}
-        return _landscape(losses.tolist(), torch.stack(found).cpu(), classes, history)
+            return step(update, rate)
+
+        outcome = yield from descend(model, stepped, recipe, updates, device)
+        if outcome.status != "ok":
+            return outcome
+        metrics, curves = _landscape(torch.stack(found).cpu())
+        curves["probed"] = [float(u) for u in sorted(at)]
+        return replace(outcome, metrics=outcome.metrics | metrics, curve=outcome.curve | curves)
 
 
 def along(model: nn.Module, images: Tensor, labels: Tensor, rates: list[float]) -> Tensor:
@@ -106,21 +108,17 @@ def _norm(tensors: list[Tensor]) -> Tensor:
     return torch.stack([t.square().sum() for t in tensors]).sum().sqrt()
 
 
-def _landscape(losses: list[float], found: Tensor, classes: int, history: dict[str, list[Any]]) -> Outcome:
-    """From ``(points, 1 + steps, 3)``."""
-    history |= curve(losses)
-    if not isfinite(losses[-1]):
-        return Outcome("diverged", f"loss {losses[-1]} at the end", {"final_loss": log(classes)}, history)
+def _landscape(found: Tensor) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """Metrics and curves from ``(points, 1 + steps, 3)``."""
     loss, length, change = found[..., 0], found[:, 0, 1], found[:, 1:, 2]
     low, high = torch.quantile(change, torch.tensor([0.05, 0.95])).tolist()
     metrics = {
-        "final_loss": sum(losses[-10:]) / len(losses[-10:]),
         "gradient_change_range": high - low,
         "relative_gradient_change": float((change / length[:, None]).median()),
         "loss_range": float((loss.amax(1) - loss.amin(1)).mean()),
     }
     shown = {"lowest": loss.amin(1), "highest": loss.amax(1), "gradient_change": change.amax(1)}
-    return Outcome("ok", "", metrics, history | {name: [_plain(float(v)) for v in x] for name, x in shown.items()})
+    return metrics, {name: [_plain(float(v)) for v in x] for name, x in shown.items()}
 
 
 def _plain(value: float) -> float | None:

@@ -1,37 +1,47 @@
-"""Constant factors of activations, taken into the standardised weight of the convolution behind: a smaller tensor.
+"""Factors of activations, taken into the weight of a convolution before or behind: a smaller tensor.
 
-A network without norms multiplies each activation by its gain, forward and backward: memory traffic that batch norm's
-own multiplication would not add. The products are the same up to rounding. Whatever looks at an activation (a hook)
-or stands in its place still sees and gives the whole of it.
+A network without norms multiplies each activation by its gain and each branch by its skip gain, forward and backward:
+memory traffic that batch norm's own multiplication would not add. The products are the same up to rounding. Whatever
+looks at an activation (a hook) or stands in its place still sees and gives the whole of it.
 """
 
 from torch import Tensor, nn
 
 from nfnets_lite.activations import ACTIVATIONS, ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d
+from nfnets_lite.models.parts import SqueezeExcite
 
 
 class Chain(nn.Sequential):
     """Layers one after another; an activation's factor in front of a standardised convolution goes into its weight.
 
-    `factor` multiplies the input; other than 1 the first layer must be one that `takes_factor`.
+    `factor` multiplies the input; other than 1 the first layer must be one that `takes_factor`. `scale`, a 0-d tensor,
+    multiplies the output; `takes_scale` says whether the last layer can.
     """
 
-    def forward(self, x: Tensor, factor: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, factor: float = 1.0, scale: Tensor | None = None) -> Tensor:
         layers = list(self)
         for layer, following in zip(layers, [*layers[1:], None]):
-            if takes_factor(following):
-                x, factor = without_factor(layer, x)
-            elif factor != 1.0:
-                x, factor = layer(x, factor), 1.0
+            given = {} if factor == 1.0 else {"factor": factor}
+            if following is None and scale is not None:
+                x = layer(x, **given, scale=scale)
+            elif given or not takes_factor(following):
+                x, factor = layer(x, **given), 1.0
             else:
-                x = layer(x)
+                x, factor = without_factor(layer, x)
         return x
 
 
 def takes_factor(layer: nn.Module | None) -> bool:
     """Whether ``layer(x, factor)`` is ``layer(factor * x)``: a class that derives may make its weight another way."""
     return type(layer) is ScaledStdConv2d
+
+
+def takes_scale(branch: nn.Module) -> bool:
+    """Whether ``branch(x, scale=s)`` is ``s * branch(x)``, and nobody looks at ``branch(x)``."""
+    if not isinstance(branch, Chain) or not len(branch) or _is_watched(branch) or _is_watched(branch[-1]):
+        return False
+    return type(branch[-1]) in (ScaledStdConv2d, SqueezeExcite)
 
 
 def without_factor(layer: nn.Module, x: Tensor) -> tuple[Tensor, float]:

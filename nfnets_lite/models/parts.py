@@ -122,7 +122,7 @@ class CentringBias(nn.Module):
 class SqueezeExcite(nn.Module):
     """Channel gate: ``x * scale * sigmoid(W2 relu(W1 mean(x)))``, ``(N, C, H, W)`` to the same.
 
-    The ReLU has no gain, in the reference too.
+    The ReLU has no gain, in the reference too. A scale given to ``forward`` multiplies the gate once more.
     """
 
     def __init__(self, channels: int, hidden: int, scale: float) -> None:
@@ -137,8 +137,9 @@ class SqueezeExcite(nn.Module):
         """The gate of each channel, ``(N, C)``, in (0, 1): before the factor."""
         return torch.sigmoid(self.expand(torch.relu(self.reduce(x.mean((2, 3))))))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (self.scale * self.gate(x))[:, :, None, None]
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        gate = self.scale * self.gate(x)
+        return x * (gate if scale is None else gate * scale)[:, :, None, None]
 
 
 class StochasticDepth(nn.Module):

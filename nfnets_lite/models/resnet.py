@@ -6,7 +6,7 @@ Axes: N batch, C channels, H W space.
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.models.fused import Chain, takes_factor, without_factor
+from nfnets_lite.models.fused import Chain, takes_factor, takes_scale, without_factor
 from nfnets_lite.models.parts import (
     CentringBias,
     MaxPool,
@@ -58,11 +58,13 @@ class Block(nn.Module):
         shortcut = out if self.join.activated_skip else x
         if self.transition:
             shortcut = self.shortcut(avg_pool_same(out) if self.pool_shortcut else out, *rest)
-        out = self.branch(out, *rest)
-        if self.skip_gain is not None:
-            out = out * (self.skip_gain * self.join.branch)
-        elif self.join.branch != 1.0:
-            out = out * self.join.branch
+        if self.skip_gain is None:
+            out = self.branch(out, *rest)
+            out = out if self.join.branch == 1.0 else out * self.join.branch
+        elif takes_scale(self.branch):
+            out = self.branch(out, *rest, scale=self.skip_gain * self.join.branch)
+        else:
+            out = self.branch(out, *rest) * (self.skip_gain * self.join.branch)
         out = self.drop(self.shift(out))
         return out + (shortcut if self.join.skip == 1.0 else shortcut * self.join.skip)
 

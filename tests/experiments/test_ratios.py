@@ -57,11 +57,11 @@ def test_the_share_above_the_factor_is_the_clipped_fraction() -> None:
 
 def test_quantiles_are_in_order_and_at_the_same_updates() -> None:
     curve = run(updates=50).execute(CPU).curve
-    assert curve["update"][0] == 1
-    assert curve["update"][-1] == 50
+    assert curve["at"][0] == 1
+    assert curve["at"][-1] == 50
     for kind in KINDS:
         columns = [curve[f"{kind}_{level:g}"] for level in LEVELS]
-        assert {len(column) for column in columns} == {len(curve["update"])} == {40}
+        assert {len(column) for column in columns} == {len(curve["at"])} == {40}
         assert all(list(row) == sorted(row) and row[0] > 0 for row in zip(*columns))
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from experiments.tasks.data import Split, load
+from experiments.tasks.descent import seeded
 from experiments.tasks.draws import draw
 from experiments.tasks.federated import DOMAINS, Federated, average, in_domain, shared_state
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.test_time import CORRUPTIONS, corrupted
 from experiments.tasks.test_time import TestTime as Shifted
-from experiments.tasks.training import evaluate, seeded
+from experiments.tasks.training import evaluate
 from nfnets_lite.models import ResNetSpec, create_model, model_spec
 
 CPU = torch.device("cpu")

@@ -243,11 +243,11 @@ def test_the_gradient_changes_less_with_batch_norm() -> None:
     assert none > 2 * bn
 
 
-def test_a_landscape_that_diverges_counts_as_chance() -> None:
+def test_a_landscape_that_diverges_is_said_to() -> None:
     run = replace(landscape("none"), recipe=Recipe(32, 0, 1e4, updates=24))
     outcome = run.execute(CPU)
     assert outcome.status == "diverged"
-    assert outcome.metrics["final_loss"] == pytest.approx(2.302585)
+    assert 1 <= outcome.metrics["diverged_at"] <= 24
 
 
 def test_only_batch_norm_is_noisy_and_less_so_in_large_batches() -> None:

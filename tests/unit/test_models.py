@@ -387,7 +387,7 @@ def test_a_method_is_its_own_whatever_it_replaces() -> None:
         assert replace(spec, se_scale=2.0) == model_spec("cifar_resnet8", method=second)
 
 
-@pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b0", "se_nf_resnet50"])
+@pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b0", "se_nf_resnet50", "nf_resnet50"])
 def test_a_factor_in_the_weight_gives_what_one_on_the_activation_gives(name: str) -> None:
     """What is watched by a hook is computed in full, so hooks everywhere are the plain way of computing."""
     torch.manual_seed(0)
@@ -397,15 +397,25 @@ def test_a_factor_in_the_weight_gives_what_one_on_the_activation_gives(name: str
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     seen: list[Tensor] = []
-    for module in model.modules():
-        if isinstance(module, ScaledActivation):
-            module.register_forward_hook(lambda module, args, out: seen.append(out))
+    watched = [m for m in model.modules() if isinstance(m, ScaledActivation)] + [b.branch for b in blocks(model)]
+    for module in watched:
+        module.register_forward_hook(lambda module, args, out: seen.append(out))
     plain = model(x)
     plain.square().sum().backward()
     torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
     for parameter_name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[parameter_name], parameter.grad, rtol=1e-8, atol=1e-12)
-    assert len(seen) == sum(isinstance(module, ScaledActivation) for module in model.modules())
+    assert len(seen) == len(watched)
+
+
+def test_the_skip_gain_is_in_the_weight_only_where_nobody_looks_at_the_branch() -> None:
+    model, x = tiny("nf", skip_gain=0.5).double().eval(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    block = blocks(model)[0]
+    fused, seen = block(x), []
+    handle = block.branch[-1].register_forward_hook(lambda module, args, out: seen.append(out))
+    torch.testing.assert_close(block(x), fused)
+    handle.remove()
+    torch.testing.assert_close(fused, x + block.join.branch * 0.5 * seen[0])
 
 
 def test_what_takes_an_activations_or_a_convolutions_place_is_asked() -> None:

@@ -153,6 +153,19 @@ def test_ghost_batches_are_batches_one_after_the_other() -> None:
     assert torch.equal(ghost.eval()(x[:3]), plain.eval()(x[:3]))  # any batch will do in evaluation
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_ghost_batches_joined_are_those_one_by_one(size: int) -> None:
+    found = []
+    for way in ("_joined", "_one_by_one"):
+        torch.manual_seed(0)
+        norm, x = make("ghost_batch", size=size, momentum=0.3).double(), inputs().double().requires_grad_()
+        out = getattr(norm, way)(x)
+        (out * torch.randn_like(out)).sum().backward()
+        found.append([out, x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_renormalisation_moves_its_averages_of_mean_and_deviation() -> None:
     norm, x = make("batch_renorm", momentum=0.2), inputs()
     before = copy.deepcopy(norm)
