@@ -1,8 +1,14 @@
 """What a sweep still has to do, and how long that takes by earlier records."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
 
 from experiments import records
 from experiments.config import Run, Sweep
@@ -42,10 +48,19 @@ def estimates(sweep: Sweep, runs: Iterable[Run], done: Sequence[Record], device:
     for record in done:
         by_key.setdefault(record.key, []).append(record.provenance["seconds"])
     whole = _all_runs(sweep)
-    ratios = [fmean(by_key[key]) / whole[key].effort(device) for key in by_key.keys() & whole.keys()]
-    scale = median(ratios) if ratios else 1.0
-    for run in runs:
-        yield fmean(by_key[run.key]) if run.key in by_key else scale * run.effort(device)
+    with _Undrawn():
+        effort = cache(lambda run: run.effort(device))
+        ratios = [fmean(by_key[key]) / effort(replace(whole[key], seed=0)) for key in by_key.keys() & whole.keys()]
+        scale = median(ratios) if ratios else 1.0
+        found = [fmean(by_key[run.key]) if run.key in by_key else scale * effort(replace(run, seed=0)) for run in runs]
+    yield from found
+
+
+class _Undrawn(TorchFunctionMode):
+    """Networks are built for their size alone: drawing the weights of one of 1,000 layers would take seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _all_runs(sweep: Sweep) -> dict[str, Run]:
