@@ -99,7 +99,7 @@ def _complain(message: str, status: int) -> int:
 
 
 def _announce(book: Book, jobs: list[Job]) -> None:
-    rows = read_status(book)
+    rows = book.rows()
     for job in jobs:
         name, last = job.page.name, rows.get(job.key, {})
         if not job.stale:
@@ -133,7 +133,7 @@ def run_chapter(book: Book, request: Request, job: Job) -> str:
         "status": "failed" if error else "ok",
         "error": error,
     }
-    write_status(book, {**read_status(book), job.key: row})
+    write_status(book, {**book.rows(), job.key: row})
     return error
 
 
@@ -164,20 +164,12 @@ def show_status(book: Book, request: Request, profiles: Mapping[str, Any]) -> in
         _, jobs = plan(book, request, profiles)
     except UsageError as error:
         return _complain(f"error: {error}", 2)
-    rows = read_status(book)
+    rows = book.rows()
     for job in jobs:
         last = rows.get(job.key, {})
         note = f"; the last run failed: {last['error']}" if last.get("status") == "failed" else ""
         print(f"{job.page.name} ({job.profile}): {f'stale: {job.stale}' if job.stale else 'fresh'}{note}")
     return 0
-
-
-def read_status(book: Book) -> dict[str, dict[str, Any]]:
-    """The rows of status.json, by `profile/chapter`; run_chapter says what a row holds."""
-    try:
-        return dict(json.loads((book.out / "status.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
 
 
 def write_status(book: Book, rows: dict[str, dict[str, Any]]) -> None:

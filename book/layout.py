@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,13 @@ class Book:
         """Relative to the root where it can be, so that no page shows a path of one machine."""
         path = self.out / "results" / profile if rerun else self.root / "experiments" / "results" / profile
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The rows of status.json, by `profile/chapter`; `book.build.run_chapter` says what a row holds."""
+        try:
+            return dict(json.loads((self.out / "status.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
 
     def toc(self) -> dict[str, Any]:
         return dict(yaml.safe_load((self.source / "_toc.yml").read_text(encoding="utf-8")))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from book.execute import assignments
+from book import explorers, status
+from book.dress import dressed, given, records_shown
 from book.layout import Book, Page, docnames, reduce_toc
 from book.stamps import code_files, digest, digest_files
 
@@ -76,57 +74,31 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
     if set(docnames(toc)) != names:
         toc = reduce_toc(toc, names.__contains__)
     (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
+    rows = []
     for page in pages:
         copy = source / f"{page.docname}{'.ipynb' if page.is_chapter else '.md'}"
         copy.parent.mkdir(parents=True, exist_ok=True)
         if page.is_chapter:
             notebook = json.loads(book.executed(page, profile).read_text(encoding="utf-8"))
-            notebook = with_banner(with_alt_text(with_parameters(notebook)), stale.get(page.docname, ""))
-            copy.write_text(json.dumps(notebook), encoding="utf-8")
+            results = book.root / (given(notebook, "results_dir") or "")
+            shown = [path for name in records_shown(notebook) if (path := results / f"{name}.jsonl").is_file()]
+            for path in shown:
+                (source / "records").mkdir(exist_ok=True)
+                shutil.copyfile(path, source / "records" / path.name)
+            rows.append(status.row(book, page, profile, stale.get(page.docname, ""), shown))
+            copy.write_text(json.dumps(dressed(notebook, stale.get(page.docname, ""))), encoding="utf-8")
         else:
             shutil.copyfile(page.path, copy)
+    _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
+    if "explorer" in names:
+        explorers.write(source / "assets", source / "records")
     return source
 
 
-def with_parameters(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Show the values that a page was made with in its own `parameters` cell.
-
-    The injected cell goes: in a downloaded notebook it would undo, unseen, what a reader sets in the cell above it.
-    """
-    tagged = {tag: cell for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])}
-    own, injected = tagged.get("parameters"), tagged.get("injected-parameters")
-    if own and injected:
-        given = assignments("".join(injected["source"]))
-        lines = "".join(own["source"]).splitlines()
-        for name, value in assignments("\n".join(lines)).items():
-            if name in given:
-                new, line = ast.literal_eval(given[name]), lines[value.lineno - 1]
-                shown = json.dumps(new) if isinstance(new, str) else repr(new)
-                lines[value.lineno - 1] = line[: value.col_offset] + shown + line[value.end_col_offset :]
-        own["source"] = "\n".join(lines)
-        notebook["cells"].remove(injected)
-    return notebook
-
-
-def with_alt_text(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Hand `display(figure, metadata={"alt": ...})` on to the image, where MyST-NB looks for it: in the cell."""
-    for cell in notebook["cells"]:
-        found = [output.get("metadata", {}).get("alt") for output in cell.get("outputs", [])]
-        if any(found):
-            options = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
-            options.setdefault("alt", "; ".join(alt for alt in found if alt))
-    return notebook
-
-
-def with_banner(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
-    """A page that shows an older run says so itself, under its title."""
-    banner = f"\n\n```{{warning}}\nThis page shows an earlier run; since then: {stale}.\n```\n"
-    for cell in notebook["cells"] if stale else []:
-        text = "".join(cell["source"])
-        cell["source"] = re.sub(r"(?m)^# .+$", lambda title: title[0] + banner, text, count=1)
-        if cell["source"] != text:
-            break
-    return notebook
+def _fill_in(page: Path, mark: str, text: str) -> None:
+    """Put what the build found out in the place of a page's mark; a book may be without the page."""
+    if page.is_file():
+        page.write_text(page.read_text(encoding="utf-8").replace(mark, text), encoding="utf-8")
 
 
 def mathjax() -> Path:

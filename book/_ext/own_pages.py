@@ -39,8 +39,27 @@ def link_to_text(app: Sphinx, pagename: str, templatename: str, context: dict[st
             button["url"] = button["url"].replace(".ipynb", ".md")
 
 
+def open_in_colab(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """A button on every chapter: the release workflow keeps the executed notebooks on a branch that Colab can open."""
+    buttons = context.get("header_buttons")
+    if buttons is None or not str(app.env.doc2path(pagename, base=False)).endswith(".ipynb"):
+        return
+    place = app.config.html_theme_options["repository_url"].removeprefix("https://github.com/")
+    buttons.insert(
+        0,
+        {
+            "type": "link",
+            "url": f"https://colab.research.google.com/github/{place}/blob/notebooks/{pagename}.ipynb",
+            "icon": "fas fa-play",
+            "tooltip": "Open in Colab",
+            "label": "colab-button",
+        },
+    )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect both handlers, after the theme's own."""
+    """Connect the handlers, after the theme's own."""
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", link_to_text, priority=900)
+    app.connect("html-page-context", open_in_colab, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
