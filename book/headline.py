@@ -20,7 +20,7 @@ MARKS = ("<!-- headline -->", "<!-- /headline -->")
 
 
 def best_profile() -> str:
-    """The largest profile with records of the sweep, as it is or as it was."""
+    """The largest profile with records of the sweep."""
     for profile in reversed(PROFILES):
         if final_runs(profile):
             return profile
@@ -28,15 +28,9 @@ def best_profile() -> str:
 
 
 def final_runs(profile: str) -> list[Record]:
-    """The final runs of the batch-size sweep at a profile, of its half with equal epochs.
-
-    Until the sweep as it is now has been run whole, those of the sweep that was recorded; the caption has its commit.
-    """
-    sweep = config.sweep("batch_size", profile)
+    """The final runs of the batch-size sweep at a profile, of its half with equal epochs."""
     ledger = records.read(records.path_of(RESULTS / profile, "batch_size"))
-    final = stages(sweep, ledger)[1]
-    if len(final) < len(sweep.cells) * len(sweep.seeds):
-        final = [r for r in ledger.records if r.done and r.config["split"] == "test"]
+    final = stages(config.sweep("batch_size", profile), ledger)[1]
     return [r for r in final if r.config["recipe"].get("updates") is None]
 
 
@@ -68,7 +62,7 @@ def text(final: list[Record], profile: str) -> str:
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     scale = f" ({verdict.scale})" if verdict.scale else ""
-    alt = "Test accuracy against batch size for BN, NF and NF with AGC, with 95 % intervals"
+    alt = f"Test accuracy against batch size for {', '.join(map(plots.label, methods))}, with 95 % intervals"
     caption = (
         f"Test accuracy in per cent on {data['name']} ({data['train']} training images), mean and 95 % interval over "
         f"{seeds} seeds, each cell at its own searched learning rate; profile {profile}, {devices}, commit "
