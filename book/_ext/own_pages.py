@@ -1,11 +1,13 @@
-"""Sphinx extension: pages that load nothing from another host, and source links that lead to the text.
+"""Sphinx extension: pages that load nothing from another host, links that lead to the text, and names to be read out.
 
 Jupyter Book loads sphinx-thebe always, with a script that names another host, and has no switch for it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -57,9 +59,30 @@ def open_in_colab(app: Sphinx, pagename: str, templatename: str, context: dict[s
     )
 
 
+# What the theme writes and a screen reader stumbles over: names that differ from the words that are seen, and a list
+# whose children are no list items.
+UNSPEAKABLE = (
+    (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
+    (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r'\1 aria-hidden="true"'),
+    (re.compile(r'<summary aria-label="Toggle hidden content">'), "<summary>"),
+    (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
+)
+
+
+def make_speakable(app: Sphinx, exception: Exception | None) -> None:
+    """Correct the written pages."""
+    for path in Path(app.outdir).rglob("*.html") if exception is None else []:
+        text = before = path.read_text(encoding="utf-8")
+        for pattern, better in UNSPEAKABLE:
+            text = pattern.sub(better, text)
+        if text != before:
+            path.write_text(text, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the handlers, after the theme's own."""
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", link_to_text, priority=900)
     app.connect("html-page-context", open_in_colab, priority=900)
+    app.connect("build-finished", make_speakable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,9 +7,10 @@ import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -167,3 +168,70 @@ def test_search_finds_a_known_word(watch: Watch, pages: list[str]) -> None:
     hit = watch.page.locator(f"#search-results a[href*='{chapter}']").first
     hit.wait_for(timeout=10_000)
     assert not watch.faults
+
+
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"  # axe-core 4.14.1, MPL-2.0
+WEIGHT = 1.5e6  # bytes of a page with its images, as a reader loads it; scripts and fonts are shared by all pages
+
+
+@pytest.mark.parametrize(
+    "watch", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
+)
+def test_axe_finds_nothing_serious(watch: Watch, pages: list[str]) -> None:
+    audit = """async () => {
+      const found = await axe.run(document, { resultTypes: ["violations"] });
+      return found.violations.filter(v => ["serious", "critical"].includes(v.impact))
+        .map(v => `${v.id}: ${v.nodes.length} such as ${v.nodes[0].html.slice(0, 160)}`);
+    }"""
+    faults = {}
+    for name in pages:
+        page = watch.open(f"/{name}")
+        page.add_script_tag(path=str(AXE))
+        if found := page.evaluate(audit):
+            faults[name] = found
+    assert not faults
+
+
+class Anchors(HTMLParser):
+    """The places of a page, and what it links to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+        self.links: list[str] = []
+        self.images: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.places |= {value for name in ("id", "name") if (value := given.get(name))}
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
+        if tag == "img" and given.get("src"):
+            self.images.append(str(given["src"]))
+
+
+def test_internal_links_and_anchors_resolve(html: Path, pages: list[str]) -> None:
+    parsed = {name: Anchors((html / name).read_text(encoding="utf-8")) for name in pages}
+    broken = []
+    for name, page in parsed.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (html / name).parent / unquote(parts.path) if parts.path else html / name
+            known = parsed.get(target.resolve().relative_to(html.resolve()).as_posix()) if target.is_file() else None
+            if not target.is_file() or (parts.fragment and known and unquote(parts.fragment) not in known.places):
+                broken.append(f"{name}: {link}")
+    assert not broken
+
+
+def test_pages_are_light(html: Path, pages: list[str]) -> None:
+    heavy = {}
+    for name in pages:
+        text = (html / name).read_text(encoding="utf-8")
+        images = {(html / name).parent / unquote(src) for src in Anchors(text).images if not urlsplit(src).scheme}
+        weight = len(text.encode()) + sum(path.stat().st_size for path in images if path.is_file())
+        if weight > WEIGHT:
+            heavy[name] = weight
+    assert not heavy
