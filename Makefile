@@ -12,7 +12,7 @@ READY   := $(VENV)/.ready-
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help env book execute results status test test-slow bench lint doctor data clean
+.PHONY: help env book pdf execute results status test test-slow bench lint doctor data clean
 
 help:  ## this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ env: $(READY)test  ## set up .venv with everything (2 min, once)
 
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 5 min, again 15 s; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK)
+
+pdf: $(READY)book  ## the book that was built last, as one PDF: book/_build/nfnets-lite.pdf (1 min; needs Chromium; PROFILE)
+	$(BIN)/python -m book.pdf --profile $(PROFILE)
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 5 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only

@@ -59,6 +59,10 @@ class Book:
     def html(self) -> Path:
         return self.out / "html"
 
+    @property
+    def pdf(self) -> Path:
+        return self.out / "nfnets-lite.pdf"
+
     def executed(self, page: Page, profile: str) -> Path:
         return self.out / "executed" / profile / f"{page.docname}.ipynb"
 

@@ -38,7 +38,7 @@ def render(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -
     mark.unlink(missing_ok=True)
     work = book.out / "render"
     shutil.rmtree(work, ignore_errors=True)  # warnings come only from pages that are read, so read them all
-    log = _jupyter_book(source, work, ["-W", "--keep-going"] if strict else [])
+    log = jupyter_book(source, work, ["-W", "--keep-going"] if strict else [])
     if log.returncode:
         return False, log.stdout
     shutil.rmtree(book.html, ignore_errors=True)
@@ -47,7 +47,8 @@ def render(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -
     return True, f"{len(kept)} pages" + ("" if strict else f"; {len(pages) - len(kept)} left out, not executed yet")
 
 
-def _jupyter_book(source: Path, work: Path, flags: list[str]) -> subprocess.CompletedProcess[str]:
+def jupyter_book(source: Path, work: Path, flags: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run Jupyter Book on a folder of sources, in a process of its own."""
     program = "from jupyter_book.cli.main import main; main()"
     arguments = ["build", str(source), "--path-output", str(work), "--quiet", "-n", *flags]
     return subprocess.run(
@@ -89,6 +90,9 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
             copy.write_text(json.dumps(dressed(notebook, stale.get(page.docname, ""))), encoding="utf-8")
         else:
             shutil.copyfile(page.path, copy)
+    if book.pdf.is_file():
+        shutil.copyfile(book.pdf, source / book.pdf.name)
+        _fill_in(source / "intro.md", "<!-- pdf -->", f"The whole book is also [one PDF](/{book.pdf.name}).")
     _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
     if "explorer" in names:
         explorers.write(source / "assets", source / "records")
