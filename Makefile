@@ -50,7 +50,9 @@ test: $(READY)test  ## the default tests (4 min)
 test-slow: $(READY)test  ## the tests left out of `test` (5 min)
 	$(BIN)/python -m pytest -m slow
 
-bench: $(READY)test  ## our engine beside the ordinary way of training, ratios with spread (2 min; DEVICE)
+# timm asks for a torchvision that may have no build for this torch; what is timed here needs none.
+bench: $(READY)test  ## ours beside the ordinary way of training, timm and the machine's limits, ratios with spread (4 min; DEVICE)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt timm huggingface_hub safetensors pyyaml
 	$(BIN)/python -m experiments bench --device $(DEVICE)
 
 lint: $(READY)test  ## ruff and mypy (20 s)

@@ -63,7 +63,9 @@ def shared_parts(book: Book, profile: str, rerun: bool, device: str) -> dict[str
     """The components that all chapters of one build have in common, hashed once."""
     records = book.root / book.results_dir(profile, rerun)
     constraints = book.root / "constraints.txt"
+    benches = (book.root / "experiments" / "results" / "bench").glob("peers-*.json")
     return {
+        "bench": digest_files(book.root, benches),
         "code": digest_files(book.root, code_files(book)),
         # A re-run makes its records, so they are a result of the stamp and not a part of it.
         "records": "made by the run" if rerun else digest_files(records, records.rglob("*.jsonl")),

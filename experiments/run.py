@@ -107,12 +107,22 @@ def status(results: Annotated[str, typer.Option(help="folder that holds one fold
 
 
 @app.command()
-def bench(device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto") -> None:
-    """The engine beside the ordinary way, on the same runs: runs a minute of both, and the engine's overhead."""
-    from experiments.bench.engine import main
+def bench(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    only: Annotated[str, typer.Option(help="engine or peers (default: both)")] = "",
+) -> None:
+    """The engine beside the ordinary way of training; clipping, steps and inference beside timm's and the limits."""
+    from experiments.bench import engine, peers
 
+    parts = {"engine": engine.main, "peers": peers.main}
     try:
-        main(device, Console(soft_wrap=True))
+        if only and only not in parts:
+            raise ValueError(f"only={only!r} is not known; use one of {', '.join(parts)}")
+        for name, part in parts.items():
+            if only in ("", name):
+                # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
+                wide = max(150, Console().width) if name == "peers" else None
+                part(device, Console(soft_wrap=True, width=wide))
     except (ValueError, RuntimeError) as error:
         Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error

@@ -72,6 +72,11 @@ class ScaledActivation(nn.Module):
         of a normalizer-free network also folds its 1 / expected-std factor in here, because the authors' code
         multiplies *after* the activation.
 
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+
     Examples
     --------
     >>> x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))

@@ -38,7 +38,15 @@ class _Adapting(nn.Module):
 
 
 class AlphaBatchNorm(_Adapting):
-    """A batch norm of `alpha_bn`; in training mode the same as in evaluation."""
+    """A batch norm of `alpha_bn`; in training mode the same as in evaluation.
+
+    Parameters
+    ----------
+    norm : batch norm
+        The trained one; its parameters and running statistics are shared.
+    alpha : float
+        Share of the running statistics, the rest is the test batch's.
+    """
 
     def __init__(self, norm: _BatchNorm, alpha: float) -> None:
         super().__init__(norm)
@@ -59,7 +67,18 @@ class AlphaBatchNorm(_Adapting):
 
 
 class UnMixNorm(_Adapting):
-    """A batch norm of `unmix_tns`: each forward pass normalises, then moves the components."""
+    """A batch norm of `unmix_tns`: each forward pass normalises, then moves the components.
+
+    Parameters
+    ----------
+    norm : batch norm
+        The trained one; its parameters and running statistics are shared.
+    components : int
+    rate : float
+        How far a batch moves the components.
+    generator : torch.Generator
+        Draws where the components start.
+    """
 
     means: Tensor
     variances: Tensor

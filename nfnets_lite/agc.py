@@ -58,6 +58,13 @@ class AdaptiveClip:
     `adaptive_clip_grad_` documents the arithmetic and the arguments; a training loop keeps one of these instead, so
     that the model is not walked at every step. Parameters that are frozen now are not seen later.
 
+    Raises
+    ------
+    ValueError
+        As `adaptive_clip_grad_`.
+    TypeError
+        For parameters that are neither a model nor tensors.
+
     Examples
     --------
     >>> net = nn.Linear(4, 2)
@@ -198,6 +205,8 @@ def adaptive_clip_grad_(
     ValueError
         For a factor that is not positive, a sparse gradient, no gradient at all, a role that is not known
         (`parameter_roles`), or gradients that `scaler` has not unscaled.
+    TypeError
+        For parameters that are neither a model nor tensors.
 
     Notes
     -----

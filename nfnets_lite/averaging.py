@@ -28,6 +28,11 @@ class WeightAverage:
     averages : dict of str to Tensor
         By the names of the model's parameters and buffers; sharded as they are.
 
+    Raises
+    ------
+    ValueError
+        For a decay outside of [0, 1).
+
     Notes
     -----
     ``torch.optim.swa_utils.AveragedModel`` copies the model, which a sharded model refuses, and starts from the weights

@@ -169,7 +169,16 @@ def attach_agc(
 
 @dataclass(frozen=True)
 class AgcRow:
-    """One parameter in an `AgcReport`; `role` holds unit axis, clipped or not, decayed or not."""
+    """One parameter in an `AgcReport`.
+
+    Parameters
+    ----------
+    name : str
+        As in ``named_parameters``.
+    shape : tuple of int
+    role : Role
+        Unit axis, clipped or not, decayed or not.
+    """
 
     name: str
     shape: tuple[int, ...]

@@ -166,5 +166,11 @@ def _find_classifier(model: nn.Module, classifier: Classifier) -> nn.Module | No
 
 
 def unit_dim_of(parameter: Tensor) -> int | None:
-    """Unit axis of a bare tensor: 0, or None (one unit) if at most one axis is longer than 1."""
+    """Unit axis of a bare tensor: 0, or None (one unit) if at most one axis is longer than 1.
+
+    Examples
+    --------
+    >>> unit_dim_of(torch.zeros(8, 3, 3, 3)), unit_dim_of(torch.zeros(8)), unit_dim_of(torch.zeros(8, 1, 1))
+    (0, None, None)
+    """
     return None if parameter.ndim <= 1 or parameter.numel() == max(parameter.shape) else 0

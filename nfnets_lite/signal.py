@@ -95,6 +95,11 @@ def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
     list of Signal
         The stem first, then one entry per block, in order.
 
+    Raises
+    ------
+    TypeError
+        For a network of another kind.
+
     Notes
     -----
     A skip gain that starts at 0 hides the branches: build the model with ``skip_gain=1.0`` to see them.

@@ -14,7 +14,13 @@ from nfnets_lite.models.spec import ResNetSpec
 
 
 class Resolution(NamedTuple):
-    """Image side in pixels, in training and in test."""
+    """Image side in pixels.
+
+    Parameters
+    ----------
+    train, test : int
+        Side in training, and the larger one in test.
+    """
 
     train: int
     test: int

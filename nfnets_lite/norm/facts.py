@@ -51,6 +51,10 @@ def facts(name: str, **options: Any) -> Facts:
     **options
         As in `nfnets_lite.norm.create_norm`.
 
+    Returns
+    -------
+    Facts
+
     Examples
     --------
     >>> facts("batch").couples_examples, facts("group").couples_examples

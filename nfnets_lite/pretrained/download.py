@@ -39,6 +39,11 @@ def download(name: str, *, server: str = DEEPMIND) -> Path:
         For an unknown name.
     ConnectionError
         If the server cannot be reached, refuses, states no hash, or if what came is not what it stated.
+
+    Examples
+    --------
+    >>> download("nfnet_f0").name  # doctest: +SKIP
+    'F0_haiku.npz'
     """
     if name not in _FILES:
         raise ValueError(f"model={name!r} has no published weights; source='deepmind' has {', '.join(_FILES)}")
