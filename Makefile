@@ -12,10 +12,10 @@ READY   := $(VENV)/.ready-
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help env book pdf execute results status test test-slow bench lint doctor data clean
+.PHONY: help env book pdf execute new-experiment results status test test-slow bench lint doctor data clean
 
 help:  ## this list (1 s)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The interpreter is checked first: an old one fails much later, with a message about something else.
 $(BIN)/python:
@@ -36,6 +36,9 @@ pdf: $(READY)book  ## the book that was built last, as one PDF: book/_build/nfne
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 5 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only
+
+new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
+	@$(BIN)/python -m book.scaffold $(NAME)
 
 results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE)
 	$(BIN)/python -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES))
