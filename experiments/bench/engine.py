@@ -1,7 +1,8 @@
 """The engine beside the ordinary way (a loader, an eager step, one run after another), on the same runs.
 
-The runs are a slice of the smoke batch-size sweep. Both ways are checked to train equally well before their speed means
-anything. What is written to `experiments/results/bench/` says how it was measured.
+The runs are a slice of the batch-size sweep: of smoke on a CPU; on a GPU of its own profile, at a small and at a large
+batch. Both ways are checked to train equally well before their speed means anything. What is written to
+`experiments/results/bench/` says how it was measured.
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,24 +33,61 @@ from experiments.records import Record
 from experiments.statistics import Estimate, estimate
 from experiments.tasks.data import load
 from experiments.tasks.descent import rate_at
+from experiments.tasks.recipe import Augment
 from experiments.tasks.training import Training
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "bench" / "engine.json"
-SIZES, METHODS, RATE, EPOCHS, REPEATS = (32, 128), ("bn", "nf_agc"), 0.2, 8.0, 3
-# What the ordinary way is given: torch's default number of threads, and the one that suits networks as small as these.
-THREADS = {"ordinary": 0, "ordinary, 1 thread": 1}
+METHODS, REPEATS = ("bn", "nf_agc"), 3
 NOISE = 0.05
 TINY = 40
 
 
-def runs(seed: int) -> list[Training]:
-    """The slice, at one seed."""
-    cells = [c for c in config.sweep("batch_size", "smoke").cells if isinstance(c, Training)]
-    return [
-        replace(c, recipe=replace(c.recipe, lr=RATE, epochs=EPOCHS), seed=seed)
-        for c in cells
-        if c.method in METHODS and c.recipe.batch_size in SIZES
-    ]
+@dataclass(frozen=True)
+class Slice:
+    """Runs of the batch-size sweep to race on: each method and size, so many `seeds` of it side by side.
+
+    `floor` is the mean accuracy below which nothing was trained. `train` images, without augmentation, which the
+    ordinary way has no place for.
+    """
+
+    profile: str
+    sizes: tuple[int, ...]
+    rate: float
+    epochs: float
+    floor: float
+    train: int | None = None
+    seeds: int = 1
+
+    def runs(self, seed: int) -> list[Training]:
+        """The runs of one repeat."""
+        cells = [c for c in config.sweep("batch_size", self.profile).cells if isinstance(c, Training)]
+        first = {method: next(c for c in cells if c.method == method) for method in METHODS}
+        return [
+            replace(
+                cell,
+                recipe=replace(cell.recipe, batch_size=size, lr=self.rate, epochs=self.epochs, augment=Augment()),
+                data=replace(cell.data, train=self.train or cell.data.train),
+                seed=seed + 50 * i,
+            )
+            for i in range(self.seeds)
+            for size in self.sizes
+            for cell in first.values()
+        ]
+
+
+# On a GPU a small batch leaves the device idle, and a large one fills it whoever trains.
+SLICES: dict[str, dict[str, Slice]] = {
+    "cpu": {"smoke sweep": Slice("smoke", (32, 128), 0.2, 8.0, 0.5)},
+    "cuda": {
+        "batch 32": Slice("gpu", (32,), 0.1, 1.0, 0.2, train=8192, seeds=2),
+        "batch 4096": Slice("gpu", (4096,), 0.4, 3.0, 0.1, train=40960, seeds=2),
+    },
+}
+
+
+def ways(device: torch.device) -> dict[str, int]:
+    """Threads of each ordinary way, 0 for torch's default; one suits networks as small as these best."""
+    return {"ordinary": 0, "ordinary, 1 thread": 1} if device.type == "cpu" else {"ordinary": 0}
 
 
 def ordinary(run: Training, device: torch.device) -> float:
@@ -66,12 +104,15 @@ def ordinary(run: Training, device: torch.device) -> float:
     )
     epochs = round(recipe.epochs)
     updates = epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_at(min(i, updates), updates, recipe) / RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: rate_at(min(i, updates), updates, recipe) / recipe.lr
+    )
     for _ in range(epochs):
         for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(images), labels)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.autocast):
+                loss = F.cross_entropy(model(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             if recipe.clip is not None:
                 nf.adaptive_clip_grad_(model, recipe.clip.factor)
@@ -86,31 +127,31 @@ def ordinary(run: Training, device: torch.device) -> float:
     return correct / len(test_set)
 
 
-def side_by_side(device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+def side_by_side(race: Slice, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     """Runs a minute of every way, in turns, so that what else the machine does falls on both."""
     workers, default = default_workers(device), torch.get_num_threads()
-    rates: dict[str, list[float]] = {way: [] for way in ("engine", *THREADS)}
+    rates: dict[str, list[float]] = {way: [] for way in ("engine", *ways(device))}
     accuracies: dict[str, list[float]] = {way: [] for way in rates}
-    sweep = Sweep("bench", tuple(runs(0)), (RATE,), (1000,), tuple(range(100, 100 + workers)))
+    sweep = Sweep("bench", tuple(race.runs(0)), (race.rate,), (1000,), tuple(range(100, 100 + workers)))
     with tempfile.TemporaryDirectory() as folder:
-        where = Where("smoke", Path(folder), device, workers)
+        where = Where(race.profile, Path(folder), device, workers)
         backend = backend_for(sweep, where, workers)
         work = (backend, Path(folder) / "bench.jsonl")
         # One short run a worker: what a sweep pays once, and what the ordinary way has paid by being imported.
-        short = [replace(r, recipe=replace(r.recipe, epochs=0.1)) for r in runs(0)[:1] * workers]
+        short = [replace(r, recipe=replace(r.recipe, epochs=0.1)) for r in race.runs(0)[:1] * workers]
         clock = time.perf_counter()
         _recorded([replace(r, seed=i) for i, r in enumerate(short)], *work)
         startup = time.perf_counter() - clock
         ordinary(replace(short[0], recipe=replace(short[0].recipe, epochs=1.0)), device)
         for seed in range(REPEATS):
             clock = time.perf_counter()
-            found = _recorded(runs(seed), *work)
+            found = _recorded(race.runs(seed), *work)
             rates["engine"].append(60 * len(found) / (time.perf_counter() - clock))
             accuracies["engine"] += [records.accuracy(r) / 100 for r in found]
-            for way, threads in THREADS.items():
+            for way, threads in ways(device).items():
                 torch.set_num_threads(threads or default)
                 clock = time.perf_counter()
-                accuracies[way] += [ordinary(run, device) for run in runs(seed)]
+                accuracies[way] += [ordinary(run, device) for run in race.runs(seed)]
                 rates[way].append(60 * len(found) / (time.perf_counter() - clock))
             torch.set_num_threads(default)
             say(
@@ -118,9 +159,9 @@ def side_by_side(device: torch.device, say: Callable[[str], None]) -> dict[str, 
             )
         backend.close(now=False)
     means = {way: fmean(values) for way, values in accuracies.items()}
-    if max(means.values()) - min(means.values()) > NOISE or min(means.values()) < 0.5:
+    if max(means.values()) - min(means.values()) > NOISE or min(means.values()) < race.floor:
         raise RuntimeError(f"the ways do not train equally well, so their speeds do not compare: accuracies {means}")
-    ratios = {way: estimate([e / o for e, o in zip(rates["engine"], rates[way])]) for way in THREADS}
+    ratios = {way: estimate([e / o for e, o in zip(rates["engine"], rates[way])]) for way in ways(device)}
     return {"runs_per_minute": rates, "ratios": ratios, "accuracy": means, "startup_s": startup, "workers": workers}
 
 
@@ -144,10 +185,11 @@ def overhead_ms(device: torch.device) -> Estimate:
         yield
         return outcome
 
-    tiny = tuple(replace(r, recipe=replace(r.recipe, epochs=0.05)) for r in runs(0)[:1])
+    race = SLICES["cpu"]["smoke sweep"]
+    tiny = tuple(replace(r, recipe=replace(r.recipe, epochs=0.05)) for r in race.runs(0)[:1])
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as folder, patch.object(Training, "steps", timed):
-        sweep = Sweep("overhead", tiny, (RATE,), (1000,), tuple(range(TINY)))
+        sweep = Sweep("overhead", tiny, (race.rate,), (1000,), tuple(range(TINY)))
         start = time.perf_counter()
         run_sweep(sweep, Where("smoke", Path(folder), device, 1), lambda _: ends.append(time.perf_counter()))
     # The first run also pays for what happens once: reading the commit, loading the data.
@@ -158,28 +200,32 @@ def overhead_ms(device: torch.device) -> Estimate:
 def main(device_name: str, console: Console) -> None:
     """Measure, say and write."""
     device = resolve_device(device_name)
-    found = side_by_side(device, lambda text: console.print(text, highlight=False))
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
+
+    slices = {}
+    for name, race in SLICES["cuda" if device.type == "cuda" else "cpu"].items():
+        say(f"{name}:")
+        found = side_by_side(race, device, say)
+        for way, rates in found["runs_per_minute"].items():
+            say(f"{way}: {estimate(rates)} runs/min, accuracy {found['accuracy'][way]:.3f}")
+        for way, ratio in found["ratios"].items():
+            say(f"engine / {way}: {ratio:.2f} (95 % interval over {ratio.count} repeats)")
+        say(f"{found['workers']} worker(s), {found['startup_s']:.1f} s once to start them")
+        slices[name] = found | {"ratios": {way: vars(r) for way, r in found["ratios"].items()}, "slice": asdict(race)}
     overhead = overhead_ms(device)
-    for way, rates in found["runs_per_minute"].items():
-        console.print(f"{way}: {estimate(rates)} runs/min, accuracy {found['accuracy'][way]:.3f}", highlight=False)
-    for way, ratio in found["ratios"].items():
-        console.print(f"engine / {way}: {ratio:.2f} (95 % interval over {ratio.count} repeats)", highlight=False)
-    console.print(
-        f"{found['workers']} worker(s), {found['startup_s']:.1f} s once to start them; "
-        f"overhead {overhead:.1f} ms a run",
-        highlight=False,
-    )
+    say(f"overhead {overhead:.1f} ms a run")
     whole = {
-        **found,
-        "ratios": {way: vars(ratio) for way, ratio in found["ratios"].items()},
+        "slices": slices,
         "overhead_ms": vars(overhead),
         "cores": os.cpu_count(),
         "threads_ordinary": torch.get_num_threads(),
         "load": os.getloadavg(),
-        "slice": {"sizes": SIZES, "methods": METHODS},
         "provenance": provenance(device, Training.__module__),
         "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    console.print(f"written to {OUT.name} in {OUT.parent.name}/", highlight=False)
+    target = OUT.with_stem(f"{OUT.stem}-{device.type}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    say(f"written to {target.name} in {target.parent.name}/")
