@@ -170,6 +170,7 @@ def unit_dim_of(parameter: Tensor) -> int | None:
 
     Examples
     --------
+    >>> import torch
     >>> unit_dim_of(torch.zeros(8, 3, 3, 3)), unit_dim_of(torch.zeros(8)), unit_dim_of(torch.zeros(8, 1, 1))
     (0, None, None)
     """
