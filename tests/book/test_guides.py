@@ -69,6 +69,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
     return run
 
 
+@pytest.mark.slow  # the build executes the guides, too; what they show is asked here
 @each_guide
 def test_it_runs_and_shows_its_mistakes(path: Path, outputs: Callable[[Path], str]) -> None:
     shown = outputs(path)
@@ -76,6 +77,7 @@ def test_it_runs_and_shows_its_mistakes(path: Path, outputs: Callable[[Path], st
     assert str(REPO) not in shown
 
 
+@pytest.mark.slow
 def test_recipes_agree_with_the_plain_loop_and_mistakes_do_not(outputs: Callable[[Path], str]) -> None:
     rows = re.findall(r"^(.+?) +norm \S+, +(\S+) % away$", outputs(_guide("agc")), re.M)
     away = {name: float(value) for name, value in rows}
@@ -87,6 +89,7 @@ def test_recipes_agree_with_the_plain_loop_and_mistakes_do_not(outputs: Callable
     assert min(value for name, value in away.items() if name not in right and name != "bfloat16") > 0.5, away
 
 
+@pytest.mark.slow
 def test_the_swapped_network_trains(outputs: Callable[[Path], str]) -> None:
     shown = outputs(_guide("replace"))
     table = shown[shown.index("last loss") :].splitlines()[1:5]
@@ -98,6 +101,7 @@ def test_the_swapped_network_trains(outputs: Callable[[Path], str]) -> None:
     assert accuracy["swapped"] < 50
 
 
+@pytest.mark.slow
 def test_facts_are_probed_for_every_norm(outputs: Callable[[Path], str]) -> None:
     from nfnets_lite.norm import NORMS
 
