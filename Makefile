@@ -28,13 +28,13 @@ $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
 
 env: $(READY)test  ## set up .venv with everything (2 min, once)
 
-book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 5 min, again 15 s; PROFILE, CHAPTER, RERUN)
+book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 15 min, again 20 s; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK)
 
 pdf: $(READY)book  ## the book that was built last, as one PDF: book/_build/nfnets-lite.pdf (1 min; needs Chromium; PROFILE)
 	$(BIN)/python -m book.pdf --profile $(PROFILE)
 
-execute: $(READY)book  ## execute chapters without rendering (smoke 5 min; PROFILE, CHAPTER, RERUN)
+execute: $(READY)book  ## execute chapters without rendering (smoke 15 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only
 
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
@@ -47,7 +47,7 @@ status: $(READY)book  ## what is recorded, and which chapters are stale and why 
 	$(BIN)/python -m experiments status
 	$(BIN)/python -m book.build $(BOOK) --status
 
-test: $(READY)test  ## the default tests (4 min)
+test: $(READY)test  ## the default tests (8 min)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(READY)test  ## the tests left out of `test` (5 min)

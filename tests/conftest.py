@@ -27,6 +27,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def seeded_zero() -> Iterator[None]:
+    """torch's own generator from seed 0, left as it was found."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with real CIFAR-10, converted; skips where neither $NFNETS_LITE_DATA, data/ nor ../shared/data has it."""

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
@@ -14,16 +13,10 @@ from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.two_modes import TwoModes, blocks, in_training_mode
 from nfnets_lite.models import ResNetSpec, create_model, model_spec
 
+pytestmark = pytest.mark.usefixtures("seeded_zero")
 CPU = torch.device("cpu")
 BITS = Data("digits", classes=2)
 DIGITS = Data("digits", train=1077, validation=360)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def network(method: str, **changes: object) -> ResNetSpec:

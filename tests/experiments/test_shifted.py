@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 
@@ -15,15 +14,9 @@ from experiments.tasks.test_time import TestTime as Shifted
 from experiments.tasks.training import evaluate
 from nfnets_lite.models import ResNetSpec, create_model, model_spec
 
+pytestmark = pytest.mark.usefixtures("seeded_zero")
 CPU = torch.device("cpu")
 DIGITS = Data("digits", train=1077, validation=360)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def network(method: str) -> ResNetSpec:
