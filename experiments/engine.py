@@ -78,7 +78,7 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     for name in sorted({name for cell in sweep.cells for name in cell.datasets}):
         prepare(name)
     plans: tuple[Callable[[Ledger], list[Run]], ...] = (lambda _: sweep.search(), partial(final_runs, sweep))
-    lost = partial(_lost, sweep=sweep.name, where=where)
+    died = partial(lost, sweep.name, where)
     backend: Backend | None = None
     try:
         for plan in plans:
@@ -92,7 +92,7 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
                 )
                 if runs:
                     backend = backend or backend_for(sweep, where, len(runs))
-                    for record in dispatch(runs, backend, journal, lost, where.until):
+                    for record in dispatch(runs, backend, journal, died, where.until):
                         report(record)
     except BaseException:
         if backend is not None:
@@ -156,7 +156,7 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
     )  # fmt: skip
 
 
-def _lost(run: Run, reason: str, seconds: float, *, sweep: str, where: Where) -> Record:
+def lost(sweep: str, where: Where, run: Run, reason: str, seconds: float) -> Record:
     """The record of a run that left none, because its process died."""
     name = str(where.device) if where.scheduler else device_name(where.device)
     origin = provenance(torch.device("cpu"), type(run).__module__) | {

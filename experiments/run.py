@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|list|status|doctor|bench``."""
+"""The command line: ``python -m experiments run|confirm|list|status|doctor|bench``."""
 
 import time
 from dataclasses import replace
@@ -62,6 +62,33 @@ def run(
     except KeyboardInterrupt:
         console.print("interrupted: finished runs are recorded; the same command goes on from there")
         raise typer.Exit(130) from None
+
+
+@app.command()
+def confirm(
+    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all")],
+    profile: ProfileOption = "smoke",
+    results: ResultsOption = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Repeat a few runs whose records are stale; where all digits are the same, the records are of this code again."""
+    from experiments import confirm
+
+    console = Console(soft_wrap=True)
+    differ = 0
+    for name in config.queue() if names == ["all"] else names:
+        try:
+            sweep, where = plan(name, profile, results, device, None, None, False, "")
+            repeated, kept = confirm.confirm(sweep, where, lambda record: None)
+            said = f"{repeated} runs repeated, all equal: {kept} records confirmed" if kept else "nothing is stale"
+            console.print(f"{name}, {profile}: {said}", highlight=False)
+        except confirm.NotConfirmed as error:
+            differ += 1
+            console.print(f"not confirmed: {error}", style="red", markup=False)
+        except (ValueError, OSError) as error:
+            console.print(f"error: {error}", style="red", markup=False)
+            raise typer.Exit(2) from error
+    raise typer.Exit(1 if differ else 0)
 
 
 @app.command("list")

@@ -1,8 +1,9 @@
-"""Folding: bake standardised weights and fixed norms in, for a network that is only going to be evaluated."""
+"""Folding: bake standardised weights, fixed norms and factors in, for a network that is only going to be evaluated."""
 
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _Standardized
+from nfnets_lite.models.fused import Chain
+from nfnets_lite.models.resnet import Block, SqueezeExcite
 from nfnets_lite.norm import inference_affine
 
 _PLAIN: dict[int, type[_ConvNd]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -26,7 +30,8 @@ def fold(model: nn.Module) -> nn.Module:
 
     A convolution with standardised weights gets the weights that convolve. A norm whose evaluation is a fixed affine
     map per channel (batch norm is one) is multiplied into the convolution in front of it, ``W' = scale * W`` and
-    ``b' = scale * b + shift``, and leaves an `torch.nn.Identity` in its place.
+    ``b' = scale * b + shift``, and leaves an `torch.nn.Identity` in its place. In the networks of this package the
+    gains of activations and of branches go into the convolutions beside them as well.
 
     Parameters
     ----------
@@ -55,7 +60,8 @@ def fold(model: nn.Module) -> nn.Module:
     twice in the model or outside a Sequential, which alone says what follows what. `nfnets_lite.norm.facts` tells
     which norms fold.
     Gradients by the input still work. To train only new layers on top, keep the folded part in evaluation mode. The
-    guard is a forward pre-hook; a ``state_dict`` holds no gains and does not load into the unfolded model.
+    guard is a forward pre-hook; a ``state_dict`` holds no gains and does not load into the unfolded model. Hooks on
+    activations and branches see them without the factors that moved on.
 
     Examples
     --------
@@ -83,7 +89,9 @@ def fold(model: nn.Module) -> nn.Module:
             if child is not None and child in made:
                 setattr(parent, name, made[child])
     folded = made.get(folded, folded)
-    return folded.eval().requires_grad_(False)
+    folded.eval().requires_grad_(False)
+    _absorb_factors(folded)
+    return folded
 
 
 def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, Affine]]:
@@ -103,7 +111,7 @@ def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, 
 
 
 def _runs_in_order(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, Chain.forward)
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -157,6 +165,38 @@ def _join(conv: _ConvNd, scale: Tensor, shift: Tensor) -> None:
         weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     bias = shift if conv.bias is None else shift + scale * conv.bias
     conv.weight, conv.bias = (nn.Parameter(tensor.to(conv.weight.dtype)) for tensor in (weight, bias))
+
+
+def _absorb_factors(model: nn.Module) -> None:
+    """Move an activation's factor into the folded convolutions that it feeds, and a branch's into its last layer."""
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+
+    def folded(layer: nn.Module) -> bool:
+        guards = (getattr(hook, "func", None) for hook in layer._forward_pre_hooks.values())
+        return places[layer] == 1 and _refuse_training in guards
+
+    def move(layer: nn.Module, takers: list[nn.Module]) -> None:
+        act = layer[-1] if isinstance(layer, nn.Sequential) and _runs_in_order(layer) and len(layer) else layer
+        if type(act) is ScaledActivation and places[act] == 1 and all(map(folded, takers)):
+            for conv in takers:
+                conv.get_parameter("weight").mul_(act.scale)
+            act.scale = 1.0
+
+    for chain in (m for m in model.modules() if isinstance(m, nn.Sequential) and _runs_in_order(m)):
+        for layer, following in pairwise(chain):
+            move(layer, [following])
+    for block in (m for m in model.modules() if isinstance(m, Block)):
+        move(block.enter, [block.branch[0], *([block.shortcut] if block.transition else [])])
+        gain = block.join.branch * (1.0 if block.skip_gain is None else float(block.skip_gain))
+        last = block.branch[-1]
+        if type(last) is SqueezeExcite and places[last] == 1:
+            last.scale *= gain
+        elif folded(last):
+            for tensor in last.parameters():
+                tensor.mul_(gain)
+        else:
+            continue
+        block.skip_gain, block.join = None, replace(block.join, branch=1.0, gain=None)
 
 
 def _refuse_training(module: nn.Module, _inputs: object, *, baked: str) -> None:

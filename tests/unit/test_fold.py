@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite import ScaledStdConv2d, create_model
+from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import (
     Conv1d,
     Conv2d,
@@ -204,6 +205,31 @@ def test_a_network_with_folded_norms_refuses_to_train() -> None:
     folded = fold(trained(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     with pytest.raises(RuntimeError, match=r"is in training mode: its norm is baked in, .* no longer normalise"):
         folded.train()(images())
+
+
+@pytest.mark.parametrize("name", TINY)
+@torch.no_grad()
+def test_factors_of_activations_and_branches_move_into_weights(name: str) -> None:
+    model = network(name).double()
+    folded, x = fold(model), images().double()
+    scales = [layer.scale for layer in folded.blocks.modules() if isinstance(layer, ScaledActivation)]
+    assert len(scales) > 4
+    assert set(scales) == {1.0}
+    assert not any("skip_gain" in key for key in folded.state_dict())
+    torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_factor_stays_where_it_has_another_taker() -> None:
+    act, first, second = ScaledActivation("relu"), ScaledStdConv2d(4, 4, 1), ScaledStdConv2d(4, 4, 1)
+    x = torch.randn(2, 4, 5, 5)
+    for net in (
+        nn.Sequential(first, act, second, act),  # the activation stands twice
+        nn.Sequential(first, act, first, second),  # the convolution does
+        nn.Sequential(first, nn.Sequential(act), nn.Identity(), second),  # something else is between
+    ):
+        torch.testing.assert_close(fold(net)(x), net(x))
+        assert fold(net).get_submodule("1" if net[1] is act else "1.0").scale == act.scale > 1
 
 
 def test_there_must_be_something_to_fold() -> None:

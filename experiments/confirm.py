@@ -1,0 +1,114 @@
+"""Records that changed code still gives: some of their runs are repeated, and compared to the last digit."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from experiments import records
+from experiments.config import Run, Sweep
+from experiments.dispatch import dispatch
+from experiments.engine import Report, Where, backend_for, lost
+from experiments.journal import Journal
+from experiments.plan import final_runs, stale
+from experiments.provenance import commit, device_name
+from experiments.records import Record
+from experiments.sources import code_hash
+
+Pair = tuple[Run, Record]
+
+
+class NotConfirmed(ValueError):
+    """What the code computes now is not what is recorded."""
+
+
+def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
+    """Repeat one stale run of each method and split; if all give what they gave, the stale records are of this code.
+
+    The least costly run that ended well is taken of each. What must be equal: the status, every metric and every curve,
+    to the last digit. A confirmed record keeps the commit that it was made at, and says under ``"confirmed"`` by how
+    many runs, at which commit and when. Do not run the sweep meanwhile: its file is written anew.
+
+    Returns
+    -------
+    tuple of int
+        Runs that were repeated, and records that are now of this code; both 0 where nothing was stale.
+
+    Raises
+    ------
+    NotConfirmed
+        If a repeated run differs. Nothing is changed then: the records are history, `run --fresh` makes them again.
+        Measured times always differ.
+    ValueError
+        If the records were made on another device: its arithmetic may round otherwise.
+    """
+    path = records.path_of(where.results, sweep.name)
+    ledger = records.read(path)
+    old = stale_pairs([*sweep.search(), *final_runs(sweep, ledger)], ledger)
+    if not old:
+        return 0, 0
+    foreign = {r.provenance["device"] for _, r in old} - {device_name(where.device)}
+    if foreign:
+        raise ValueError(
+            f"device={str(where.device)!r} is {device_name(where.device)}, and the stale records of {sweep.name!r} "
+            f"were made on {', '.join(sorted(foreign))}: equal numbers are only to be expected there"
+        )
+    chosen = sample(old)
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "again.jsonl") as journal:
+        backend = backend_for(sweep, where, len(chosen))
+        try:
+            for record in dispatch([run for run, _ in chosen], backend, journal, partial(lost, sweep.name, where)):
+                report(record)
+        finally:
+            backend.close(now=True)
+        again = records.read(journal.path)
+        differing = [what for run, was in chosen if (what := difference(was, again.of(run.key, run.seed)))]
+    if differing:
+        raise NotConfirmed(f"{sweep.name}, {where.profile}: {'; '.join(differing)}")
+    note = {"runs": len(chosen), "commit": commit()[0], "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    now = {
+        (r.key, r.seed): replace(
+            r, provenance=r.provenance | {"code": code_hash(type(run).__module__), "confirmed": note}
+        )
+        for run, r in old
+    }
+    rewrite(path, [now.get((r.key, r.seed), r) for r in ledger.records])
+    return len(chosen), len(old)
+
+
+def stale_pairs(runs: Iterable[Run], ledger: records.Ledger) -> list[Pair]:
+    """The runs whose record is done and was made by other code, each with it."""
+    found = ((run, ledger.of(run.key, run.seed)) for run in runs)
+    return [(run, r) for run, r in found if r is not None and r.done and stale(run, r)]
+
+
+def sample(pairs: Iterable[Pair]) -> list[Pair]:
+    """The least costly pair of each method and split, one that ended well where there is one."""
+    chosen: dict[tuple[str, str], Pair] = {}
+    for run, record in sorted(pairs, key=lambda pair: (pair[1].status != "ok", pair[1].provenance["seconds"])):
+        chosen.setdefault((run.method, run.split), (run, record))
+    return list(chosen.values())
+
+
+def difference(was: Record, now: Record | None) -> str:
+    """What differs between two records of a run; empty if nothing that was computed does."""
+    name = f"{was.method}, seed {was.seed}"
+    if now is None or was.status != now.status:
+        return f"{name}: {was.status} became {'nothing' if now is None else now.status}"
+    for metric in sorted({*was.metrics, *now.metrics}):
+        before, after = was.metrics.get(metric), now.metrics.get(metric)
+        if before != after:
+            return f"{name}: {metric} {before} became {after}"
+    return "" if was.curve == now.curve else f"{name}: its curve changed"
+
+
+def rewrite(path: Path, found: Iterable[Record]) -> None:
+    """Put records in the place of a file's, all or none of them."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.writelines(record.line() for record in found)
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,108 @@
+"""Records that changed code still gives."""
+
+import json
+from pathlib import Path
+
+import pytest
+import small_sweep
+from typer.testing import CliRunner
+
+from experiments import confirm, plan, records, run, sources
+from experiments.config import Run, Sweep
+from experiments.engine import Where, run_sweep
+from experiments.records import Record
+
+
+@pytest.fixture
+def sweep() -> Sweep:
+    return small_sweep.sweep(seeds=2, epochs=1)
+
+
+@pytest.fixture
+def where(tmp_path: Path, sweep: Sweep) -> Where:
+    found = small_sweep.where(tmp_path)
+    run_sweep(sweep, found, lambda record: None)
+    return found
+
+
+@pytest.fixture
+def changed(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code is another one than when the records were made."""
+    for module in (confirm, plan):
+        monkeypatch.setattr(module, "code_hash", lambda name: "another")
+
+
+def ledger(where: Where) -> records.Ledger:
+    return records.read(records.path_of(where.results, "small"))
+
+
+def ignore(record: Record) -> None:
+    pass
+
+
+def test_nothing_is_repeated_where_nothing_is_stale(sweep: Sweep, where: Where) -> None:
+    assert confirm.confirm(sweep, where, pytest.fail) == (0, 0)
+
+
+@pytest.mark.usefixtures("changed")
+def test_equal_digits_make_all_stale_records_current(sweep: Sweep, where: Where) -> None:
+    before, repeated = ledger(where), list[Record]()
+    assert confirm.confirm(sweep, where, repeated.append) == (2, len(before.records))
+    assert sorted(json.dumps(r.config["split"]) for r in repeated) == ['"test"', '"validation"']
+    after = ledger(where)
+    assert [r.metrics for r in after.records] == [r.metrics for r in before.records]
+    for was, now in zip(before.records, after.records):
+        assert now.provenance["code"] == "another"
+        assert now.provenance["confirmed"]["runs"] == 2
+        assert {**now.provenance, "code": was.provenance["code"], "confirmed": 0} == {**was.provenance, "confirmed": 0}
+    assert confirm.confirm(sweep, where, ignore) == (0, 0)
+    assert not list(where.results.glob("*.part"))
+
+
+@pytest.mark.usefixtures("changed")
+@pytest.mark.parametrize("field", ["metrics", "curve", "status"])
+def test_one_digit_is_enough_to_refuse(sweep: Sweep, where: Where, field: str) -> None:
+    path = records.path_of(where.results, "small")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if field == "metrics":
+            line["metrics"]["loss"] = line["metrics"].get("loss", 0.0) + 1e-12
+        elif field == "curve":
+            line["curve"]["loss"] = [0.0]
+        elif line["status"] == "ok":
+            line["status"] = "diverged"
+    path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+    text = path.read_text()
+    said = {"metrics": "loss", "curve": "its curve changed", "status": "diverged became ok"}[field]
+    with pytest.raises(confirm.NotConfirmed, match=said):
+        confirm.confirm(sweep, where, ignore)
+    assert path.read_text() == text
+
+
+@pytest.mark.usefixtures("changed")
+def test_another_device_cannot_confirm(sweep: Sweep, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirm, "device_name", lambda device: "an abacus")
+    with pytest.raises(ValueError, match="is an abacus, and the stale records of 'small' were made on CPU"):
+        confirm.confirm(sweep, where, ignore)
+
+
+def test_the_least_costly_run_that_ended_well_stands_for_its_method(sweep: Sweep, where: Where) -> None:
+    found = ledger(where)
+    runs: list[Run] = [*sweep.search(), *plan.final_runs(sweep, found)]
+    pairs = [(r, record) for r in runs if (record := found.of(r.key, r.seed)) is not None]
+    for one, record in confirm.sample(pairs):
+        others = [r for other, r in pairs if (other.method, other.split) == (one.method, one.split)]
+        assert record.status == "ok"
+        assert record.provenance["seconds"] == min(r.provenance["seconds"] for r in others if r.status == "ok")
+
+
+def test_the_command_says_what_it_found(tmp_path: Path) -> None:
+    said = CliRunner().invoke(run.app, ["confirm", "federated", "--results", str(tmp_path)])
+    assert (said.exit_code, said.output) == (0, "federated, smoke: nothing is stale\n")
+    said = CliRunner().invoke(run.app, ["confirm", "batchsize", "--results", str(tmp_path)])
+    assert said.exit_code == 2
+    assert "is not known" in said.output
+
+
+def test_the_hash_is_asked_of_the_same_function() -> None:
+    assert confirm.code_hash is plan.code_hash is sources.code_hash
