@@ -31,8 +31,8 @@ env: $(READY)test  ## set up .venv with everything (2 min, once)
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 15 min, again 20 s; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK)
 
-pdf: $(READY)book  ## the book that was built last, as one PDF: book/_build/nfnets-lite.pdf (1 min; needs Chromium; PROFILE)
-	$(BIN)/python -m book.pdf --profile $(PROFILE)
+pdf: $(READY)book  ## the book that was built last as one PDF, and a link to it on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
+	$(BIN)/python -m book.pdf
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 15 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from book.build import ROOT, load_profiles, plan
-from book.build import Request as Asked
+from book.build import ROOT
 from book.layout import Book, UsageError
-from book.render import jupyter_book, render
+from book.render import jupyter_book
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome")
 WAIT = 120_000  # milliseconds of the page's own time, for the formulas
+MARK = "<!-- pdf -->"  # where the first page offers the file
 app = typer.Typer(add_completion=False)
 
 
@@ -32,7 +32,7 @@ def print_book(book: Book) -> Path:
         If the rendering or the printing fails, with what was said.
     """
     source, work = book.out / "source", book.out / "single"
-    if not (source / "_toc.yml").is_file():
+    if not (book.html / "index.html").is_file() or not (source / "_toc.yml").is_file():
         raise UsageError("nothing has been rendered yet; run `make book` first")
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -42,6 +42,8 @@ def print_book(book: Book) -> Path:
     page = work / "_build" / "singlehtml" / "index.html"
     if log.returncode or not page.is_file():
         raise RuntimeError(f"rendering the book as one page failed:\n{log.stdout}")
+    for file in page.parent.glob("*.html"):  # only the site has the files to download: on paper they are names
+        file.write_text(re.sub(r' href="_downloads/[^"]*"', "", file.read_text(encoding="utf-8")), encoding="utf-8")
     made = book.pdf.with_suffix(".new")
     flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", f"--virtual-time-budget={WAIT}"]
     flags += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox refuses root
@@ -55,18 +57,27 @@ def print_book(book: Book) -> Path:
     return book.pdf
 
 
+def offer(book: Book) -> None:
+    """Put the PDF on the site and link it on the first page, in what was rendered.
+
+    The next rendering starts from the sources, which have no link: a site offers the PDF of itself, or none.
+    """
+    shutil.copyfile(book.pdf, book.html / book.pdf.name)
+    page = book.html / f"{book.toc()['root']}.html"
+    size = f"{book.pdf.stat().st_size / 1e6:.1f} MB"
+    link = f'{MARK}<p>The whole book is also <a href="{book.pdf.name}">one PDF</a> ({size}).</p>'
+    page.write_text(re.sub(f"{MARK}.*", link, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 @app.command()
-def main(profile: Annotated[str, typer.Option(help="The profile of the book that was built.")] = "smoke") -> None:
-    """Print the book that was built last, and render it again with a link to the PDF."""
+def main() -> None:
+    """Print the book that was built last, and offer the PDF on its first page."""
     book = Book(ROOT, ROOT / "book", ROOT / "book" / "_build")
     try:
         print(f"{print_book(book)}: {book.pdf.stat().st_size / 1e6:.1f} MB")
-        pages, jobs = plan(book, Asked(profile=profile), load_profiles())
     except (UsageError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    good, message = render(book, pages, profile, {job.page.docname: job.stale for job in jobs if job.stale})
-    print(message if good else f"error: rendering failed\n{message}")
-    sys.exit(0 if good else 1)
+    offer(book)
 
 
 if __name__ == "__main__":

@@ -90,9 +90,6 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
             copy.write_text(json.dumps(dressed(notebook, stale.get(page.docname, ""))), encoding="utf-8")
         else:
             shutil.copyfile(page.path, copy)
-    if book.pdf.is_file():
-        shutil.copyfile(book.pdf, source / book.pdf.name)
-        _fill_in(source / "intro.md", "<!-- pdf -->", f"The whole book is also [one PDF](/{book.pdf.name}).")
     _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
     if "explorer" in names:
         explorers.write(source / "assets", source / "records")

@@ -39,6 +39,8 @@ INTRO = """# A small book
 
 It follows {cite}`brock2021nfnet`, and has a {doc}`first <chapters/one>` and a {doc}`second <chapters/two>` chapter.
 
+<!-- pdf -->
+
 ```{bibliography}
 ```
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -29,7 +30,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-NOT_PAGES = {"index.html", "genindex.html", "search.html"}  # a redirect, an empty list, and what test_search opens
+NOT_PAGES = {"index.html", "genindex.html"}  # a redirect, and an empty list
 PHONE = {"width": 390, "height": 844}
 
 
@@ -171,7 +172,8 @@ def test_search_finds_a_known_word(watch: Watch, pages: list[str]) -> None:
 
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"  # axe-core 4.14.1, MPL-2.0
-WEIGHT = 1.5e6  # bytes of a page with its images, as a reader loads it; scripts and fonts are shared by all pages
+WEIGHT = 1.5e6  # bytes of a page with its images and its data; what several pages load, and MathJax, comes once
+SOON = 1000  # milliseconds, from the request to a page that answers
 
 
 @pytest.mark.parametrize(
@@ -193,13 +195,14 @@ def test_axe_finds_nothing_serious(watch: Watch, pages: list[str]) -> None:
 
 
 class Anchors(HTMLParser):
-    """The places of a page, and what it links to."""
+    """The places of a page, what it links to, and what it loads."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.places: set[str] = set()
         self.links: list[str] = []
         self.images: list[str] = []
+        self.scripts: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -209,6 +212,8 @@ class Anchors(HTMLParser):
             self.links.append(str(given["href"]))
         if tag == "img" and given.get("src"):
             self.images.append(str(given["src"]))
+        if tag == "script" and given.get("src"):
+            self.scripts.append(str(given["src"]))
 
 
 def test_internal_links_and_anchors_resolve(html: Path, pages: list[str]) -> None:
@@ -226,12 +231,36 @@ def test_internal_links_and_anchors_resolve(html: Path, pages: list[str]) -> Non
     assert not broken
 
 
+def beside(page: Path, links: list[str]) -> set[Path]:
+    """The files that a page names: neither addresses elsewhere nor data in the page itself."""
+    own = (parts for parts in map(urlsplit, links) if not parts.scheme)
+    return {(page.parent / unquote(parts.path)).resolve() for parts in own}
+
+
 def test_pages_are_light(html: Path, pages: list[str]) -> None:
-    heavy = {}
-    for name in pages:
-        text = (html / name).read_text(encoding="utf-8")
-        images = {(html / name).parent / unquote(src) for src in Anchors(text).images if not urlsplit(src).scheme}
-        weight = len(text.encode()) + sum(path.stat().st_size for path in images if path.is_file())
+    heavy, parsed = {}, {name: Anchors((html / name).read_text(encoding="utf-8")) for name in pages}
+    loaded = {name: beside(html / name, page.scripts) for name, page in parsed.items()}
+    times = Counter(script for scripts in loaded.values() for script in scripts)
+    for name, page in parsed.items():
+        own = {script for script in loaded[name] if times[script] == 1 and script.parent.name != "mathjax"}
+        files = {html / name, *own, *beside(html / name, page.images)}
+        weight = sum(path.stat().st_size for path in files if path.is_file())
         if weight > WEIGHT:
             heavy[name] = weight
     assert not heavy
+
+
+def test_pages_answer_within_a_second(watch: Watch, pages: list[str]) -> None:
+    """Their scripts have run and no task keeps a click waiting; the best of three, as others work here, too."""
+    watch.page.add_init_script("""window.ends = [];
+      new PerformanceObserver(list => list.getEntries().forEach(task => ends.push(task.startTime + task.duration)))
+        .observe({ type: "longtask", buffered: true });""")
+    answers = "Math.max(performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd, ...window.ends)"
+    slow = {}
+    for name in pages:
+        took: list[float] = []
+        while len(took) < 3 and min(took, default=SOON) >= SOON:
+            took.append(watch.open(f"/{name}").evaluate(answers))
+        if min(took) >= SOON:
+            slow[name] = took
+    assert not slow

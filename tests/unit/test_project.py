@@ -102,6 +102,16 @@ def test_readme_names_only_targets_that_exist() -> None:
     assert {"book", "test"} <= named <= targets
 
 
+def test_readme_explains_every_folder() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout, so what is tracked is not known")
+    tops = {name.split("/")[0] for name in tracked.stdout.splitlines() if "/" in name}
+    told = re.findall(r"`([\w./]+)/`", (ROOT / "README.md").read_text().split("## What is where")[1])
+    assert tops <= set(told)
+    assert [name for name in told if not (ROOT / name).is_dir()] in ([], ["data"])
+
+
 def test_readme_shows_what_the_records_say() -> None:
     from book import headline
 
@@ -114,3 +124,11 @@ def test_readme_shows_what_the_records_say() -> None:
 def test_version_is_the_same_everywhere() -> None:
     assert nf.__version__ == PYPROJECT["version"]
     assert f"version: {nf.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_check_in_front_of_a_release_passes_for_this_version_alone() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    (check,) = (step["run"] for step in jobs["build"]["steps"] if "changelog" in step.get("name", ""))
+    for tag, status in ((f"v{nf.__version__}", 0), ("v99.9.9", 1)):
+        done = subprocess.run(["bash", "-e", "-c", check], cwd=ROOT, env={**os.environ, "TAG": tag})
+        assert done.returncode == status, tag

@@ -28,6 +28,29 @@ def test_what_is_outside_the_analysis_is_measured_but_not_predicted(method: str)
     assert all(isfinite(signal.var) for signal in signals)
 
 
+@pytest.mark.parametrize(
+    ("method", "choices", "inside"),
+    [
+        ("none", {"conv": "scaled_ws", "activation_gain": True}, True),
+        ("none", {"conv": "scaled_ws"}, False),  # a ReLU keeps a third: taken for all, 27 blocks are 2^27
+        ("none", {"activation_gain": True}, False),  # gain 1.7^2 on top of He's start
+        ("bn", {"activation_gain": True}, False),
+        ("nf", {"activation_gain": False}, False),
+        ("nf", {"activation_gain": False, "conv": "plain"}, True),
+        ("bn_act_first", {"activation_gain": True}, True),
+    ],
+)
+def test_a_prediction_holds_or_is_not_made(method: str, choices: dict, inside: bool) -> None:
+    torch.manual_seed(0)
+    wide = {"width": (128, 128, 128), "stem_width": 128, "strides": (1, 1, 1), "branch": (1, 1, 3), "bottleneck": 1.0}
+    model = create_model("cifar_resnet14", method=method, skip_gain=1.0, **wide, **choices).train()
+    signals = signal_propagation(model, torch.randn(16, 3, 16, 16))
+    assert all(isnan(signal.predicted) != inside for signal in signals[1:])
+    start = 1.0 if model.spec.norm != "none" else signals[0].sq_mean + signals[0].var
+    for signal in signals[1:] if inside else ():
+        assert signal.sq_mean + signal.var == pytest.approx(start * signal.predicted, rel=0.35)
+
+
 def test_batch_norm_stream_grows_by_one_a_block() -> None:
     """Behind a norm each branch adds about the same variance, so the stream grows linearly."""
     torch.manual_seed(0)

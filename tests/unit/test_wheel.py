@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
-import subprocess
 import sys
 import tarfile
 import tomllib
-import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from bare_env import bare_env, run
 
 import nfnets_lite as nf
 
@@ -81,49 +79,11 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that holds torch with what it needs, and the wheel."""
     pytest.importorskip("pip", reason="pip is not installed")
     folder = tmp_path_factory.mktemp("bare")
-    venv.create(folder / "env", symlinks=True)
-    python = folder / "env" / "bin" / "python"
-    linked = folder / "torch"
-    linked.mkdir()
-    for name in needed_by("torch"):
-        link(importlib.metadata.distribution(name), linked)
-    where = run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
-    (Path(where) / "torch.pth").write_text(f"{linked}\n")
+    python = bare_env(folder, ["torch"])
     # No index: what the wheel requires is there already, or this fails.
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install"]
     run(*pip, "--quiet", "--no-index", str(wheel), cwd=folder)
     return python
-
-
-def run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert not done.returncode, done.stdout
-    return done.stdout
-
-
-def needed_by(name: str) -> set[str]:
-    """A distribution and all that it requires here, as they are installed."""
-    from packaging.requirements import Requirement
-
-    found, ask = set(), [name]
-    while ask:
-        name = ask.pop()
-        if name.lower() in found:
-            continue
-        found.add(name.lower())
-        for line in importlib.metadata.requires(name) or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                ask.append(requirement.name)
-    return found
-
-
-def link(distribution: importlib.metadata.Distribution, folder: Path) -> None:
-    tops = {Path(file.parts[0]) for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}
-    for top in tops:
-        target = Path(str(distribution.locate_file(top)))
-        if target.exists() and not (folder / top).exists():  # several share a namespace package, nvidia for one
-            (folder / top).symlink_to(target)
 
 
 def test_what_is_in_the_wheel(wheel: Path) -> None:
