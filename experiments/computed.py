@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.large.configs import config
+from experiments.undrawn import Undrawn
 from nfnets_lite.activations import ACTIVATIONS, gain_of
 from nfnets_lite.agc import adaptive_clip_grad_, unitwise_norm
 from nfnets_lite.fold import fold
@@ -42,7 +43,7 @@ def family(field: str) -> float:
 
 def parameters(name: str) -> float:
     """Parameters of a model, in millions."""
-    with torch.device("meta"):
+    with Undrawn(), torch.device("meta"):
         return sum(p.numel() for p in create_model(name).parameters()) / 1e6
 
 

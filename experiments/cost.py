@@ -5,10 +5,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
-
-import torch
-from torch.overrides import TorchFunctionMode
 
 from experiments import records
 from experiments.config import Run, Sweep
@@ -16,6 +12,7 @@ from experiments.engine import Where
 from experiments.plan import final_runs, pending
 from experiments.provenance import device_name
 from experiments.records import Record
+from experiments.undrawn import Undrawn
 
 
 def runs_left(sweep: Sweep, where: Where) -> list[Run]:
@@ -48,19 +45,12 @@ def estimates(sweep: Sweep, runs: Iterable[Run], done: Sequence[Record], device:
     for record in done:
         by_key.setdefault(record.key, []).append(record.provenance["seconds"])
     whole = _all_runs(sweep)
-    with _Undrawn():
+    with Undrawn():  # efforts ask for sizes
         effort = cache(lambda run: run.effort(device))
         ratios = [fmean(by_key[key]) / effort(replace(whole[key], seed=0)) for key in by_key.keys() & whole.keys()]
         scale = median(ratios) if ratios else 1.0
         found = [fmean(by_key[run.key]) if run.key in by_key else scale * effort(replace(run, seed=0)) for run in runs]
     yield from found
-
-
-class _Undrawn(TorchFunctionMode):
-    """Networks are built for their size alone: drawing the weights of one of 1,000 layers would take seconds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _all_runs(sweep: Sweep) -> dict[str, Run]:

@@ -1,0 +1,51 @@
+"""Sentences of the book beside the records that they were written against."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from book import lessons, plots
+from book.execute import read_chapter
+from book.lessons import Evidence
+from experiments.claims import Verdict
+
+CHAPTER = Path(__file__).resolve().parents[2] / "book" / "chapters" / "what_we_learned.md"
+CALLS = [
+    node
+    for cell in read_chapter(CHAPTER).cells
+    if cell.cell_type == "code"
+    for node in ast.walk(ast.parse(cell.source))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Evidence"
+]
+EVIDENCE = [Evidence(*map(ast.literal_eval, call.args)) for call in CALLS]
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> list[Verdict]:
+    return lessons.best("smoke")
+
+
+def test_the_committed_records_say_what_the_sentences_say(verdicts: list[Verdict]) -> None:
+    assert len(EVIDENCE) >= 15
+    assert not lessons.moved(EVIDENCE, verdicts)
+    assert all(lessons.finding(e, verdicts)[1].effect is not None for e in EVIDENCE)
+
+
+def test_records_that_moved_are_told_of(verdicts: list[Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(plots, "markdown", shown.append)
+    lessons.show([replace(EVIDENCE[0], outcome="fails")], verdicts)
+    table, warning = shown
+    assert lessons.finding(EVIDENCE[0], verdicts)[1].measured in table
+    assert warning.startswith("```{warning}")
+    assert f"fails when this was written, {EVIDENCE[0].outcome} now" in warning
+
+
+@pytest.mark.parametrize("evidence", [Evidence("NF-99", "", "holds"), Evidence("NF-8", "clip", "holds")])
+def test_evidence_names_one_condition(verdicts: list[Verdict], evidence: Evidence) -> None:
+    with pytest.raises(ValueError, match=r"evidence .* names [03] conditions"):
+        lessons.finding(evidence, verdicts)
