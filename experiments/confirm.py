@@ -26,7 +26,7 @@ class NotConfirmed(ValueError):
 
 
 def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
-    """Repeat one stale run of each method and split; if all give what they gave, the stale records are of this code.
+    """Repeat one stale run of each method; if all give what they gave, the stale records are of this code.
 
     The least costly run that ended well is taken of each. What must be equal: the status, every metric and every curve,
     to the last digit. A confirmed record keeps the commit that it was made at, and says under ``"confirmed"`` by how
@@ -86,10 +86,10 @@ def stale_pairs(runs: Iterable[Run], ledger: records.Ledger) -> list[Pair]:
 
 
 def sample(pairs: Iterable[Pair]) -> list[Pair]:
-    """The least costly pair of each method and split, one that ended well where there is one."""
-    chosen: dict[tuple[str, str], Pair] = {}
+    """The least costly pair of each method, one that ended well where there is one."""
+    chosen: dict[str, Pair] = {}
     for run, record in sorted(pairs, key=lambda pair: (pair[1].status != "ok", pair[1].provenance["seconds"])):
-        chosen.setdefault((run.method, run.split), (run, record))
+        chosen.setdefault(run.method, (run, record))
     return list(chosen.values())
 
 
