@@ -1,6 +1,7 @@
 """Records that changed code still gives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,23 +61,28 @@ def test_equal_digits_make_all_stale_records_current(sweep: Sweep, where: Where)
 
 
 @pytest.mark.usefixtures("changed")
-@pytest.mark.parametrize("field", ["metrics", "curve", "status"])
+@pytest.mark.parametrize("field", ["metrics", "curve"])
 def test_one_digit_is_enough_to_refuse(sweep: Sweep, where: Where, field: str) -> None:
     path = records.path_of(where.results, "small")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if field == "metrics":
             line["metrics"]["loss"] = line["metrics"].get("loss", 0.0) + 1e-12
-        elif field == "curve":
-            line["curve"]["loss"] = [0.0]
         else:
-            line["status"] = {"ok": "diverged", "diverged": "ok"}[line["status"]]
+            line["curve"]["loss"] = [0.0]
     path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
     text = path.read_text()
-    said = {"metrics": "loss", "curve": "its curve changed", "status": "ok became diverged"}[field]
+    said = {"metrics": "loss", "curve": "its curve changed"}[field]
     with pytest.raises(confirm.NotConfirmed, match=said):
         confirm.confirm(sweep, where, ignore)
     assert path.read_text() == text
+
+
+def test_a_run_that_ends_otherwise_differs(where: Where) -> None:
+    record = ledger(where).records[0]
+    assert confirm.difference(record, record) == ""
+    assert "ok became diverged" in confirm.difference(replace(record, status="ok"), replace(record, status="diverged"))
+    assert "became nothing" in confirm.difference(record, None)
 
 
 @pytest.mark.usefixtures("changed")
