@@ -35,9 +35,10 @@ def sees_others(spec: Spec, side: int) -> bool:
 
     Norms that change over a training are asked at its start and in its middle.
     """
+    examples = max(8, int(dict(spec.norm_options).get("size", 1)))  # a ghost batch has to fit in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, x = create_model(spec).train(), torch.randn(8, spec.in_channels, side, side)
+        model, x = create_model(spec).train(), torch.randn(examples, spec.in_channels, side, side)
         for _ in range(10):
             model(2 * torch.randn_like(x))
     others, changed = torch.cat([x[:1], -2 * x[1:]]), []
@@ -57,10 +58,8 @@ def dots(families: Mapping[str, str], found: Mapping[str, Estimate]) -> tuple[Fi
         if not rows:
             continue
         estimates = [found[order[i]] for i in rows]
-        half = [0.0 if e.high is None else e.high - e.mean for e in estimates]
-        ax.errorbar(
-            [e.mean for e in estimates], rows, xerr=half, fmt=marker, color=colour, label=name, capsize=2, markersize=5
-        )
+        x, half = [e.mean for e in estimates], plots.half_widths(estimates)
+        ax.errorbar(x, rows, xerr=half, fmt=marker, color=colour, label=name, capsize=2, markersize=5)
         for i, estimate in zip(rows, estimates):
             if estimate.diverged:
                 ax.plot(estimate.mean, i, marker, color=colour, markerfacecolor="white", markersize=6, zorder=5)

@@ -1,7 +1,7 @@
 """One look through the book: a colour and a marker per method, intervals always drawn, captions made from records."""
 
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -94,14 +94,26 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
         name, colour, marker = look(method)
         points = sorted((x, estimate) for (m, x), estimate in estimates.items() if m == method)
         shift = 1.05 ** (offset - 1)  # intervals of two methods at one place must not hide each other
-        x, mean = [x * shift for x, _ in points], [e.mean for _, e in points]
-        half = [0.0 if e.high is None else e.high - e.mean for _, e in points]
+        x, found = [x * shift for x, _ in points], [e for _, e in points]
+        mean, half = [e.mean for e in found], half_widths(found)
         ax.errorbar(x, mean, half, label=name, color=colour, marker=marker, capsize=3, markersize=6)
         for place, (_, estimate) in zip(x, points):
             if estimate.diverged:
                 ax.plot(place, estimate.mean, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -1), min(high, 101))  # a t interval does not know that accuracy ends at 0 and 100 %
+
+
+def half_widths(estimates: Iterable[Estimate]) -> list[float]:
+    """Half widths of their intervals, for error bars; 0 where there is a single seed and so no interval."""
+    return [0.0 if e.high is None else e.high - e.mean for e in estimates]
+
+
+def log_axis(ax: Axes, name: str, places: Sequence[float]) -> None:
+    """An x axis of powers that names these places and no others."""
+    ax.set(xscale="log", xlabel=name)
+    ax.set_xticks(places, [f"{place:g}" for place in places])
+    ax.minorticks_off()
 
 
 def heatmap(
@@ -160,6 +172,12 @@ def caption(text: str, records: Sequence[Record], path: Path) -> None:
     )
 
 
+def figure(fig: Figure, records: Sequence[Record], path: Path, *, alt: str, text: str) -> None:
+    """Show a figure made of records, with its text alternative, and its caption with their origin below it."""
+    show(fig, alt)
+    caption(text, records, path)
+
+
 def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) -> None:
     """Show how the records judge claims: every condition beside its measurement, then a line a claim."""
     found = [claims.judge(claim_id, records, profile) for claim_id in claim_ids]
@@ -181,9 +199,10 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
         markdown(f"**{v.claim.id}: {v.verdict}**{scale}. *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}")
 
 
-def markdown(text: str) -> None:
-    """Show text that a cell made, parsed like the chapter's own."""
-    display(Markdown(text))
+def markdown(*texts: str) -> None:
+    """Show texts that a cell made, a paragraph each, parsed like the chapter's own."""
+    for text in texts:
+        display(Markdown(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -65,6 +65,17 @@ def panels(runs: Mapping[str, Sequence[Record]], powers: Sequence[str], bottom: 
     return fig
 
 
+def draw_stages(runs: Mapping[str, Sequence[Record]], stage: int) -> Figure:
+    """The variance over three stages of so many blocks, transitions dotted."""
+    fig, ax = plt.subplots()
+    draw(ax, runs, "variance")
+    for transition in (stage + 1, 2 * stage + 1):
+        ax.axvline(transition, color="grey", linestyle=":", linewidth=1)
+    ax.set_xlabel("block (0: the stem); dotted: transitions")
+    fig.legend(loc="outside upper center", ncols=2, fontsize="small")
+    return fig
+
+
 def branch_share(record: Record) -> list[float]:
     """Of the variance after each block, what its branch brought, in per cent; none of the factors is learnable here."""
     model = record.config["model"]

@@ -1,0 +1,62 @@
+"""What the tables and figures of several chapters are made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+from made_records import run
+
+from book import plots, tables
+from experiments.records import estimate
+
+
+def test_groups_keep_the_order_of_the_records() -> None:
+    found = [run("nf", 0), run("bn", 0), run("nf", 1)]
+    groups = tables.grouped(found, lambda r: r.method)
+    assert {method: [r.seed for r in rs] for method, rs in groups.items()} == {"nf": [0, 1], "bn": [0]}
+    assert list(groups) == ["nf", "bn"]
+    assert [r.method for r in tables.joined(groups)] == ["nf", "nf", "bn"]
+
+
+def test_a_run_that_diverged_counts_as_chance_and_is_counted() -> None:
+    found = [run(accuracy=0.7), run(accuracy=None)]
+    assert tables.accuracy(found).mean == pytest.approx(40)
+    assert tables.diverged(found) == 1
+
+
+def test_differences_are_paired_by_seed() -> None:
+    runs = {"bn": [run("bn", s, a) for s, a in enumerate((0.5, 0.7))], "nf": [run("nf", s, a) for s, a in ((1, 0.6),)]}
+    assert tables.against(runs, "bn")["nf"].mean == pytest.approx(-10)
+    assert list(tables.against(runs, "bn")) == ["nf"]
+
+
+def test_a_metric_over_the_reference() -> None:
+    own, other = ([run(metrics={"step_ms": ms}) for ms in both] for both in ((1.0, 3.0), (4.0, 4.0)))
+    assert tables.over(own, other, "step_ms") == pytest.approx(0.5)
+
+
+def test_half_widths_are_zero_for_a_single_seed() -> None:
+    several = estimate([1.0, 2.0, 3.0])
+    assert plots.half_widths([estimate([5.0]), several]) == [0.0, pytest.approx(several.high - several.mean)]
+
+
+def test_an_axis_of_powers_names_its_places_alone() -> None:
+    matplotlib.use("Agg")
+    fig, ax = plt.subplots()
+    plots.log_axis(ax, "batch", [16, 1024])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["16", "1024"]
+    assert not ax.xaxis.get_minorticklocs().size
+    assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "batch")
+    plt.close(fig)
+
+
+def test_a_figure_comes_before_its_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(plots, "display", lambda shown, metadata=None: said.append((metadata or {}).get("alt", "text")))
+    plots.figure(plt.figure(), [run()], Path("sweep.jsonl"), alt="what it shows", text="A caption.")
+    assert said == ["what it shows", "text"]
+    plots.markdown("two", "paragraphs")
+    assert said[2:] == ["text", "text"]
