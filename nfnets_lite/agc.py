@@ -1,17 +1,17 @@
 """Adaptive gradient clipping: bound each unit's gradient by a fraction of its weight norm."""
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from nfnets_lite.agc_groups import Bundle, Grads, Plan, Units, make_plan
 from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor]
-Unit: TypeAlias = tuple[Tensor, Tensor, Role]
-SMALL = 2**14  # elements: up to here a kernel's launch costs more than a copy beside the others of a shape
 
 
 def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tensor:
@@ -43,15 +43,6 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tenso
     return norm
 
 
-def _norms(tensors: list[Tensor], unit_dim: int | None) -> Tensor:
-    """Unit norms of tensors of one shape, one tensor's after the other's, ``(tensors * units,)``."""
-    if len(tensors) == 1:
-        return unitwise_norm(tensors[0], unit_dim).flatten()
-    if unit_dim is None:
-        return unitwise_norm(torch.stack(tensors)[..., None].flatten(1)).flatten()
-    return unitwise_norm(torch.cat(tensors, unit_dim), unit_dim).flatten()
-
-
 class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
@@ -81,7 +72,8 @@ class AdaptiveClip:
             if not value > 0:
                 raise ValueError(f"{name}={value} must be above 0 (clip_factor around 0.01, eps around 1e-3)")
         self.clip_factor, self.eps = clip_factor, eps
-        self.units: list[tuple[Tensor, Role]]
+        self.units: Units
+        self._plan: Plan | None = None
         if isinstance(parameters, nn.Module):
             roles = parameter_roles(parameters, classifier=classifier).values()
             self.units = [(p, role) for p, role in roles if role.clip]
@@ -95,58 +87,51 @@ class AdaptiveClip:
                     )
             self.units = [(p, Role("weight", unit_dim_of(p), clip=True, decay=True)) for p in tensors]
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_plan": None}  # its views of one tensor would each come back with memory of its own
+
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """Clip the gradients in place; returns the fraction of units that were clipped, a 0-d tensor."""
-        alike: dict[tuple[torch.device, bool], list[Unit]] = {}
-        clipped: list[tuple[Tensor, int]] = []
-        for parameter, role in self.units:
-            grad = parameter.grad
-            if grad is None:
-                continue
-            if grad.is_sparse:
-                raise ValueError(
-                    f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; adaptive clipping needs "
-                    "dense gradients (build the Embedding with sparse=False, or leave its parameter out)"
-                )
-            if role.groups > 1 or hasattr(grad, "full_tensor"):
-                clipped.append(self._clip_one(parameter, grad, role))
-            else:
-                alike.setdefault((grad.device, grad.dtype == torch.float64), []).append((parameter, grad, role))
-        clipped += [self._clip_many(units) for units in alike.values()]
+        grads = [parameter.grad for parameter, _ in self.units]
+        plan = self._planned(grads)
+        clipped = [self._clip_one(*self.units[place]) for place in plan.alone]
+        clipped += [self._clip_many(bundle, grads) for bundle in plan.bundles]
         if not clipped:
             raise ValueError(
                 f"parameters: none of the {len(self.units)} to be clipped has a gradient; call this after "
                 "loss.backward() and before optimizer.zero_grad()"
             )
-        count = sum(units for _, units in clipped)
-        return torch.stack([total.to(clipped[0][0].device) for total, _ in clipped]).sum() / count
+        total = reduce(torch.add, [total.to(clipped[0][0].device) for total, _ in clipped])
+        return total / sum(units for _, units in clipped)
 
-    def _clip_many(self, units: list[Unit]) -> tuple[Tensor, int]:
+    def _planned(self, grads: Grads) -> Plan:
+        if torch.compiler.is_compiling():  # what is traced stays in the graph, and nothing of it is for other calls
+            return make_plan(self.units, grads)
+        if self._plan is None or not self._plan.fits(self.units, grads):
+            self._plan = make_plan(self.units, grads)
+        return self._plan
+
+    def _clip_many(self, bundle: Bundle, all_grads: Grads) -> tuple[Tensor, int]:
         """Clip dense gradients of one device: small ones of a shape are measured together, all are clipped at once."""
-        alike: dict[object, list[Unit]] = {}
-        for place, (parameter, grad, role) in enumerate(units):
-            key = (grad.shape, role.unit_dim, parameter.dtype, grad.dtype) if grad.numel() <= SMALL else place
-            alike.setdefault(key, []).append((parameter, grad, role))
-        groups = list(alike.values())
-        weight = torch.cat([_norms([p for p, _, _ in group], group[0][2].unit_dim) for group in groups])
-        norm = torch.cat([_norms([g for _, g, _ in group], group[0][2].unit_dim) for group in groups])
-        factor, above = self._factor(weight, norm)
+        grads = [grad for place in bundle.places if (grad := all_grads[place]) is not None]
+        if bundle.rows is not None and bundle.rows.ready(grads):
+            return bundle.rows.clip_(grads, self.clip_factor, self.eps)
+        factor, above = self._factor(bundle.norms(bundle.parameters), bundle.norms(grads))
         total = above.sum()
-        if total.device.type != "cpu" or total.item():  # on a CPU looking costs nothing, and most steps clip nothing
-            grads: list[Tensor] = []
-            factors: list[Tensor] = []
-            sizes = [len(g) * (1 if r.unit_dim is None else x.shape[r.unit_dim]) for g in groups for _, x, r in g[:1]]
-            for part, group in zip(torch.split(factor, sizes), groups):
-                _, grad, role = group[0]
-                grads += [grad for _, grad, _ in group]
-                shape = [-1 if d == role.unit_dim else 1 for d in range(grad.ndim)]
-                factors += part.view([len(group), *shape]).unbind()
-            torch._foreach_mul_(grads, factors)
+        if total.device.type != "cpu" or torch.compiler.is_compiling():
+            torch._foreach_mul_(grads, bundle.views(factor))
+        elif total.item():  # on a CPU looking costs nothing, and most steps clip few units or none
+            room, views = bundle.room
+            room.copy_(factor)
+            hit = torch.unique_consecutive(bundle.owner[above]).tolist()
+            torch._foreach_mul_([grads[place] for place in hit], [views[place] for place in hit])
         return total, above.numel()
 
-    def _clip_one(self, parameter: Tensor, grad: Tensor, role: Role) -> tuple[Tensor, int]:
+    def _clip_one(self, parameter: Tensor, role: Role) -> tuple[Tensor, int]:
         """Clip one gradient that is sharded, or whose units are cut in groups."""
+        grad = parameter.grad
+        assert grad is not None
         weight, norm = (unitwise_norm(x, role.unit_dim, role.groups) for x in (parameter, grad))
         factor, above = self._factor(weight, norm)
         grad.mul_(factor)
