@@ -1,8 +1,4 @@
-"""Adaptive clipping of many tensors by one kernel, on GPUs; `agc_groups` imports it when the first such gradient comes.
-
-A unit is a program: it finds its rows of the weight and of the gradient by a table of addresses, so that tensors of all
-shapes share a launch.
-"""
+"""Adaptive clipping by one kernel for tensors of all shapes: each unit finds its rows by a table of addresses."""
 
 import warnings
 from functools import cache
@@ -34,8 +30,6 @@ def takes(parameter: Tensor, grad: Tensor, unit_dim: int | None) -> bool:
     >>> weight = torch.zeros(8, 4, 3, 3)
     >>> takes(weight.to(memory_format=torch.channels_last), weight, 0) == (triton is not None)
     True
-    >>> takes(weight, weight, 1)
-    False
     """
     if triton is None or type(grad) is not Tensor or type(parameter) not in (Tensor, nn.Parameter):
         return False

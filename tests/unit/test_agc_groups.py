@@ -59,10 +59,6 @@ def assert_like_new(clip: AdaptiveClip) -> Tensor:
     return found[0]
 
 
-def pop(clip: AdaptiveClip) -> None:
-    clip.units.pop(2)
-
-
 def whole_tensors(clip: AdaptiveClip) -> None:
     clip.units = [(p, replace(role, unit_dim=None, groups=1)) for p, role in clip.units]
 
@@ -85,11 +81,8 @@ def one_to_double(clip: AdaptiveClip) -> None:
 
 
 def prune(clip: AdaptiveClip) -> None:
-    """An output channel less in one of three convolutions, and an input less in one that is alone."""
-    for parameter, role in clip.units:
-        if parameter.ndim == 4 and role.groups == 1:
-            parameter.data = parameter.data[:-1].clone()
-            break
+    """An output channel less in one of three convolutions, and an input less in a layer that is alone."""
+    clip.units[0][0].data = clip.units[0][0].data[:-1].clone()
     for parameter, _ in clip.units:
         if parameter.shape == (200, 200):
             parameter.data = parameter.data[:, :-1].clone()
@@ -101,13 +94,16 @@ def channels_last(clip: AdaptiveClip) -> None:
             parameter.data = parameter.data.to(memory_format=torch.channels_last)
 
 
-CHANGES = [
-    *(pop, whole_tensors, other_parameters, to_dtype(torch.float64), to_dtype(torch.bfloat16), one_to_double),
-    *(prune, channels_last),
-]
+def fewer(clip: AdaptiveClip) -> None:
+    clip.units.pop(2)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+OTHER = [fewer, whole_tensors, other_parameters, one_to_double, prune, channels_last]
+
+
+@pytest.mark.parametrize(
+    "change", [*OTHER, *map(to_dtype, (torch.float64, torch.bfloat16))], ids=lambda change: change.__name__
+)
 def test_a_change_between_calls_is_noticed(change: Callable[[AdaptiveClip], None]) -> None:
     clip = make_clip()
     for seed in range(2):
@@ -124,9 +120,8 @@ def test_a_change_between_calls_is_noticed(change: Callable[[AdaptiveClip], None
 def test_a_parameter_of_another_dtype_than_its_gradient_is_noticed() -> None:
     clip = make_clip()
     new_grads(clip, 0)
-    assert_like_new(clip)
-    new_grads(clip, 1)
-    one_to_double(clip)  # the gradients stay what they are
+    clip()
+    one_to_double(clip)
     assert clip.units[0][0].grad.dtype == torch.float32
     assert_like_new(clip)
 
@@ -136,6 +131,8 @@ def test_gradients_that_come_and_go(factor: float) -> None:
     clip = make_clip()
     for seed, missing in enumerate([0.0, 0.4, 0.4, 0.0, 0.9, 0.0]):
         new_grads(clip, seed, missing=missing)
+        if not missing:
+            clip.units[0][0].grad[0, 0] = float("nan")
         clip.clip_factor = factor
         assert_like_new(clip)
         clip.clip_factor = 0.01
@@ -145,15 +142,6 @@ def test_gradients_that_come_and_go(factor: float) -> None:
         clip()
     new_grads(clip, 7)
     assert_like_new(clip)
-
-
-def test_nan_in_a_group_stays_in_its_unit() -> None:
-    clip = make_clip()
-    for seed in range(2):
-        new_grads(clip, seed)
-        clip.units[0][0].grad.view(-1)[0] = float("nan")
-        assert_like_new(clip)
-        assert sum(int(p.grad.isnan().sum()) for p, _ in clip.units) == 1
 
 
 def test_a_sparse_gradient_is_refused_at_a_later_call_too() -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -120,32 +119,21 @@ def while_a_graph_is_captured(clip: AdaptiveClip) -> None:
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA")
 def test_kernel_gives_what_the_cpu_gives_in_the_interpreter() -> None:
-    places = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    outside = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": places}
-    subprocess.run([sys.executable, __file__], env=outside, check=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, __file__], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}, check=True
+    )
 
 
-@pytest.mark.parametrize(
-    ("change", "unit_dim"),
-    [
-        (lambda x: x, 1),
-        (lambda x: x.transpose(0, 1), 0),
-        (lambda x: x[:, ::2], 0),
-        (lambda x: x[:1].expand(8, 8), 0),
-        (lambda x: x.double(), 0),
-        (lambda x: x[:0], 0),
-    ],
-    ids=["other axis", "transposed", "gaps", "expanded", "double", "empty"],
-)
-def test_what_the_kernel_does_not_take(
-    change: Callable[[Tensor], Tensor], unit_dim: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agc_triton, "triton", True)
     x = torch.randn(8, 8)
     assert agc_triton.takes(x, x, 0)
-    assert not agc_triton.takes(change(x), change(x), unit_dim)
+    assert not agc_triton.takes(x, x, 1)
     assert not agc_triton.takes(x, x.T.contiguous().T, 0)
     assert not agc_triton.takes(x[:4], x, 0)
+    for other in (x.T, x[:, ::2], x[:1].expand(8, 8), x.double(), x[:0]):
+        assert not agc_triton.takes(other, other, 0)
 
 
 def test_a_cpu_needs_no_triton() -> None:
@@ -156,9 +144,6 @@ def test_a_cpu_needs_no_triton() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
-
-
-# --- on a GPU
 
 
 @pytest.mark.gpu
@@ -188,7 +173,6 @@ def test_gpu_gradients_come_go_and_change_their_layout() -> None:
             weight.grad = weight.grad.T.contiguous().T
         if seed == 5:
             clip.units[1][0].data = clip.units[1][0].data.to(memory_format=torch.channels_last)
-            clip.units[0][0].grad.view(-1)[3] = float("nan")
         assert_clips_like_a_cpu(clip)
         assert kernels(clip) == 1
 
@@ -205,15 +189,6 @@ def test_gpu_clips_without_triton_and_where_the_kernel_fails(monkeypatch: pytest
     new_grads(clip, 0.5)
     assert_clips_like_a_cpu(clip)
     assert [bundle.rows for bundle in clip._plan.bundles] == [None]
-
-
-@pytest.mark.gpu
-def test_gpu_writes_are_seen_by_autograd() -> None:
-    clip = make_clip("cuda")
-    new_grads(clip, 1.0)
-    before = [grad._version for grad in grads_of(clip)]
-    clip()
-    assert all(grad._version > version for grad, version in zip(grads_of(clip), before))
 
 
 @pytest.mark.gpu
