@@ -53,10 +53,11 @@ test: $(READY)test  ## the default tests (8 min)
 test-slow: $(READY)test  ## the tests left out of `test` (5 min)
 	$(BIN)/python -m pytest -m slow
 
-# timm asks for a torchvision that may have no build for this torch; what is timed here needs none.
+# timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
+# waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.
 bench: $(READY)test  ## ours beside the ordinary way of training, timm and the machine's limits, ratios with spread (4 min; DEVICE)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt timm huggingface_hub safetensors pyyaml
-	$(BIN)/python -m experiments bench --device $(DEVICE)
+	env -u OMP_WAIT_POLICY $(BIN)/python -m experiments bench --device $(DEVICE)
 
 lint: $(READY)test  ## ruff and mypy (20 s)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
