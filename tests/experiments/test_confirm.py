@@ -14,16 +14,22 @@ from experiments.engine import Where, run_sweep
 from experiments.records import Record
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sweep() -> Sweep:
     return small_sweep.sweep(seeds=2, epochs=1)
 
 
-@pytest.fixture
-def where(tmp_path: Path, sweep: Sweep) -> Where:
-    found = small_sweep.where(tmp_path)
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory, sweep: Sweep) -> bytes:
+    found = small_sweep.where(tmp_path_factory.mktemp("recorded"))
     run_sweep(sweep, found, lambda record: None)
-    return found
+    return records.path_of(found.results, "small").read_bytes()
+
+
+@pytest.fixture
+def where(tmp_path: Path, recorded: bytes) -> Where:
+    records.path_of(tmp_path, "small").write_bytes(recorded)
+    return small_sweep.where(tmp_path)
 
 
 @pytest.fixture
