@@ -28,19 +28,19 @@ $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
 
 env: $(READY)test  ## set up .venv with everything (2 min, once)
 
-book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 15 min, again 20 s; PROFILE, CHAPTER, RERUN)
+book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 13 min, again 20 s; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK)
 
 pdf: $(READY)book  ## the book that was built last as one PDF, and a link to it on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
 	$(BIN)/python -m book.pdf
 
-execute: $(READY)book  ## execute chapters without rendering (smoke 15 min; PROFILE, CHAPTER, RERUN)
+execute: $(READY)book  ## execute chapters without rendering (smoke 12 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only
 
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
 	@$(BIN)/python -m book.scaffold $(NAME)
 
-results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE)
+results: $(READY)book  ## train what the records of a profile lack, most settling first (small 3 h; PROFILE, MINUTES, DEVICE)
 	$(BIN)/python -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES))
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)

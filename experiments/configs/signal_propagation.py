@@ -3,7 +3,7 @@
 Question: How do a channel's mean and variance go through a residual network with batch norm, without it, and as NF?
 Paper: NF-ResNet (arXiv 2101.08692) section 3; SkipInit (arXiv 2002.10444); ledger claims SP-1 to SP-5, SK-1, RS-1.
 Command: python -m experiments run signal_propagation --profile small
-Cost: smoke 25 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper 5 hours, by a rule of thumb.
+Cost: smoke 20 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper 5 hours, by a rule of thumb.
 Expected: variance grows by 0.68 a block (BN-ReLU), 1 (ReLU-BN), alpha squared (NF), and doubles without a norm; the
     mean grows too wherever filters have one and activations are positive.
 
