@@ -1,6 +1,5 @@
 """Records that changed code still gives: some of their runs are repeated, and compared to the last digit."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from experiments.config import Run, Sweep
 from experiments.dispatch import dispatch
 from experiments.engine import Report, Where, backend_for, lost
 from experiments.journal import Journal
-from experiments.plan import final_runs, stale
+from experiments.plan import recorded, stale
 from experiments.provenance import commit, device_name
 from experiments.records import Record
 from experiments.sources import code_hash
@@ -47,7 +46,7 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
     """
     path = records.path_of(where.results, sweep.name)
     ledger = records.read(path)
-    old = stale_pairs([*sweep.search(), *final_runs(sweep, ledger)], ledger)
+    old = [(run, r) for run, r in recorded(sweep, ledger)[1] if r.done and stale(run, r)]
     if not old:
         return 0, 0
     foreign = {r.provenance["device"] for _, r in old} - {device_name(where.device)}
@@ -67,7 +66,10 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
         again = records.read(journal.path)
         differing = [what for run, was in chosen if (what := difference(was, again.of(run.key, run.seed)))]
     if differing:
-        raise NotConfirmed(f"{sweep.name}, {where.profile}: {'; '.join(differing)}")
+        raise NotConfirmed(
+            f"{sweep.name}, {where.profile}: {'; '.join(differing)}. The records stay those of earlier code; "
+            f"`python -m experiments run {sweep.name} --profile {where.profile} --fresh` makes them again"
+        )
     note = {"runs": len(chosen), "commit": commit()[0], "date": time.strftime("%Y-%m-%d", time.gmtime())}
     now = {
         (r.key, r.seed): replace(
@@ -75,14 +77,8 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
         )
         for run, r in old
     }
-    rewrite(path, [now.get((r.key, r.seed), r) for r in ledger.records])
+    records.rewrite(path, [now.get((r.key, r.seed), r) for r in ledger.records])
     return len(chosen), len(old)
-
-
-def stale_pairs(runs: Iterable[Run], ledger: records.Ledger) -> list[Pair]:
-    """The runs whose record is done and was made by other code, each with it."""
-    found = ((run, ledger.of(run.key, run.seed)) for run in runs)
-    return [(run, r) for run, r in found if r is not None and r.done and stale(run, r)]
 
 
 def sample(pairs: Iterable[Pair]) -> list[Pair]:
@@ -103,12 +99,3 @@ def difference(was: Record, now: Record | None) -> str:
         if before != after:
             return f"{name}: {metric} {before} became {after}"
     return "" if was.curve == now.curve else f"{name}: its curve changed"
-
-
-def rewrite(path: Path, found: Iterable[Record]) -> None:
-    """Put records in the place of a file's, all or none of them."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        file.writelines(record.line() for record in found)
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -45,6 +45,12 @@ def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
     return [run for cell in sweep.cells for run in sweep.at(cell, best_rate(sweep, cell, ledger))]
 
 
+def recorded(sweep: Sweep, ledger: Ledger) -> tuple[list[Run], list[tuple[Run, Record]]]:
+    """All runs of a sweep as it is now, search and final; and those that have a record, done or failed, with it."""
+    runs = [*sweep.search(), *final_runs(sweep, ledger)]
+    return runs, [(run, record) for run in runs if (record := ledger.of(run.key, run.seed)) is not None]
+
+
 def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
     """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
     both = sweep.search(), final_runs(sweep, ledger)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,6 +101,15 @@ def append(path: Path, record: Record) -> int:
                 "Make room and give the same command again: it goes on from there"
             ) from error
         return size + len(line)
+
+
+def rewrite(path: Path, found: Iterable[Record]) -> None:
+    """Put records in the place of a file's, all or none of them. No sweep may append to it meanwhile."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.writelines(record.line() for record in found)
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _cut_torn(file: IO[bytes]) -> int:

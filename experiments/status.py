@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments import config, records
-from experiments.plan import final_runs, stale
+from experiments.plan import recorded, stale
 from experiments.profiles import PROFILES
 
 COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "device", "cost")
@@ -21,8 +21,7 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
         for profile in PROFILES:
             ledger = records.read(records.path_of(results / profile, name))
             sweep = config.sweep(name, profile)
-            runs = [*sweep.search(), *final_runs(sweep, ledger)]
-            pairs = [(run, r) for run in runs if (r := ledger.of(run.key, run.seed)) is not None]
+            runs, pairs = recorded(sweep, ledger)
             found = [r for _, r in pairs]
             count = Counter(r.status for r in found)
             old = sum(stale(run, r) for run, r in pairs)
