@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from book import plots
-from experiments import claims
+from book.threshold_plots import by_rate, largest_usable
+from experiments import claims, config, records
 from experiments.claims import Verdict
 from experiments.evidence import Finding
 from experiments.measure import RESULTS
+from experiments.plan import stages
 from experiments.profiles import PROFILES
 
 
@@ -67,3 +69,14 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
     plots.table(["what was measured", "result, 95 % interval", "its rule", "scale, seeds", "claim"], rows)
     for line in moved(evidence, verdicts):
         plots.markdown(f"```{{warning}}\nThe records have moved on since the text was written: {line}.\n```")
+
+
+def usable_steps(verdicts: Sequence[Verdict]) -> tuple[float, float, str]:
+    """Smallest and largest product of rate and largest usable threshold under SGD, and the profile recorded."""
+    profile = next(v.profile for v in verdicts if v.claim.id == "NF-9")
+    ledger = records.read(records.path_of(RESULTS / profile, "clipping_threshold"))
+    final = stages(config.sweep("clipping_threshold", profile), ledger)[1]
+    recipes = [r for r in final if r.config["recipe"]["optimizer"] == "sgd"]
+    largest = largest_usable(by_rate(recipes, lambda r: int(r.config["recipe"]["batch_size"])))
+    products = [threshold * rate for (_, rate), threshold in largest.items()]
+    return min(products), max(products), profile

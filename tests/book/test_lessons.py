@@ -45,6 +45,12 @@ def test_records_that_moved_are_told_of(verdicts: list[Verdict], monkeypatch: py
     assert f"fails when this was written, {EVIDENCE[0].outcome} now" in warning
 
 
+def test_the_usable_steps_are_those_of_the_grid(verdicts: list[Verdict]) -> None:
+    low, high, profile = lessons.usable_steps(verdicts)
+    assert 0 < low <= high < 1
+    assert profile in ("small", "gpu", "paper")
+
+
 @pytest.mark.parametrize("evidence", [Evidence("NF-99", "", "holds"), Evidence("NF-8", "clip", "holds")])
 def test_evidence_names_one_condition(verdicts: list[Verdict], evidence: Evidence) -> None:
     with pytest.raises(ValueError, match=r"evidence .* names [03] conditions"):

@@ -9,7 +9,7 @@ import small_sweep
 from typer.testing import CliRunner
 
 from experiments import confirm, plan, records, run, sources
-from experiments.config import Run, Sweep
+from experiments.config import Sweep
 from experiments.engine import Where, run_sweep
 from experiments.records import Record
 
@@ -100,8 +100,7 @@ def test_another_device_cannot_confirm(sweep: Sweep, where: Where, monkeypatch: 
 
 def test_the_least_costly_run_that_ended_well_stands_for_its_method(sweep: Sweep, where: Where) -> None:
     found = ledger(where)
-    runs: list[Run] = [*sweep.search(), *plan.final_runs(sweep, found)]
-    pairs = [(r, record) for r in runs if (record := found.of(r.key, r.seed)) is not None]
+    _, pairs = plan.recorded(sweep, found)
     for one, record in confirm.sample(pairs):
         others = [r for other, r in pairs if other.method == one.method]
         assert record.status == "ok"
