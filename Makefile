@@ -28,13 +28,13 @@ $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
 
 env: $(READY)test  ## set up .venv with everything (2 min, once)
 
-book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 13 min, again 20 s; PROFILE, CHAPTER, RERUN)
+book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 8 min, again 20 s; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK)
 
 pdf: $(READY)book  ## the book that was built last as one PDF, and a link to it on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
 	$(BIN)/python -m book.pdf
 
-execute: $(READY)book  ## execute chapters without rendering (smoke 12 min; PROFILE, CHAPTER, RERUN)
+execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFILE, CHAPTER, RERUN)
 	$(BIN)/python -m book.build $(BOOK) --execute-only
 
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
@@ -47,11 +47,14 @@ status: $(READY)book  ## what is recorded, and which chapters are stale and why 
 	$(BIN)/python -m experiments status
 	$(BIN)/python -m book.build $(BOOK) --status
 
-test: $(READY)test  ## the default tests (8 min)
-	$(BIN)/python -m pytest -m "not slow"
+# Side by side, one process a core; a process that has nothing left takes of another's.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test: $(READY)test  ## the default tests (5 min)
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)test  ## the tests left out of `test` (5 min)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
 # waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.

@@ -13,15 +13,17 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from book import stamps
-from book.execute import execute
+from book import side_by_side, stamps
+from book.execute import execute, say
 from book.layout import Book, ChapterError, Job, Page, UsageError, front_matter, select
 from book.render import render
 
@@ -41,6 +43,7 @@ class Request:
     execute_only: bool = False
     timeout: float = 0.0  # seconds for a chapter; 0: no limit
     log_output: bool = False
+    at_once: int = 1  # chapters side by side; 0: as the cores and the device have it
 
 
 def load_profiles() -> Mapping[str, Any]:
@@ -83,7 +86,7 @@ def run(book: Book, request: Request, profiles: Mapping[str, Any]) -> int:
         return _complain(f"error: {error}", 2)
     _announce(book, jobs)
     try:
-        errors = {job.page.name: run_chapter(book, request, job) for job in jobs if job.stale}
+        errors = execute_stale(book, request, [job for job in jobs if job.stale])
         if any(errors.values()):
             return report_failures(book, jobs, errors)
         done = {job.page.docname for job in jobs}
@@ -111,17 +114,37 @@ def _announce(book: Book, jobs: list[Job]) -> None:
         print(f"{name}: to run ({job.stale})" + (f"; cost: {stated}" if stated else "") + took, flush=True)
 
 
-def run_chapter(book: Book, request: Request, job: Job) -> str:
-    """Execute one chapter and write its row of status.json; returns the error's last line, or nothing."""
+def execute_stale(book: Book, request: Request, jobs: list[Job]) -> dict[str, str]:
+    """Execute chapters, and note each in status.json as it ends; the last line of its error, or nothing, by name."""
+    waves = [[job for job in jobs if job.page.waits == waits] for waits in (False, True)]
+    # A GPU has its runs side by side already, and kernels that train at once would share its memory.
+    shared = any(job.parameters["rerun"] and job.parts["device"] != "cpu" for job in jobs)
+    wanted = request.at_once or (1 if shared else side_by_side.fitting())
+    errors = {}
+    for job, done in side_by_side.each(partial(execute_job, book, request), waves, min(wanted, len(jobs))):
+        try:
+            row = done.result()
+        except BrokenProcessPool:
+            row = _row(job, 0.0, "its process died; build this chapter alone (CHAPTER=name) to see more")
+        say(f"{job.page.name}: {'FAILED' if row['error'] else 'ok'} after {row['seconds']} s")
+        write_status(book, {**book.rows(), job.key: row})
+        errors[job.page.name] = row["error"]
+    return errors
+
+
+def execute_job(book: Book, request: Request, job: Job) -> dict[str, Any]:
+    """Execute one chapter; its row of status.json, which says when it ran, for how long, from what, and what failed."""
     start, error = time.monotonic(), ""
-    print(f"{job.page.name}: started", flush=True)
+    say(f"{job.page.name}: started")
     try:
         execute(book, job, timeout=request.timeout, stream=request.log_output)
     except ChapterError as exc:
         error = str(exc)
-    seconds = round(time.monotonic() - start, 1)
-    print(f"{job.page.name}: {'FAILED' if error else 'ok'} after {seconds} s", flush=True)
-    row = {
+    return _row(job, round(time.monotonic() - start, 1), error)
+
+
+def _row(job: Job, seconds: float, error: str) -> dict[str, Any]:
+    return {
         "chapter": job.page.name,
         "profile": job.profile,
         "rerun": job.parameters["rerun"],
@@ -133,8 +156,6 @@ def run_chapter(book: Book, request: Request, job: Job) -> str:
         "status": "failed" if error else "ok",
         "error": error,
     }
-    write_status(book, {**book.rows(), job.key: row})
-    return error
 
 
 def report_failures(book: Book, jobs: list[Job], errors: dict[str, str]) -> int:
@@ -189,6 +210,9 @@ def main(
     execute_only: Annotated[bool, typer.Option("--execute-only", help="Do not render.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say what is fresh or stale, and why; run nothing.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds for one chapter; 0: no limit.")] = 0.0,
+    at_once: Annotated[
+        int, typer.Option(min=0, help="Chapters side by side; 0: one a core, up to four, and one where a GPU trains.")
+    ] = 0,
     log_output: Annotated[bool, typer.Option("--log-output", help="Stream what the chapters print.")] = False,
     out: Annotated[Path, typer.Option(help="Where everything made goes.", show_default="book/_build")] = ROOT
     / "book"
@@ -196,10 +220,11 @@ def main(
 ) -> None:
     """Execute the chapters that changed, then render the book."""
     if log_output:
+        at_once = at_once or 1  # what two chapters print at once is nobody's to read
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     book = Book(ROOT, ROOT / "book", out.resolve())
     asked = None if rerun is None else bool(rerun)
-    request = Request(profile, asked, device, tuple(chapter or ()), execute_only, timeout, log_output)
+    request = Request(profile, asked, device, tuple(chapter or ()), execute_only, timeout, log_output, at_once)
     raise typer.Exit((show_status if status else run)(book, request, load_profiles()))
 
 

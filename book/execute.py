@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from book.layout import Book, ChapterError, Job
@@ -56,6 +57,11 @@ def check_parameters(nb: Any, name: str, parameters: dict[str, Any]) -> None:
         )
 
 
+def say(line: str) -> None:
+    """Print a line in one piece: another chapter may be printing too."""
+    print(f"{line}\n", end="", flush=True)
+
+
 @contextmanager
 def heartbeat(name: str, every: float = 60.0) -> Iterator[None]:
     """A line a minute: a long chapter is not a hung one, and a CI service sees that too."""
@@ -63,7 +69,7 @@ def heartbeat(name: str, every: float = 60.0) -> Iterator[None]:
 
     def beat() -> None:
         while not done.wait(every):
-            print(f"{name}: {time.monotonic() - start:.0f} s so far", flush=True)
+            say(f"{name}: {time.monotonic() - start:.0f} s so far")
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -72,6 +78,20 @@ def heartbeat(name: str, every: float = 60.0) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+@contextmanager
+def private_channels() -> Iterator[Any]:
+    """Have a kernel spoken to through files of its own, where a system has that.
+
+    A port is chosen by one process and opened by another a second later: of kernels that start together, one finds its
+    port taken, and dies.
+    """
+    from traitlets.config import Config
+
+    with TemporaryDirectory(prefix="kernel-") as folder:
+        files = {"KernelManager": {"transport": "ipc", "ip": f"{folder}/channel"}}
+        yield Config(files if os.name == "posix" else {})
 
 
 def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
@@ -91,7 +111,7 @@ def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
     deadline = time.monotonic() + timeout if timeout else None
     error = ""
     try:
-        with heartbeat(page.name):
+        with heartbeat(page.name), private_channels() as channels:
             papermill.execute_notebook(
                 nb,
                 staging,
@@ -101,6 +121,7 @@ def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
                 progress_bar=False,
                 log_output=stream,
                 coalesce_streams=True,  # else the same prints come in one piece or two, as the timing has it
+                config=channels,
                 # nbclient's limit is for a cell; what is left of the chapter's time makes it one for the chapter
                 timeout_func=lambda cell: max(1, int(deadline - time.monotonic())) if deadline else None,
             )

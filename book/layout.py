@@ -26,6 +26,7 @@ class Page:
     docname: str  # as `_toc.yml` names it, such as chapters/running
     path: Path
     is_chapter: bool  # a notebook, which is executed; another page is only rendered
+    waits: bool = False  # for all chapters that do not, because it reads what those measured
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ class Book:
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The rows of status.json, by `profile/chapter`; `book.build.run_chapter` says what a row holds."""
+        """The rows of status.json, by `profile/chapter`; `book.build.execute_job` says what a row holds."""
         try:
             return dict(json.loads((self.out / "status.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -95,7 +96,8 @@ class Book:
         path = self.source / f"{docname}.md"
         if not path.is_file():
             raise UsageError(f"_toc.yml names {docname!r}, but {path} does not exist; write it, or take it out there")
-        return Page(docname, path, "kernelspec" in front_matter(path))
+        head = front_matter(path)
+        return Page(docname, path, "kernelspec" in head, bool(head.get("waits_for_others", False)))
 
 
 def front_matter(path: Path) -> dict[str, Any]:

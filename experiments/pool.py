@@ -1,9 +1,6 @@
 """Where runs are trained: in this process, or in local ones that may die."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +8,7 @@ from multiprocessing.process import BaseProcess
 from typing import Protocol
 
 from experiments.config import Run
+from experiments.processes import start_worker
 from experiments.records import Record
 
 Work = Callable[[Run], Record]
@@ -113,18 +111,3 @@ class Local:
             worker.pool.shutdown(wait=not now, cancel_futures=True)
             if now and worker.process is not None:
                 worker.process.terminate()
-
-
-def start_worker() -> None:
-    """Make a worker leave Ctrl-C to its parent, and not outlive it."""
-    # Ctrl-C reaches the whole process group; the parent decides what happens to a worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A parent that was killed closes nothing, and its workers would wait for work forever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

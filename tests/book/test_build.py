@@ -19,7 +19,7 @@ import pytest
 from fixture_book import PROFILES, REPO, make_book
 from typer.testing import CliRunner
 
-from book import build
+from book import build, side_by_side
 from book.build import Request, run, show_status
 from book.execute import clean
 from book.layout import Book, reduce_toc
@@ -190,6 +190,17 @@ def test_committed_records_are_passed_and_stamped(copy: Book, capsys: pytest.Cap
     assert capsys.readouterr().out == "two (small): stale: records changed\n"
 
 
+@pytest.mark.skipif(side_by_side.fitting() < 2, reason="needs two cores")
+def test_a_chapter_that_reads_the_others_waits_for_them(copy: Book, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(copy.source / "chapters/one.md", "\ncost:", "\nwaits_for_others: true\ncost:")
+    rewrite(copy.source / "chapters/two.md", "with Path", "import time\n\ntime.sleep(3)\nwith Path")
+    assert run(copy, replace(EXECUTE, at_once=2), PROFILES) == 0
+    assert [line.split()[0] for line in executions(copy)[-2:]] == ["two", "one"]
+    assert statuses(copy) == {"smoke/one": "ok", "smoke/two": "ok"}
+    said = [line for line in capsys.readouterr().out.splitlines() if " ok after " in line]
+    assert [line.split(":")[0] for line in said] == ["two", "one"]
+
+
 # What goes wrong
 
 
@@ -226,24 +237,27 @@ def test_chapter_timeout(copy: Book, capsys: pytest.CaptureFixture[str]) -> None
     assert "two: did not finish within --timeout 3 s" in capsys.readouterr().err
 
 
-def test_interrupt_keeps_what_is_finished(copy: Book) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_interrupt_keeps_what_is_finished(copy: Book, at_once: int) -> None:
     rewrite(copy.source / "chapters/one.md", "# Wombat curves", "# Wombat curve")
     rewrite(copy.source / "chapters/two.md", "with Path", "import time\n\ntime.sleep(60)\nwith Path")
     program = (
-        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[2:]; from fixture_book import PROFILES; "
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[2:4]; from fixture_book import PROFILES; "
         "from book.build import Request, run; from book.layout import Book; root = Path(sys.argv[1]); "
-        "sys.exit(run(Book(root, root / 'book', root / 'book/_build'), Request(), PROFILES))"
+        "sys.exit(run(Book(root, root / 'book', root / 'book/_build'), Request(at_once=int(sys.argv[4])), PROFILES))"
     )
-    command = [sys.executable, "-c", program, str(copy.root), str(REPO), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", program, str(copy.root), str(REPO), str(Path(__file__).parent), str(at_once)]
     # A test that was itself started in the background of a shell would hand on that Ctrl-C is ignored.
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, preexec_fn=listen, **pipes) as child:
         assert child.stdout
         assert child.stderr
-        for line in child.stdout:
-            if line.startswith("two: started"):
-                break
+        awaited = ["one: ok", "two: started"]
+        while awaited:
+            line = child.stdout.readline()
+            awaited = [start for start in awaited if not line.startswith(start)]
+            assert line, child.stderr.read()
         time.sleep(2)
         child.send_signal(signal.SIGINT)
         error = child.stderr.read()
