@@ -24,7 +24,8 @@ import typer
 
 from book import side_by_side, stamps
 from book.execute import execute, say
-from book.layout import Book, ChapterError, Job, Page, UsageError, front_matter, select
+from book.layout import Book, ChapterError, Job, Page, UsageError, select
+from book.prices import price
 from book.render import render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,8 +109,7 @@ def _announce(book: Book, jobs: list[Job]) -> None:
         if not job.stale:
             print(f"{name}: fresh, skipped")
             continue
-        cost = front_matter(job.page.path).get("cost")
-        stated = cost.get(job.profile) if isinstance(cost, dict) else cost
+        stated = price(book, job)
         took = f"; took {last['seconds']:.0f} s last time" if last.get("status") == "ok" else ""
         print(f"{name}: to run ({job.stale})" + (f"; cost: {stated}" if stated else "") + took, flush=True)
 

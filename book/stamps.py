@@ -14,8 +14,8 @@ from book.layout import Book, Page
 KEY = "build"  # in the metadata of an executed notebook: {"stamp": ..., "parts": {...}}
 # These do not change what a chapter computes.
 TOOL = {
-    "build.py", "dress.py", "execute.py", "explorers.py", "headline.py", "layout.py", "pdf.py", "render.py",
-    "scaffold/__init__.py", "scaffold/__main__.py", "side_by_side.py", "stamps.py", "status.py",
+    "build.py", "dress.py", "execute.py", "explorers.py", "headline.py", "layout.py", "pdf.py", "prices.py",
+    "render.py", "scaffold/__init__.py", "scaffold/__main__.py", "side_by_side.py", "stamps.py", "status.py",
 }  # fmt: skip
 
 

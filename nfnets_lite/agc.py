@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from nfnets_lite.agc_groups import Bundle, Grads, Plan, Units, make_plan
+from nfnets_lite.agc_groups import Bundle, Grads, Plan, Units, make_plan, norm_over
 from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor]
@@ -32,15 +32,13 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tenso
     >>> unitwise_norm(torch.ones(2, 4, 2, 2)).flatten().tolist()
     [4.0, 4.0]
     """
-    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
     if groups > 1:
         parts = x.reshape(groups, -1, *x.shape[1:])
-        over = [d for d in range(1, parts.ndim) if d != 2]
-        of_parts: Tensor = torch.linalg.vector_norm(parts, dim=over, keepdim=True, dtype=dtype)
+        of_parts = norm_over([d for d in range(1, parts.ndim) if d != 2], parts, keepdim=True)
         return of_parts.repeat_interleave(parts.shape[1], dim=1).flatten(0, 1)
-    axes = None if unit_dim is None else [d for d in range(x.ndim) if d != unit_dim]
-    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=unit_dim is not None, dtype=dtype)
-    return norm
+    if unit_dim is None:
+        return norm_over(None, x)
+    return norm_over([d for d in range(x.ndim) if d != unit_dim], x, keepdim=True)
 
 
 class AdaptiveClip:

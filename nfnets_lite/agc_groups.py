@@ -19,6 +19,15 @@ Grads: TypeAlias = list[Tensor | None]
 SMALL = 2**14  # elements: up to here a kernel's launch costs more than a copy beside the others of a shape
 
 
+def norm_over(axes: list[int] | None, x: Tensor, *, keepdim: bool = False) -> Tensor:
+    """L2 norms over these axes, of the whole tensor for None; computed in at least float32."""
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    if axes == []:  # each number is a unit; torch would take no axes for all of them
+        return x.abs().to(dtype)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=keepdim, dtype=dtype)
+    return norm
+
+
 @dataclass(frozen=True)
 class Group:
     """Tensors of one shape, whose units are measured in one call.
@@ -48,9 +57,7 @@ class Group:
             x = torch.stack(tensors).reshape(len(tensors), -1)
         else:
             x = torch.cat(tensors, self.unit_dim)
-        dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-        norms: Tensor = torch.linalg.vector_norm(x, dim=self.axes, dtype=dtype)
-        return norms.flatten()
+        return norm_over(self.axes, x).flatten()
 
 
 @dataclass(frozen=True)

@@ -64,3 +64,18 @@ def test_toc_and_chapters_agree() -> None:
     if not CHAPTERS:
         pytest.skip("no chapter is written yet")
     assert {page.name for page in BOOK.pages() if page.is_chapter} >= {path.stem for path in CHAPTERS}
+
+
+@each_chapter
+def test_its_head_names_the_configs_it_trains(path: Path) -> None:
+    trained: set[str] = set()
+    for node in ast.walk(ast.parse("\n".join(c.source for c in read_chapter(path).cells if c.cell_type == "code"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "obtain":
+            trained |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "NAMES"
+            and isinstance(node.value, ast.Tuple)
+        ):
+            trained |= {name.value for name in node.value.elts if isinstance(name, ast.Constant)}
+    assert set(front_matter(path).get("configs", [])) == trained

@@ -246,6 +246,23 @@ def test_units_of_a_grouped_transposed_convolution_are_its_output_channels() -> 
     assert float(fraction) == clipped / 4
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_each_number_can_be_a_unit(copies: int) -> None:
+    class Scale(nn.Module):
+        agc_unit_dims = {"values": 0}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.values = nn.Parameter(torch.tensor([1.0, -2.0, 0.0]))
+
+    scales = nn.ModuleList(Scale() for _ in range(copies))
+    for scale in scales:
+        scale.values.grad = torch.tensor([-1.0, 0.01, 1.0])
+    assert float(adaptive_clip_grad_(scales, 0.01, eps=1e-3, classifier=None)) == pytest.approx(2 / 3)
+    for scale in scales:
+        torch.testing.assert_close(scale.values.grad, torch.tensor([-0.01, 0.01, 1e-5]))
+
+
 def test_classifier_weight_is_exempt_and_its_bias_is_not() -> None:
     model = make_net()
     loss_of(model, *batch(0)).backward()
