@@ -3,7 +3,7 @@
 Question: Which batch sizes can BN, GN, NF and NF+AGC use, when each has its learning rate searched at each of them?
 Paper: NFNet (arXiv 2102.06171) Figure 2a and section 4.1, SkipInit (arXiv 2002.10444); ledger claims NF-8, SK-4.
 Command: python -m experiments run batch_size --profile small
-Cost: smoke 25 s on 2 cores; small 36 minutes on 2 cores; gpu 5 minutes and paper months, by a rule of thumb.
+Cost: smoke 25 s on 2 cores; small 18 minutes on 2 cores; gpu 5 minutes and paper months, by a rule of thumb.
 Expected: NF+AGC stays level with BN at every batch size; NF without clipping falls behind as the batch grows.
 
 All methods share one network, one schedule and one grid of learning rates, and in one half of the sweep the number of

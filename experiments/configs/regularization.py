@@ -3,7 +3,7 @@
 Question: How do dropout, stochastic depth, mixing, RandAugment, decay and averaging act on BN, and on NF with clipping?
 Paper: NFNet (arXiv 2102.06171) table 2 and sections 4 and 5; ledger claims NF-5, NF-18, SK-5.
 Command: python -m experiments run regularization --profile small
-Cost: smoke 20 s on 2 cores; small 12 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 20 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: NF overfits more than BN without regularisers, and gains more from them; decay on gains and biases harms it.
 
 Every method has the rate that the batch-size search chose for it on validation images at this batch. One regulariser
