@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -132,3 +133,25 @@ def test_the_check_in_front_of_a_release_passes_for_this_version_alone() -> None
     for tag, status in ((f"v{nf.__version__}", 0), ("v99.9.9", 1)):
         done = subprocess.run(["bash", "-e", "-c", check], cwd=ROOT, env={**os.environ, "TAG": tag})
         assert done.returncode == status, tag
+
+
+def test_hooks_before_a_commit_run_what_make_lint_runs(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = {hook["id"]: hook["entry"] for repo in config["repos"] for hook in repo["hooks"]}
+    lint = re.search(r"^lint:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint
+    said = lint[1].replace("$(BIN)", ".venv/bin").replace(" --check", "").split(" && ")
+    assert [entry.replace(" --fix", "") for entry in hooks.values()] == [part.removesuffix(" .") for part in said]
+
+    for name in (".pre-commit-config.yaml", "pyproject.toml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "ruff").symlink_to(Path(sys.executable).parent / "ruff")
+    (tmp_path / "untidy.py").write_text('"""A module."""\nx = [1,2]\n')
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    for command in (["git", "init", "-q"], ["git", "add", "-A"]):
+        subprocess.run(command, cwd=tmp_path, check=True, env=own)
+    run = [sys.executable, "-m", "pre_commit", "run", "ruff-format", "--all-files"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, env=own)
+    assert done.returncode == 1, done.stdout + done.stderr  # it says that it changed something
+    assert (tmp_path / "untidy.py").read_text().endswith("x = [1, 2]\n")
