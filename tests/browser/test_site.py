@@ -175,7 +175,7 @@ def test_search_finds_a_known_word(watch: Watch, pages: list[str]) -> None:
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"  # axe-core 4.14.1, MPL-2.0
 WEIGHT = 1.5e6  # bytes of a page with its images and its data; what several pages load, and MathJax, comes once
-SOON = 1000  # milliseconds, from the request to a page that answers
+SOON = 1.0  # seconds, from the request to a page that answers
 
 
 @pytest.mark.parametrize(
@@ -256,16 +256,15 @@ def test_pages_are_light(html: Path, pages: list[str]) -> None:
 
 
 def test_pages_answer_within_a_second(watch: Watch, pages: list[str]) -> None:
-    """Their scripts have run and no task keeps a click waiting; the best of three, as others work here, too."""
-    watch.page.add_init_script("""window.ends = [];
-      new PerformanceObserver(list => list.getEntries().forEach(task => ends.push(task.startTime + task.duration)))
-        .observe({ type: "longtask", buffered: true });""")
-    answers = "Math.max(performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd, ...window.ends)"
+    """From a server next door that is what the page's own thread has to do, counted by the processor's time: the wall
+    clock would count whatever else is running here, other tests among it."""
+    session = watch.context.new_cdp_session(watch.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
     slow = {}
     for name in pages:
-        took: list[float] = []
-        while len(took) < 3 and min(took, default=SOON) >= SOON:
-            took.append(watch.open(f"/{name}").evaluate(answers))
-        if min(took) >= SOON:
-            slow[name] = took
+        watch.open(f"/{name}")
+        metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+        assert 0 < metrics["ScriptDuration"] < metrics["TaskDuration"]
+        if metrics["TaskDuration"] >= SOON:
+            slow[name] = metrics["TaskDuration"]
     assert not slow
