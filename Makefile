@@ -50,10 +50,10 @@ status: $(READY)book  ## what is recorded, and which chapters are stale and why 
 # Side by side, one process a core; a process that has nothing left takes of another's.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test: $(READY)test  ## the default tests (5 min)
+test: $(READY)test  ## the default tests (6 min)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(READY)test  ## the tests left out of `test` (5 min)
+test-slow: $(READY)test  ## the tests left out of `test` (7 min)
 	$(PYTEST) -m slow
 
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
