@@ -40,7 +40,7 @@ execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFI
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
 	@$(BIN)/python -m book.scaffold $(NAME)
 
-results: $(READY)book  ## train what the records of a profile lack, most settling first (small 145 min; PROFILE, MINUTES, DEVICE)
+results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE)
 	$(BIN)/python -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES))
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)

@@ -256,8 +256,10 @@ def test_pages_are_light(html: Path, pages: list[str]) -> None:
 
 
 def test_pages_answer_within_a_second(watch: Watch, pages: list[str]) -> None:
-    """From a server next door that is what the page's own thread has to do, counted by the processor's time: the wall
-    clock would count whatever else is running here, other tests among it."""
+    """What the page's own thread has to do, in the processor's time: the wall clock would count the tests beside it.
+
+    It is less than a visitor waits; `docs/decisions/2026-11-22-measures-changed-after-a-miss.md` has both.
+    """
     session = watch.context.new_cdp_session(watch.page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     slow = {}
