@@ -54,7 +54,8 @@ test: $(READY)test  ## the default tests (6 min)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)test  ## the tests left out of `test` (7 min)
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not alone"
+	$(BIN)/python -m pytest -m alone tests/browser
 
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
 # waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.

@@ -255,11 +255,8 @@ def test_pages_are_light(html: Path, pages: list[str]) -> None:
     assert not heavy
 
 
-def test_pages_answer_within_a_second(watch: Watch, pages: list[str]) -> None:
-    """What the page's own thread has to do, in the processor's time: the wall clock would count the tests beside it.
-
-    It is less than a visitor waits; `docs/decisions/2026-11-22-measures-changed-after-a-miss.md` has both.
-    """
+def test_pages_take_less_than_a_second_of_the_processor(watch: Watch, pages: list[str]) -> None:
+    """What the page's own thread has to do: unlike the clock, it does not count the tests beside it."""
     session = watch.context.new_cdp_session(watch.page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     slow = {}
@@ -269,4 +266,30 @@ def test_pages_answer_within_a_second(watch: Watch, pages: list[str]) -> None:
         assert 0 < metrics["ScriptDuration"] < metrics["TaskDuration"]
         if metrics["TaskDuration"] >= SOON:
             slow[name] = metrics["TaskDuration"]
+    assert not slow
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_pages_answer_a_new_visitor_within_a_second(browser: sync_api.Browser, site: str, pages: list[str]) -> None:
+    """From the request to the first frame with all formulas set, with nothing in the cache; the best of three."""
+    waited = """async () => {
+      await window.MathJax?.startup?.promise;
+      await new Promise(requestAnimationFrame);
+      return performance.now() / 1000;
+    }"""
+
+    def visit(name: str) -> float:
+        visitor = Watch(browser, site)
+        seconds = visitor.open(f"/{name}", until="load").evaluate(waited)
+        visitor.context.close()
+        return float(seconds)
+
+    slow = {}
+    for name in pages:
+        visits = [visit(name)]
+        while min(visits) >= SOON and len(visits) < 3:
+            visits.append(visit(name))
+        if min(visits) >= SOON:
+            slow[name] = visits
     assert not slow
