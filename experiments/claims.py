@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 
 from experiments import config
+from experiments.config import Sweep
 from experiments.evidence import Finding as Finding
 from experiments.evidence import findings
 from experiments.plan import final_runs, stages
 from experiments.profiles import PROFILES
 from experiments.record import Record
-from experiments.records import path_of, read
+from experiments.records import Ledger, path_of, read
 from experiments.rules import Condition, parse
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
@@ -177,6 +178,13 @@ def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[V
     return [_latest(claim, current, profiles) for claim in claims().values()]
 
 
+def verdicts_of(sweep: Sweep, ledger: Ledger, profile: str) -> list[Verdict]:
+    """The verdicts on the claims that a sweep tests by itself; none while a cell of it has no final run."""
+    records = _whole(sweep, ledger)
+    alone = [claim.id for claim in claims().values() if claim.configs == (sweep.name,)]
+    return [judge(claim_id, records, profile) for claim_id in alone if records]
+
+
 def _latest(claim: Claim, current: Callable[[str, str], list[Record]], profiles: Sequence[str]) -> Verdict:
     if not claim.configs:
         return judge(claim.id, (), claim.verdict_from)
@@ -192,7 +200,10 @@ def _current(folder: Path, name: str, profile: str) -> list[Record]:
     """The runs of a sweep as it is now; none while a cell has no final run."""
     if name not in config.names() or not path_of(folder, name).is_file():
         return []
-    ledger, sweep = read(path_of(folder, name)), config.sweep(name, profile)
+    return _whole(config.sweep(name, profile), read(path_of(folder, name)))
+
+
+def _whole(sweep: Sweep, ledger: Ledger) -> list[Record]:
     search, final = stages(sweep, ledger)
     return [*search, *final] if {run.key for run in final_runs(sweep, ledger)} <= {r.key for r in final} else []
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from experiments import config, records
 from experiments.config import Sweep
 from experiments.cost import runs_left
+from experiments.elsewhere import on_data
 from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
 from experiments.plan import final_runs
 from experiments.profiles import check
@@ -93,10 +94,13 @@ def plan(
     fresh: bool,
     scheduler: str,
     *,
+    data: str = "",
     here: bool = True,
 ) -> tuple[Sweep, Where]:
-    """A config and its options as data, checked. `here`: the device is to be on this machine."""
+    """A config and its options as data, checked. `data`: in place of its own; `here`: the device is on this machine."""
     sweep = config.sweep(name, profile)
+    if data:
+        sweep = on_data(sweep, data)
     if seeds is not None:
         sweep = sweep.with_seeds(seeds)
     if scheduler and workers is not None:
@@ -104,6 +108,6 @@ def plan(
     on = resolve_device(device, here=here and not scheduler)
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
-    folder = Path(results) if results else RESULTS / profile
+    folder = Path(results) if results else RESULTS / (f"{profile}_{data}" if data else profile)
     streams = STREAMS if on.type == "cuda" and workers is None else 1
     return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler, streams)

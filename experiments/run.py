@@ -10,9 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments import config
+from experiments import config, records
+from experiments.config import Sweep
 from experiments.cost import cost, runs_left, span
 from experiments.dispatch import OutOfTime
+from experiments.elsewhere import stuck
+from experiments.engine import Where
 from experiments.measure import RESULTS, plan, run_left
 from experiments.profiles import PROFILES
 
@@ -34,6 +37,7 @@ def run(
     scheduler: Annotated[str, typer.Option(help="address of a dask scheduler, in place of local processes")] = "",
     streams: Annotated[int | None, typer.Option(help="runs at once in one process (default: 4 on a GPU)")] = None,
     minutes: Annotated[float | None, typer.Option(help="begin no run after so many minutes")] = None,
+    data: Annotated[str, typer.Option(help="cifar100: in CIFAR-10's place, where a config allows that")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what is left and what it costs, then stop")] = False,
 ) -> None:
     """Run what the records of these configs still lack."""
@@ -42,7 +46,11 @@ def run(
     total = 0.0
     try:
         for name in config.queue() if names == ["all"] else names:
-            sweep, where = plan(name, profile, results, device, seeds, workers, fresh, scheduler, here=not dry_run)
+            if data and names == ["all"] and stuck(config.sweep(name, profile)):
+                console.print(f"{name}, {profile}: asks for its own data, left out", highlight=False)
+                continue
+            options = (device, seeds, workers, fresh, scheduler)
+            sweep, where = plan(name, profile, results, *options, data=data, here=not dry_run)
             where = replace(where, until=until, streams=streams or where.streams)
             left = runs_left(sweep, where)
             seconds, basis = cost(sweep, where, left, RESULTS)
@@ -54,6 +62,8 @@ def run(
                     run_left(sweep, where, console)
                 except OutOfTime as end:
                     console.print(f"{name}: time is up, {end}; the same command goes on from there", highlight=False)
+            if data and not dry_run:  # the book shows the verdicts on the sweep's own data
+                _print_verdicts(sweep, where, console)
         if dry_run and (names == ["all"] or len(names) > 1):
             console.print(f"about {span(total)} in all", highlight=False)
     except (ValueError, OSError) as error:
@@ -62,6 +72,16 @@ def run(
     except KeyboardInterrupt:
         console.print("interrupted: finished runs are recorded; the same command goes on from there")
         raise typer.Exit(130) from None
+
+
+def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
+    from experiments.claims import verdicts_of
+
+    for verdict in verdicts_of(sweep, records.read(records.path_of(where.results, sweep.name)), where.profile):
+        console.print(f"{verdict.claim.id}: {verdict.verdict}", highlight=False)
+        for found in verdict.findings:
+            said = f"  {found.name}: {found.measured} (asked: {found.wanted}), {found.outcome}"
+            console.print(said, highlight=False, markup=False)
 
 
 @app.command()

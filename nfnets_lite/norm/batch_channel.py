@@ -10,9 +10,9 @@ from nfnets_lite.norm.common import moments, need_two_values, whole_groups
 class BatchChannelNorm(nn.Module):
     r"""Batch-channel normalisation: by running *estimates* of mean and variance, and then by groups of channels.
 
-    .. math:: \hat\mu \leftarrow \hat\mu + r (\mu_B - \hat\mu), \qquad
-              \hat\sigma^2 \leftarrow \hat\sigma^2 + r (\sigma_B^2 - \hat\sigma^2), \qquad
-              y = \mathrm{GN}\left(\gamma_b \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta_b\right)
+    .. math:: \hat\mu &\leftarrow \hat\mu + r (\mu_B - \hat\mu), \qquad
+              \hat\sigma^2 \leftarrow \hat\sigma^2 + r (\sigma_B^2 - \hat\sigma^2) \\
+              y &= \mathrm{GN}\left(\gamma_b \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta_b\right)
 
     with mean and biased variance of this batch per channel, and a group norm with an affine map of its own. The
     estimates are moved first and then used; the backward pass takes them for constants. Batch statistics keep channels

@@ -18,9 +18,9 @@ class PowerNorm(nn.Module):
     with means over batch and positions. The running mean is no constant, and no gradient can follow it through the
     steps; the backward pass has a running statistic :math:`\nu` for that, which starts at 0:
 
-    .. math:: \frac{\partial L}{\partial x} = \frac{1}{\sqrt{\psi^2 + \epsilon}}
-              \left(\frac{\partial L}{\partial z} - \nu z\right), \qquad
-              \nu \leftarrow \nu \left(1 - (1 - \alpha) E[z^2]\right)
+    .. math:: \frac{\partial L}{\partial x} &= \frac{1}{\sqrt{\psi^2 + \epsilon}}
+              \left(\frac{\partial L}{\partial z} - \nu z\right) \\
+              \nu &\leftarrow \nu \left(1 - (1 - \alpha) E[z^2]\right)
               + (1 - \alpha) E\left[\frac{\partial L}{\partial z} z\right]
 
     While ``progress < warmup`` training divides by the quadratic mean of the batch itself, with the exact gradient;

@@ -14,8 +14,8 @@ _PLAIN, _D_WHOLE, _R_WHOLE = 5 / 160, 25 / 160, 40 / 160
 class BatchRenorm2d(nn.Module):
     r"""Batch renormalisation: in training, batch norm times r plus d.
 
-    .. math:: y = \gamma \left(\frac{x - \mu_B}{\sigma_B} r + d\right) + \beta, \quad
-              r = \mathrm{clip}\left(\frac{\sigma_B}{\bar\sigma}, \frac{1}{r_{max}}, r_{max}\right), \quad
+    .. math:: y &= \gamma \left(\frac{x - \mu_B}{\sigma_B} r + d\right) + \beta \\
+              r &= \mathrm{clip}\left(\frac{\sigma_B}{\bar\sigma}, \frac{1}{r_{max}}, r_{max}\right), \quad
               d = \mathrm{clip}\left(\frac{\mu_B - \bar\mu}{\bar\sigma}, -d_{max}, d_{max}\right)
 
     with :math:`\sigma_B = \sqrt{\mathrm{var}_B + \epsilon}` of the batch and running averages :math:`\bar\mu` and

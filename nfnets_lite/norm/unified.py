@@ -12,15 +12,15 @@ from nfnets_lite.norm.scaled import scaled
 class UnifiedNorm(nn.Module):
     r"""Unified normalisation: each channel over the geometric mean of its last M second moments.
 
-    .. math:: z_t = \frac{x_t}{\sqrt{\hat\sigma_t^2 + \epsilon}}, \quad y_t = \gamma z_t + \beta, \qquad
-              \hat\sigma_t^2 = \Bigl(\prod_{i=0}^{M-1} \sigma_{t-i}^2\Bigr)^{1/M}, \quad \sigma_t^2 = E[x_t^2]
+    .. math:: z_t &= \frac{x_t}{\sqrt{\hat\sigma_t^2 + \epsilon}}, \quad y_t = \gamma z_t + \beta \\
+              \hat\sigma_t^2 &= \Bigl(\prod_{i=0}^{M-1} \sigma_{t-i}^2\Bigr)^{1/M}, \quad \sigma_t^2 = E[x_t^2]
 
     with means over batch and positions; this step is one of the M. The gradient statistic
     :math:`g_t = E[\frac{\partial L}{\partial z_t} z_t]` is smoothed too, by an arithmetic mean and a running average:
 
-    .. math:: \frac{\partial L}{\partial x_t} = \frac{1}{\sqrt{\hat\sigma_t^2 + \epsilon}}
-              \left(\frac{\partial L}{\partial z_t} - \psi_t z_t\right), \qquad
-              \psi_t = \alpha \psi_{t-1} + \frac{1 - \alpha}{M} \sum_{i=0}^{M-1} g_{t-i}
+    .. math:: \frac{\partial L}{\partial x_t} &= \frac{1}{\sqrt{\hat\sigma_t^2 + \epsilon}}
+              \left(\frac{\partial L}{\partial z_t} - \psi_t z_t\right) \\
+              \psi_t &= \alpha \psi_{t-1} + \frac{1 - \alpha}{M} \sum_{i=0}^{M-1} g_{t-i}
 
     A step is an outlier if a channel's arithmetic mean of the M moments exceeds the geometric one by more than M times
     the variance of the roots recorded *before*: if all came from one distribution, it could not. Then, and while
