@@ -1,6 +1,6 @@
 """What a sweep still has to do, and how long that takes by earlier records."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -31,20 +31,20 @@ def cost(sweep: Sweep, where: Where, left: Sequence[Run], committed: Path) -> tu
         for r in records.read(records.path_of(folder, sweep.name)).records
         if r.done and device in ("", r.provenance["device"])
     ]
-    done = [r for r in done if r.key in _all_runs(sweep)]  # a file may hold those of a sweep's past
-    seconds = list(estimates(sweep, left, done, where.device.type))
+    whole = all_runs(sweep)
+    done = [r for r in done if r.key in whole]  # a file may hold those of a sweep's past
+    seconds = list(estimates(whole, left, done, where.device.type))
     basis = f"from {len(done)} recorded runs" if done else "by a rule of thumb: nothing is recorded on such a device"
     if not seconds:
         return 0.0, basis
     return max(sum(seconds) / (1 if where.scheduler else where.workers), max(seconds)), basis
 
 
-def estimates(sweep: Sweep, runs: Iterable[Run], done: Sequence[Record], device: str) -> Iterator[float]:
+def estimates(whole: Mapping[str, Run], runs: Iterable[Run], done: Sequence[Record], device: str) -> Iterator[float]:
     """Seconds of each run: those of its own key, or else its `Run.effort`, scaled to those that were recorded."""
     by_key: dict[str, list[float]] = {}
     for record in done:
         by_key.setdefault(record.key, []).append(record.provenance["seconds"])
-    whole = _all_runs(sweep)
     with Undrawn():  # efforts ask for sizes
         effort = cache(lambda run: run.effort(device))
         ratios = [fmean(by_key[key]) / effort(replace(whole[key], seed=0)) for key in by_key.keys() & whole.keys()]
@@ -53,7 +53,7 @@ def estimates(sweep: Sweep, runs: Iterable[Run], done: Sequence[Record], device:
     yield from found
 
 
-def _all_runs(sweep: Sweep) -> dict[str, Run]:
+def all_runs(sweep: Sweep) -> dict[str, Run]:
     """Every run that the sweep may have, by key: its final ones at whatever rate."""
     finals = (run for cell in sweep.cells for rate in sweep.rates for run in sweep.at(cell, rate))
     return {run.key: run for run in (*sweep.search(), *sweep.cells, *finals)}

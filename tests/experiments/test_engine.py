@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -241,7 +242,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
 
 
 def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path) -> None:
-    from experiments.cost import cost, estimates
+    from experiments.cost import all_runs, cost, estimates
 
     def at(batch: int, lr: float = 0.05, **recipe: float) -> Training:
         return replace(cell, recipe=replace(cell.recipe, lr=lr, batch_size=batch, **recipe))  # type: ignore[arg-type]
@@ -255,9 +256,10 @@ def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path
     assert at(16).effort("cuda") < at(16).effort("cpu")
     known = at(16, tiny().rates[0])
     asked, sweep = [known, at(16, epochs=6)], tiny()
-    bare = list(estimates(sweep, asked, [], "cpu"))
+    whole = all_runs(sweep)
+    bare = list(estimates(whole, asked, [], "cpu"))
     assert bare == [run.effort("cpu") for run in asked]
-    assert list(estimates(sweep, asked, [done(known, 2.0), done(known, 4.0)], "cpu")) == pytest.approx([3.0, 6.0])
+    assert list(estimates(whole, asked, [done(known, 2.0), done(known, 4.0)], "cpu")) == pytest.approx([3.0, 6.0])
     assert cost(tiny(seeds=3), where(tmp_path), asked[:1], tmp_path)[1] == "from 4 recorded runs"
     seconds, basis = cost(tiny(seeds=3), where(tmp_path / "empty", workers=2), asked, tmp_path)
     assert seconds == max(sum(bare) / 2, *bare)
@@ -349,3 +351,24 @@ def test_data_that_cannot_be_had_is_said_before_training(tmp_path: Path, monkeyp
     assert code == 2
     assert "data set 'imagenet' is not known" in text
     assert not list((tmp_path / "results").glob("*.jsonl"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_a_worker_keeps_the_memory_of_a_step_for_the_next() -> None:
+    steps = """
+import resource, sys, torch
+from experiments.processes import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+def faults():
+    for _ in range(10):
+        torch.empty(2**24).fill_(1.0)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+print(faults() - before)
+"""
+    found = {
+        way: int(subprocess.run([sys.executable, "-c", steps, way], check=True, capture_output=True, text=True).stdout)
+        for way in ("kept", "as it is")
+    }
+    assert found["kept"] < found["as it is"] / 10
