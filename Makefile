@@ -53,7 +53,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 test: $(READY)test  ## the default tests (6 min)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(READY)test  ## the tests left out of `test` (7 min)
+test-slow: $(READY)test  ## the tests left out of `test` (6 min)
 	$(PYTEST) -m "slow and not alone"
 	$(BIN)/python -m pytest -m alone tests/browser
 
