@@ -7,7 +7,8 @@ from experiments.tasks.recipe import Data
 from experiments.tasks.training import Training
 from experiments.tasks.transfer import Transfer
 
-OWN, CLASSES = "cifar10", {"cifar10": 10, "cifar100": 100}
+OWN, CLASSES = "cifar10", 10
+OTHERS = {"cifar100": 100}  # with their classes; as many images, of the same size
 
 
 def on_data(sweep: Sweep, name: str) -> Sweep:
@@ -27,8 +28,10 @@ def on_data(sweep: Sweep, name: str) -> Sweep:
     >>> cell.data.name, cell.model.num_classes
     ('cifar100', 100)
     """
-    if name not in CLASSES:
-        raise ValueError(f"data={name!r} is not known here; use one of {', '.join(CLASSES)}")
+    if name not in OTHERS:
+        raise ValueError(
+            f"data={name!r} cannot stand in for {OWN}; use one of {', '.join(OTHERS)}, or leave --data out"
+        )
     odd = stuck(sweep)
     if odd is not None:
         raise ValueError(
@@ -52,14 +55,14 @@ def _can_move(run: Run) -> bool:
     if type(run) not in (Training, Transfer):
         return False
     assert isinstance(run, Training | Transfer)
-    return run.model.num_classes == CLASSES[OWN] and all(data.name == OWN for data in _sources(run).values())
+    return run.model.num_classes == CLASSES and all(data.name == OWN for data in _sources(run).values())
 
 
 def _moved(run: Run, name: str) -> Run:
     assert isinstance(run, Training | Transfer)
-    times = CLASSES[name] // CLASSES[OWN]
+    times = OTHERS[name] // CLASSES
     sources = {
         place: replace(data, name=name, classes=data.classes and times * data.classes)
         for place, data in _sources(run).items()
     }
-    return replace(run, model=replace(run.model, num_classes=CLASSES[name]), **sources)  # type: ignore[arg-type]
+    return replace(run, model=replace(run.model, num_classes=OTHERS[name]), **sources)  # type: ignore[arg-type]

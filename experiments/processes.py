@@ -16,14 +16,14 @@ def start_worker() -> None:
     # Ctrl-C reaches the whole process group; the parent decides what happens to a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_memory()
+    _keep_memory()
 
 
-def keep_memory() -> None:
+def _keep_memory() -> None:
     """Keep freed memory for what comes next, where the C library is glibc; elsewhere nothing happens.
 
     Each step of a training frees its activations and asks for as many again. By default large ones go back to the
-    system in between, and every page of them is faulted in and cleared once more: 2 to 9 % of the time of small runs.
+    system in between, and every page of them is faulted in and cleared once more (docs/decisions has what that takes).
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -384,3 +385,30 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     assert found["NF-4"].verdict == "partly"
     assert [f.measured for f in found["NF-4"].findings if not f.holds] == ["524.954"]
     assert all(verdict.profile in PROFILES for verdict in found.values())
+
+
+NOTE = Path(claims.__file__).parents[1] / "docs" / "decisions" / "2026-11-22-surprising-results-once-more.md"
+ROW = re.compile(r"^\| ([A-Z]{2}-\d+), .*?" + r"\| (-?[\d.]+) ± ([\d.]+) " * 3 + r"\|$", re.M)
+
+
+def test_what_is_told_of_other_seeds_is_what_their_records_say() -> None:
+    told: dict[str, list[list[float]]] = {}
+    for name, *numbers in ROW.findall(NOTE.read_text(encoding="utf-8")):
+        told.setdefault(name, []).append([float(number) for number in numbers])
+    assert len(told) == 7
+    for name, rows in told.items():
+        records_of = [
+            records.read(SMALL.parents[1] / "six_seeds" / f"{c}.jsonl") for c in claims.claims()[name].configs
+        ]
+        sweeps = [config.sweep(c, "small").with_seeds(6) for c in claims.claims()[name].configs]
+        done = [r for pair in zip(sweeps, records_of) for r in plan.stages(*pair)[1]]
+        found: list[list[float]] = [[] for _ in rows]
+        for seeds in ((0, 1, 2), (3, 4, 5), range(6)):
+            verdict = claims.judge(name, [r for r in done if r.seed in seeds], "small")
+            assert len(verdict.findings) == len(rows), name
+            for row, finding in zip(found, verdict.findings):
+                assert finding.seeds == tuple(seeds)
+                assert finding.effect is not None
+                row += [finding.effect.mean, finding.effect.high - finding.effect.mean]
+        for row, expected in zip(found, rows):
+            assert row == pytest.approx(expected, abs=0.0501), (name, row)

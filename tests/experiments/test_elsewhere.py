@@ -54,7 +54,7 @@ def test_what_trains_on_all_classes_moves_and_changes_in_nothing_else(profile: s
 @pytest.mark.parametrize(
     ("name", "profile", "where", "said"),
     [
-        ("sam", "small", "mnist", "data='mnist' is not known here; use one of cifar10, cifar100"),
+        ("sam", "small", "mnist", "data='mnist' cannot stand in for cifar10; use one of cifar100, or leave --data out"),
         ("leak_probe", "gpu", "cifar100", "data='cifar100': 'leak_probe' cannot be moved there, because its run"),
         ("sam", "smoke", "cifar100", "leave --data out, or take another config or profile"),
     ],

@@ -357,9 +357,9 @@ def test_data_that_cannot_be_had_is_said_before_training(tmp_path: Path, monkeyp
 def test_a_worker_keeps_the_memory_of_a_step_for_the_next() -> None:
     steps = """
 import resource, sys, torch
-from experiments.processes import keep_memory
+from experiments.processes import start_worker
 if sys.argv[1] == "kept":
-    keep_memory()
+    start_worker()
 def faults():
     for _ in range(10):
         torch.empty(2**24).fill_(1.0)  # 64 MiB
