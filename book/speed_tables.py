@@ -161,17 +161,24 @@ def multiply_adds(reports: Reports, subjects: Sequence[str]) -> list[str]:
 
 
 def counting(reports: Reports) -> list[str]:
-    """Whether the step of the CPU's BN twin is on the side of ours that counting bytes predicts."""
-    ratio = median(reports, "CPU", targets.RESNET, "BN twin / ours")
-    if ratio is None:
+    """Whether the steps of the CPU's BN twin are on the side of ours that counting bytes predicts."""
+    if "CPU" not in reports:
         return []
     batch, side = (reports["CPU"].facts["scale"][name] for name in ("batch", "side"))
+    steps = {batch: targets.RESNET, 8: targets.RESNET_8, 16: targets.RESNET_16}
+    found = {images: median(reports, "CPU", name, "BN twin / ours") for images, name in steps.items()}
+    ratios = {images: ratio for images, ratio in found.items() if ratio is not None}
+    if not ratios:
+        return []
     level = traffic("resnet50", side).break_even
+    as_counted = [images for images, ratio in ratios.items() if (ratio < 1) == (level > images)]
+    others = [str(images) for images in ratios if images not in as_counted]
     return [
-        f"On the CPU the batch is {batch}, and the break-even batch of this network at {side} px is {level:.1f}: "
-        f"standardising moves {level / batch:.1f} times the bytes of batch norm there. The twin, which is not clipped, "
-        f"takes {ratio:.2f} of our step, which is {'' if (ratio < 1) == (level > batch) else 'not '}on the side of 1 "
-        "that counting predicts."
+        f"On the CPU the break-even batch of this network at {side} px is {level:.1f}: standardising moves "
+        f"{level / batch:.1f} times the bytes of batch norm at {batch} images. The twin, which is not clipped, takes "
+        + ", ".join(f"{ratio:.2f} of our step at {images}" for images, ratio in ratios.items())
+        + f" images: {'all' if not others else 'all but that at ' + ' and '.join(others)} on the side of 1 that "
+        "counting predicts."
     ]
 
 

@@ -35,10 +35,11 @@ def takes(parameter: Tensor, grad: Tensor, unit_dim: int | None) -> bool:
         return False
     alike = grad.shape == parameter.shape and grad.device == parameter.device
     known = {grad.dtype, parameter.dtype} <= DTYPES and 0 < grad.numel() < 2**31
-    return alike and known and _in_rows(grad, unit_dim) and _in_rows(parameter, unit_dim)
+    return alike and known and in_rows(grad, unit_dim) and in_rows(parameter, unit_dim)
 
 
-def _in_rows(x: Tensor, unit_dim: int | None) -> bool:
+def in_rows(x: Tensor, unit_dim: int | None) -> bool:
+    """Whether memory holds the units of a tensor one after the other, without gaps."""
     dense = 1
     for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape) if size > 1):
         if stride != dense:
@@ -103,7 +104,7 @@ class Rows:
         """Bring the table of addresses up to date; False if that cannot be now, and they must be clipped otherwise."""
         device = grads[0].device
         with torch.cuda.device_of(grads[0]):  # type: ignore[no-untyped-call]
-            capturing = _is_capturing(device)
+            capturing = is_capturing(device)
             addresses = [x.data_ptr() for pair in zip(self._parameters, grads) for x in pair]
             if addresses != self._addresses:
                 if capturing or not works(device):  # a graph can hold no copy from here
@@ -134,7 +135,8 @@ class Rows:
         return above.sum(), len(above)
 
 
-def _is_capturing(device: torch.device) -> bool:
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is started now goes into a CUDA graph: nothing can be waited for, looked at or copied from here."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 

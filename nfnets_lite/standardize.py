@@ -1,7 +1,9 @@
 """Weight standardisation: scaled, which replaces normalised activations in NF networks, and the one before it."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from nfnets_lite.eager import is_eager
 
 
 def standardize_weight(
@@ -42,7 +44,8 @@ def standardize_weight(
     NF-ResNet (arXiv 2101.08692), section 4.2, to the letter of the authors' code. timm adds 1e-5 to the variance and
     other ports use the unbiased variance: both give another network. A constant filter gives zeros, not NaN.
 
-    On a CPU, in eager mode, torch's group norm kernel does it, several times as fast, where no unit is below `eps`.
+    In eager mode a CPU takes torch's group norm kernel, several times as fast, where no unit is below `eps`, and a GPU
+    one of ours, where Triton is; both also for weights in channels last. Everything else takes plain operations.
 
     Examples
     --------
@@ -57,12 +60,18 @@ def standardize_weight(
         )
     if not eps > 0:
         raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-4): a constant filter divides by its root")
-    w = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
-    made = _by_group_norm(w, gain, eps, factor) if unit_dim == 0 and _is_eager_on_cpu(weight) else None
-    return (_by_the_formula(w, gain, eps, unit_dim, factor) if made is None else made).to(weight.dtype)
+    if unit_dim == 0 and is_eager(weight):
+        kind = weight.device.type
+        fast = _by_group_norm if kind == "cpu" else _by_kernel if kind == "cuda" else None
+        made = None if fast is None else fast(weight, gain, eps, factor)
+        if made is not None:
+            return made
+    return _by_the_formula(weight, gain, eps, unit_dim, factor)
 
 
-def _by_the_formula(w: Tensor, gain: Tensor | None, eps: float, unit_dim: int, factor: float) -> Tensor:
+def _by_the_formula(weight: Tensor, gain: Tensor | None, eps: float, unit_dim: int, factor: float) -> Tensor:
+    """`standardize_weight` in plain operations, whatever the device, and however often it is differentiated."""
+    w = _wide(weight)
     over = [d for d in range(w.ndim) if d != unit_dim % w.ndim]
     centred = w - w.mean(over, keepdim=True)
     scale = (centred * centred).sum(over, keepdim=True).clamp(min=eps).rsqrt()
@@ -70,32 +79,44 @@ def _by_the_formula(w: Tensor, gain: Tensor | None, eps: float, unit_dim: int, f
         shape = [1] * w.ndim
         shape[unit_dim] = w.shape[unit_dim]
         scale = scale * gain.to(w.dtype).reshape(shape)
-    return centred * (scale if factor == 1.0 else scale * factor)
+    return (centred * (scale if factor == 1.0 else scale * factor)).to(weight.dtype)
 
 
-def _by_group_norm(w: Tensor, gain: Tensor | None, eps: float, factor: float) -> Tensor | None:
-    """The formula by one kernel, and one in the backward pass; None where the floor under the variance is reached."""
-    units, fan_in = len(w), w.shape[1:].numel()
+def _wide(weight: Tensor) -> Tensor:
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+
+
+def _by_kernel(weight: Tensor, gain: Tensor | None, eps: float, factor: float) -> Tensor | None:
+    """The formula by one kernel of ours, and one in the backward pass; None for what they do not take."""
+    from nfnets_lite import standardize_triton  # not at the top: it imports triton
+
+    if not standardize_triton.takes(weight) or not standardize_triton.works(weight.device):
+        return None
+    return standardize_triton.standardize(weight, gain, eps, factor)
+
+
+def _by_group_norm(weight: Tensor, gain: Tensor | None, eps: float, factor: float) -> Tensor | None:
+    """The formula by one kernel, and one in the backward pass.
+
+    None where the floor under the variance is reached, or where a unit's numbers are not one piece of memory.
+    """
+    w, units, fan_in = _wide(weight), len(weight), weight.shape[1:].numel()
+    order: list[int] | None = None
+    if not w.is_contiguous():  # channels last: a unit's numbers in another order, which no statistic notices
+        order = [0, *sorted(range(1, w.ndim), key=w.stride, reverse=True)]
+        w = w.permute(order)
+        if not w.is_contiguous():
+            return None
     to_norm = factor * fan_in**-0.5
     scale = w.new_full((units,), to_norm) if gain is None else gain.to(w.dtype) * to_norm
     # The kernel adds its epsilon to the variance: far below what the floor lets pass, it is lost in rounding.
     rows, little = w.reshape(1, units, fan_in), 1e-16 * eps / fan_in
     made, _, inverse_std = torch.native_group_norm(rows, scale, None, 1, units, fan_in, units, little)
     reached = not inverse_std.amax().item() * eps**0.5 <= fan_in**0.5  # also by what is not a number
-    return None if reached else made.view(w.shape)
-
-
-def _is_eager_on_cpu(weight: Tensor) -> bool:
-    """Whether the numbers are here to be looked at, for nothing: no device to wait for, nothing traced or mapped."""
-    return (
-        weight.device.type == "cpu"
-        and type(weight) in (Tensor, nn.Parameter)
-        and weight.numel() > 0
-        and weight.is_contiguous()
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-    )
+    if reached:
+        return None
+    made = made.view(w.shape).to(weight.dtype)
+    return made if order is None else made.permute([order.index(d) for d in range(w.ndim)])
 
 
 def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
-from experiments.bench import clipping, inference, layouts, startup, steps
+from experiments.bench import clipping, inference, layouts, standardizing, startup, steps
 from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import FOLDER, Report, Row, path_of, write
 from experiments.bench.tables import shown
@@ -25,6 +25,7 @@ Group: TypeAlias = Callable[[torch.device, Scale, Timm], Found]
 GROUPS: Mapping[str, Group] = MappingProxyType(
     {
         "clipping": clipping.measure,
+        "standardizing": standardizing.measure,
         "resnet": steps.resnet,
         "nfnet": steps.nfnet,
         "cifar": steps.cifar,

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from experiments.bench.layouts import layouts
 from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import Side
-from experiments.bench.targets import CIFAR, F0, LAST, RESNET, RESNET_32, Scale
+from experiments.bench.targets import CIFAR, F0, LAST, RESNET, RESNET_8, RESNET_16, RESNET_32, Scale
 from experiments.bench.timing import Unequal, in_turns, ms, ratio, seconds, wait
 from experiments.bench.timm_peer import body, difference, give_weights, macs
 from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import create_model
 
+LARGER = ((RESNET_8, 8), (RESNET_16, 16))  # batches that also tell ours from its twin: where the two become level
 SAME_WORK = 0.02  # of the multiply-adds: by more two networks are not one
 SAME_LOGITS = 1e-4  # of their root mean square, through all layers in float32
 Step = Callable[[], None]
@@ -83,6 +84,8 @@ def resnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
             "branch scalars differ, so logits cannot be compared"
         )
     found = _steps(RESNET, runners, device, scale, timm, note) | _share(RESNET, own, device, scale)
+    for subject, batch in LARGER:
+        found |= _turns(subject, runners[:2], device, replace(scale, batch=batch, repeats=scale.few), note)[0]
     if device.type == "cpu":
         found |= _share(RESNET_32, own, device, replace(scale, batch=scale.share_batch, repeats=scale.few))
     return found
@@ -141,30 +144,36 @@ def _same_work(own: Runner, theirs: Runner) -> None:
 
 def _steps(subject: str, runners: Sequence[Runner], device: torch.device, scale: Scale, timm: Timm, note: str) -> Found:
     found: Found = {}
-    steps: dict[Any, Step]
     for compiled in (False, True) if device.type == "cuda" else (False,):
         name = f"{subject}, compiled" if compiled else subject
-        steps = {}
-        peaks: dict[str, float | None] = {}
-        for runner in runners:
-            peaks[runner.name], steps[runner.name] = _ready(runner, device, scale, compiled)
-        times = in_turns(steps, device, scale.repeats, warm=2)
-        sides = {
-            r.name: Side(r.name, ms(times[r.name]), macs=scale.batch * r.macs, peak_mb=peaks[r.name]) for r in runners
-        }
-        for peer in [r.name for r in runners if r.name != "ours"]:
-            said = note if peer == "timm" else "the same network with batch norm, not clipped"
-            value = ratio(times[peer], times["ours"])
-            found[name, f"{peer} / ours"] = Measured(value, sides["ours"], sides[peer], said)
-        mine, other = peaks["ours"], peaks.get("timm")
-        if mine is not None and other is not None:
-            memory = Measured(ratio([mine], [other]), sides["ours"], sides["timm"], note)
-            found[name, "peak memory, ours / timm"] = memory
+        beside, sides = _turns(name, runners, device, scale, note, compiled=compiled)
+        found |= beside
+        if "timm" in sides and sides["timm"].peak_mb is not None and sides["ours"].peak_mb is not None:
+            value = ratio([sides["ours"].peak_mb], [sides["timm"].peak_mb])
+            found[name, "peak memory, ours / timm"] = Measured(value, sides["ours"], sides["timm"], note)
         if isinstance(timm, str):
             found |= {(name, measure): timm for measure in ("timm / ours", "peak memory, ours / timm")}
     bare = replace(runners[0], clip=None)
-    steps = {last: replace(bare, model=deepcopy(bare.model)).step(device, scale, last=last) for last in (False, True)}
+    steps: dict[Any, Step] = {
+        last: replace(bare, model=deepcopy(bare.model)).step(device, scale, last=last) for last in (False, True)
+    }
     return found | {(subject, LAST): layouts(steps, device, scale.few, scale.batch * bare.macs)}
+
+
+def _turns(
+    name: str, runners: Sequence[Runner], device: torch.device, scale: Scale, note: str, *, compiled: bool = False
+) -> tuple[Found, dict[str, Side]]:
+    """Every runner's step in turns, each over ours; and what each side took."""
+    ready = {r.name: _ready(r, device, scale, compiled) for r in runners}
+    times = in_turns({name: step for name, (_, step) in ready.items()}, device, scale.repeats, warm=2)
+    sides = {
+        r.name: Side(r.name, ms(times[r.name]), macs=scale.batch * r.macs, peak_mb=ready[r.name][0]) for r in runners
+    }
+    found: Found = {}
+    for peer in [r.name for r in runners if r.name != "ours"]:
+        said = note if peer == "timm" else "the same network with batch norm, not clipped"
+        found[name, f"{peer} / ours"] = Measured(ratio(times[peer], times["ours"]), sides["ours"], sides[peer], said)
+    return found, sides
 
 
 def _ready(runner: Runner, device: torch.device, scale: Scale, compiled: bool) -> tuple[float | None, Step]:

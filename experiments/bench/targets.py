@@ -88,7 +88,9 @@ def most(value: float) -> Bar:
 F0_NONE, F0_HALF = "AGC over NFNet-F0, no unit clipped", "AGC over NFNet-F0, half of the units clipped"
 R56_NONE, R56_HALF = (f"AGC over a CIFAR ResNet-56, {state} clipped" for state in ("no unit", "half of the units"))
 RESNET, F0 = "training step, NF-ResNet-50", "training step, NFNet-F0"
-RESNET_32, CIFAR = f"{RESNET}, 32 images", "training step, CIFAR NF-ResNet-56"
+RESNET_8, RESNET_16, RESNET_32 = (f"{RESNET}, {images} images" for images in (8, 16, 32))
+CIFAR = "training step, CIFAR NF-ResNet-56"
+STANDARDIZED = "standardising NF-ResNet-50's weights"
 LAST = "channels last / contiguous"
 GROUPED, DENSE = "3x3 convolution in groups of 128", "dense 3x3 convolution, as many multiply-adds"
 IMPORT, MODULES = "import of nfnets_lite after torch", "modules beyond torch and Python's own"
@@ -105,11 +107,16 @@ TARGETS: tuple[Target, ...] = (
     Target("clipping", R56_NONE, "ours / clip_grad_norm_", bars(most(1.5))),
     Target("clipping", R56_HALF, "timm / ours", bars(least(4))),
     Target("clipping", R56_HALF, "ours / clip_grad_norm_", bars(most(1.5))),
+    Target("standardizing", STANDARDIZED, "plain operations / ours"),
+    Target("standardizing", STANDARDIZED, "batch norm's kernel / ours"),
+    Target("standardizing", STANDARDIZED, "ours / bytes limit"),
     Target("resnet", RESNET, "AGC / step", bars(None, most(2)), unit="%"),
     Target("resnet", RESNET_32, "AGC / step", bars(most(3)), ("cpu",), SHARE_ABOVE, unit="%"),
     Target("cifar", CIFAR, "AGC / step", bars(most(3), most(2)), unit="%"),
     Target("resnet", RESNET, "timm / ours", bars(least(1.1), least(1.15))),
     Target("resnet", RESNET, "BN twin / ours", both(least(1))),
+    Target("resnet", RESNET_8, "BN twin / ours"),
+    Target("resnet", RESNET_16, "BN twin / ours"),
     Target("resnet", RESNET, LAST),
     Target("resnet", f"{RESNET}, compiled", "timm / ours", bars(None, least(1.15)), GPU, NO_STEP_COMPILED),
     Target("resnet", f"{RESNET}, compiled", "BN twin / ours", bars(None, least(1)), GPU, NO_STEP_COMPILED),

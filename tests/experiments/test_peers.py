@@ -12,10 +12,22 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from experiments.bench import clipping, engine, inference, layouts, measured, peers, startup, steps, timing, timm_peer
+from experiments.bench import (
+    clipping,
+    engine,
+    inference,
+    layouts,
+    measured,
+    peers,
+    standardizing,
+    startup,
+    steps,
+    timing,
+    timm_peer,
+)
 from experiments.bench.report import Bar, Report, Row, Side, Spread, path_of, read, spread, write
 from experiments.bench.tables import beside, shown
-from experiments.bench.targets import F0, IMPORT, LAST, MODULES, SCALES, TARGETS, Scale, Target
+from experiments.bench.targets import F0, IMPORT, LAST, MODULES, SCALES, STANDARDIZED, TARGETS, Scale, Target
 from experiments.run import app
 from nfnets_lite import AdaptiveClip, create_model
 
@@ -223,6 +235,20 @@ def test_single_layers_are_timed_in_both_formats() -> None:
     assert grouped.ours.macs == pytest.approx(dense.ours.macs, rel=0.02)
 
 
+def test_three_ways_to_standardise_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standardizing, "create_model", small)
+    found = standardizing.measure(CPU, TINY, ABSENT)
+    assert [name for _, name in found] == [
+        "plain operations / ours",
+        "batch norm's kernel / ours",
+        "ours / bytes limit",
+    ]
+    assert all(subject == STANDARDIZED and isinstance(v, measured.Measured) for (subject, _), v in found.items())
+    monkeypatch.setattr(standardizing, "plain", lambda weight, gain: 1.01 * standardizing.by_batch_norm(weight, gain))
+    with pytest.raises(timing.Unequal, match="differ from those of plain operations"):
+        standardizing.measure(CPU, TINY, ABSENT)
+
+
 @needs_timm
 def test_timm_clips_as_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clipping, "create_model", small)
@@ -255,7 +281,7 @@ def test_timm_does_the_same_work() -> None:
 @pytest.mark.gpu
 def test_the_comparison_runs_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "SCALES", {"cuda": replace(TINY, autocast=True)})
-    quick = [t for t in TARGETS if t.group in ("clipping", "layout", "cifar")]
+    quick = [t for t in TARGETS if t.group in ("clipping", "layout", "cifar", "standardizing")]
     monkeypatch.setattr(peers.measure, "__defaults__", (quick,))
     peers.main("cuda", Console(quiet=True), tmp_path)
     report = read(path_of("cuda", tmp_path))

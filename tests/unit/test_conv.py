@@ -15,7 +15,7 @@ from nfnets_lite.conv import (
     ScaledStdConvTranspose2d,
     WSConv2d,
 )
-from nfnets_lite.standardize import _by_the_formula, standardize_weight, unit_std_weight
+from nfnets_lite.standardize import _by_group_norm, _by_the_formula, standardize_weight, unit_std_weight
 
 LAYERS = [
     (ScaledStdConv1d(3, 4, 3, padding="same", stride=2), (2, 3, 5)),
@@ -84,6 +84,22 @@ def test_the_fast_way_is_the_formula(case: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(
             ours / scale, formula / scale, rtol=0, atol=1e-12 if dtype == torch.float64 else 3e-6
         )
+
+
+def test_the_fast_way_takes_what_is_one_piece_of_memory_for_each_unit() -> None:
+    """Channels last as well, where the formula takes several times as long, and the layout stays; no slices."""
+    for weight, layout in (
+        (torch.randn(6, 4, 3, 3), torch.channels_last),
+        (torch.randn(6, 4, 2, 3, 3), torch.channels_last_3d),
+    ):
+        weight = weight.to(memory_format=layout)
+        made = _by_group_norm(weight, None, 1e-4, 1.0)
+        assert made is not None
+        assert made.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(made, standardize_weight(weight.contiguous()))
+    for cut in (torch.randn(6, 4, 3, 5)[..., :3], torch.randn(4, 6, 3, 3).transpose(0, 1)):
+        assert _by_group_norm(cut, None, 1e-4, 1.0) is None
+        torch.testing.assert_close(standardize_weight(cut), standardize_weight(cut.contiguous()))
 
 
 def test_second_derivatives() -> None:
