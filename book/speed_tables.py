@@ -161,7 +161,7 @@ def multiply_adds(reports: Reports, subjects: Sequence[str]) -> list[str]:
 
 
 def counting(reports: Reports) -> list[str]:
-    """Whether the steps of the CPU's BN twin are on the side of ours that counting bytes predicts."""
+    """What counting bytes predicts of the CPU's BN twin at each batch that it is timed at, and what it takes there."""
     if "CPU" not in reports:
         return []
     batch, side = (reports["CPU"].facts["scale"][name] for name in ("batch", "side"))
@@ -171,14 +171,17 @@ def counting(reports: Reports) -> list[str]:
     if not ratios:
         return []
     level = traffic("resnet50", side).break_even
-    as_counted = [images for images, ratio in ratios.items() if (ratio < 1) == (level > images)]
-    others = [str(images) for images in ratios if images not in as_counted]
+
+    def predicted(images: int) -> str:
+        if abs(images / level - 1) < 0.1:
+            return "as fast"
+        return "faster" if images < level else "slower"
+
+    sides = ", ".join(f"{predicted(images)} at {images}" for images in ratios)
+    taken = ", ".join(f"{ratio:.2f} of our step at {images}" for images, ratio in ratios.items())
     return [
-        f"On the CPU the break-even batch of this network at {side} px is {level:.1f}: standardising moves "
-        f"{level / batch:.1f} times the bytes of batch norm at {batch} images. The twin, which is not clipped, takes "
-        + ", ".join(f"{ratio:.2f} of our step at {images}" for images, ratio in ratios.items())
-        + f" images: {'all' if not others else 'all but that at ' + ' and '.join(others)} on the side of 1 that "
-        "counting predicts."
+        f"On the CPU, at {side} px, the break-even batch of this network is {level:.1f}. Counting predicts that the "
+        f"twin, which is not clipped, is {sides} images. It takes {taken}."
     ]
 
 

@@ -85,7 +85,7 @@ def resnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
         )
     found = _steps(RESNET, runners, device, scale, timm, note) | _share(RESNET, own, device, scale)
     for subject, batch in LARGER:
-        found |= _turns(subject, runners[:2], device, replace(scale, batch=batch, repeats=scale.few), note)[0]
+        found |= _turns(subject, runners[:2], device, replace(scale, batch=batch), note)[0]
     if device.type == "cpu":
         found |= _share(RESNET_32, own, device, replace(scale, batch=scale.share_batch, repeats=scale.few))
     return found
