@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -123,6 +124,24 @@ def test_kernel_gives_what_the_cpu_gives_in_the_interpreter() -> None:
     subprocess.run(
         [sys.executable, __file__], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}, check=True
     )
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA")
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernel_is_built_for_gpus_that_are_not_here(
+    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to machine code, by the assembler that Triton brings: no GPU is needed for that."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiler, backends = import_module("triton.compiler"), import_module("triton.backends.compiler")
+    kernel, tl, tables = agc_triton._clip_row, agc_triton.tl, ("lengths", "firsts", "owners", "above")
+    types = dict.fromkeys(tables, "*i32") | {"addresses": "*i64", "clip_factor": "fp32", "eps": "fp32"}
+    for weight, grad, block in ((tl.float32, tl.float32, 2048), (tl.bfloat16, tl.float32, 64)):
+        fixed = {"W": weight, "G": grad, "BLOCK": block}
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        constants = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
+        source = compiler.ASTSource(kernel, signature, constants)
+        assert compiler.compile(source, target=backends.GPUTarget("cuda", capability, 32)).asm["cubin"]
 
 
 def test_what_the_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_gpu_layouts_and_second_derivatives() -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_gpu_layer_is_the_cpu_layer(compiled: bool) -> None:
     torch.manual_seed(0)
-    layer, x = ScaledStdConv2d(16, 32, 3, padding="same").double().float(), torch.randn(4, 16, 9, 9)
+    layer, x = ScaledStdConv2d(16, 32, 3, padding="same"), torch.randn(4, 16, 9, 9)
     layer(x).pow(2).sum().backward()
     expected = [p.grad.clone() for p in layer.parameters()]
     layer.zero_grad()
