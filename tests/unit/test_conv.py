@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from nfnets_lite.conv import (
@@ -15,6 +16,7 @@ from nfnets_lite.conv import (
     ScaledStdConvTranspose2d,
     WSConv2d,
 )
+from nfnets_lite.eager import is_eager
 from nfnets_lite.standardize import _by_group_norm, _by_the_formula, standardize_weight, unit_std_weight
 
 LAYERS = [
@@ -107,6 +109,17 @@ def test_second_derivatives() -> None:
     weight = torch.randn(3, 2, 2, 1, dtype=torch.float64, requires_grad=True)
     gain = torch.rand(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(standardize_weight, (weight, gain))
+
+
+def test_tangents_take_the_formula() -> None:
+    """What has no rule for forward mode is passed by within a dual level, and taken again after it."""
+    weight, tangent = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
+    with forward_ad.dual_level():
+        assert not is_eager(weight)
+        found = forward_ad.unpack_dual(standardize_weight(forward_ad.make_dual(weight, tangent))).tangent
+    assert is_eager(weight)
+    _, expected = torch.func.jvp(standardize_weight, (weight,), (tangent,))
+    torch.testing.assert_close(found, expected)
 
 
 def test_per_example_gradients_and_ensembles() -> None:
