@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from kernel_builds import machine_code, needs_triton
 from torch import Tensor, nn
 
 from nfnets_lite import agc_groups, agc_triton
@@ -118,7 +117,7 @@ def while_a_graph_is_captured(clip: AdaptiveClip) -> None:
     assert tables[0] is tables[1] is not tables[2] is tables[3] is agc_triton._CAPTURED[0]
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA")
+@needs_triton
 def test_kernel_gives_what_the_cpu_gives_in_the_interpreter() -> None:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
@@ -126,22 +125,17 @@ def test_kernel_gives_what_the_cpu_gives_in_the_interpreter() -> None:
     )
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA")
+@needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernel_is_built_for_gpus_that_are_not_here(
     capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Down to machine code, by the assembler that Triton brings: no GPU is needed for that."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiler, backends = import_module("triton.compiler"), import_module("triton.backends.compiler")
-    kernel, tl, tables = agc_triton._clip_row, agc_triton.tl, ("lengths", "firsts", "owners", "above")
-    types = dict.fromkeys(tables, "*i32") | {"addresses": "*i64", "clip_factor": "fp32", "eps": "fp32"}
+    types = dict.fromkeys(("lengths", "firsts", "owners", "above"), "*i32")
+    types |= {"addresses": "*i64", "clip_factor": "fp32", "eps": "fp32"}
+    tl = agc_triton.tl
     for weight, grad, block in ((tl.float32, tl.float32, 2048), (tl.bfloat16, tl.float32, 64)):
-        fixed = {"W": weight, "G": grad, "BLOCK": block}
-        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-        constants = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
-        source = compiler.ASTSource(kernel, signature, constants)
-        assert compiler.compile(source, target=backends.GPUTarget("cuda", capability, 32)).asm["cubin"]
+        assert machine_code(agc_triton._clip_row, types, {"W": weight, "G": grad, "BLOCK": block}, capability)
 
 
 def test_what_the_kernel_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

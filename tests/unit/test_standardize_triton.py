@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from kernel_builds import machine_code, needs_triton
 from torch import Tensor
 
 from nfnets_lite import ScaledStdConv2d, standardize_triton
@@ -96,7 +95,7 @@ def check_second_derivatives(device: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA")
+@needs_triton
 def test_kernels_give_what_the_formula_gives_in_the_interpreter() -> None:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
@@ -104,23 +103,18 @@ def test_kernels_give_what_the_formula_gives_in_the_interpreter() -> None:
     )
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA")
+@needs_triton
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_are_built_for_gpus_that_are_not_here(
     capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Down to machine code, by the assembler that Triton brings: no GPU is needed for that."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiler, backends = import_module("triton.compiler"), import_module("triton.backends.compiler")
-    target = backends.GPUTarget("cuda", capability, 32)
-    number, addresses = {"length": "i32", "factor": "fp32", "eps": "fp32"}, ("means", "roots", "gain", "d_gain")
+    types = dict.fromkeys(("means", "roots", "gain", "d_gain"), "*fp32")
+    types |= {"length": "i32", "factor": "fp32", "eps": "fp32"}
     for kernel in (standardize_triton._make, standardize_triton._go_back):
         for dtype, block in (("fp32", 2048), ("bf16", 64), ("fp16", 1)):
-            types = number | dict.fromkeys(addresses, "*fp32") | {"HAS_GAIN": "constexpr", "BLOCK": "constexpr"}
-            signature = {name: types.get(name, f"*{dtype}") for name in kernel.arg_names}
-            fixed = {kernel.arg_names.index("HAS_GAIN"): True, kernel.arg_names.index("BLOCK"): block}
-            source = compiler.ASTSource(kernel, signature, {(place,): value for place, value in fixed.items()})
-            assert compiler.compile(source, target=target).asm["cubin"]
+            tensors = dict.fromkeys(("weight", "made", "grad", "d_weight"), f"*{dtype}")
+            assert machine_code(kernel, types | tensors, {"HAS_GAIN": True, "BLOCK": block}, capability)
 
 
 def test_what_the_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

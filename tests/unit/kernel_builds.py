@@ -1,0 +1,22 @@
+"""Triton kernels down to machine code, by the assembler that Triton brings: no GPU is needed for that."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA"
+)
+
+
+def machine_code(kernel: Any, types: Mapping[str, str], fixed: Mapping[str, object], capability: int) -> bytes:
+    """Of a kernel whose arguments have these types or these fixed values, for NVIDIA GPUs of a capability, 80 or 90."""
+    compiler, backends = import_module("triton.compiler"), import_module("triton.backends.compiler")
+    signature = {name: "constexpr" if name in fixed else types[name] for name in kernel.arg_names}
+    constants = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
+    source = compiler.ASTSource(kernel, signature, constants)
+    code: bytes = compiler.compile(source, target=backends.GPUTarget("cuda", capability, 32)).asm["cubin"]
+    return code
