@@ -165,7 +165,7 @@ def counting(reports: Reports) -> list[str]:
     if "CPU" not in reports:
         return []
     batch, side = (reports["CPU"].facts["scale"][name] for name in ("batch", "side"))
-    steps = {batch: targets.RESNET, 8: targets.RESNET_8, 16: targets.RESNET_16}
+    steps = {batch: targets.RESNET} | targets.LARGER
     found = {images: median(reports, "CPU", name, "BN twin / ours") for images, name in steps.items()}
     ratios = {images: ratio for images, ratio in found.items() if ratio is not None}
     if not ratios:

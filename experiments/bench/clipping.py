@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from experiments.bench.measured import Found, Measured, Timm
+from experiments.bench.measured import Found, Measured, Timm, beside_limit, copying
 from experiments.bench.report import Side
 from experiments.bench.targets import F0_HALF, F0_NONE, R56_HALF, R56_NONE, Scale
-from experiments.bench.timing import Seconds, Unequal, Work, in_turns, ms, ratio
+from experiments.bench.timing import Unequal, Work, in_turns, ms, ratio
 from nfnets_lite.agc import AdaptiveClip, unitwise_norm
 from nfnets_lite.models import create_model
 
@@ -50,9 +50,7 @@ def _side_by_side(
             raise Unequal(f"gradients clipped by us and by timm differ by {apart:.1e} of the largest number")
     total = sum(p.numel() * p.element_size() for p in parameters)
     if large:
-        source = torch.empty(total // 4, device=device).normal_()
-        target = torch.empty_like(source)
-        sides["copy"] = lambda: target.copy_(source)
+        sides["copy"] = copying(total, device)
     reset()
     clipped = float(clip())
     if abs(clipped - share) > 0.02:
@@ -77,16 +75,8 @@ def _side_by_side(
         )
     )  # fmt: skip
     if large:
-        found[subject, "ours / bytes limit"] = _beside_limit(times, must, total, ours)
+        found[subject, "ours / bytes limit"] = beside_limit(times, must, total, ours)
     return found
-
-
-def _beside_limit(times: Seconds, must: int, copied: int, ours: Side) -> Measured:
-    """Over the time that a copy of the same run would take to move the bytes; it reads and writes each of its own."""
-    moved = must / (2 * copied)
-    limit = Side("bytes limit", moved * ms(times["copy"]), bytes=must)
-    speed = 2 * copied / (ms(times["copy"]) / 1000) / 1e9
-    return Measured(ratio(times["ours"], times["copy"], 1 / moved), ours, limit, f"a copy moves {speed:.3g} GB/s")
 
 
 def gradients(clip: AdaptiveClip, share: float) -> list[Tensor]:

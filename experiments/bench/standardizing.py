@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.bench.measured import Found, Measured, Timm
+from experiments.bench.measured import Found, Measured, Timm, beside_limit, copying
 from experiments.bench.report import Side
 from experiments.bench.targets import STANDARDIZED, Scale
 from experiments.bench.timing import Unequal, Work, in_turns, ms, ratio
@@ -15,7 +15,6 @@ from nfnets_lite.conv import ScaledStdConv2d
 from nfnets_lite.models import create_model
 from nfnets_lite.standardize import standardize_weight
 
-EPS = 1e-4
 TOLERANCE = 1e-5  # of a layer's largest number: three ways to sum thousands of numbers
 Make = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,7 +22,7 @@ Make = Callable[[Tensor, Tensor], Tensor]
 def plain(weight: Tensor, gain: Tensor) -> Tensor:
     """The formula, an operation after the other, as a reader of the paper would write it."""
     var, mean = torch.var_mean(weight, (1, 2, 3), correction=0, keepdim=True)
-    scale = torch.rsqrt((var * weight[0].numel()).clamp(min=EPS)) * gain[:, None, None, None]
+    scale = torch.rsqrt((var * weight[0].numel()).clamp(min=ScaledStdConv2d.default_eps)) * gain[:, None, None, None]
     return (weight - mean) * scale
 
 
@@ -53,10 +52,8 @@ def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
         raise Unequal(f"weights and gradients differ from those of plain operations: {apart}")
     results.clear()
     total = sum(weight.numel() * weight.element_size() for weight, _ in pairs)
-    source = torch.empty(total // 4, device=device).normal_()
-    target = torch.empty_like(source)
     sides: dict[str, Work] = {name: partial(_both_passes, make, pairs, probes) for name, make in ways.items()}
-    times = in_turns(sides | {"copy": lambda: target.copy_(source)}, device, scale.many, warm=2)
+    times = in_turns(sides | {"copy": copying(total, device)}, device, scale.many, warm=2)
     must = 5 * total  # forward: read, write; backward: read the weight and its gradient, write
     ours = Side("ours", ms(times["ours"]), bytes=must)
     found: Found = {}
@@ -65,12 +62,7 @@ def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
         found[STANDARDIZED, f"{name} / ours"] = Measured(
             ratio(times[name], times["ours"]), ours, Side(name, ms(times[name]), bytes=must), note
         )
-    moved = must / (2 * total)
-    limit = Side("bytes limit", moved * ms(times["copy"]), bytes=must)
-    speed = 2 * total / (ms(times["copy"]) / 1000) / 1e9
-    found[STANDARDIZED, "ours / bytes limit"] = Measured(
-        ratio(times["ours"], times["copy"], 1 / moved), ours, limit, f"a copy moves {speed:.3g} GB/s"
-    )
+    found[STANDARDIZED, "ours / bytes limit"] = beside_limit(times, must, total, ours)
     return found
 
 

@@ -12,14 +12,13 @@ from torch.nn import functional as F
 from experiments.bench.layouts import layouts
 from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import Side
-from experiments.bench.targets import CIFAR, F0, LAST, RESNET, RESNET_8, RESNET_16, RESNET_32, Scale
+from experiments.bench.targets import CIFAR, F0, LARGER, LAST, RESNET, RESNET_32, Scale
 from experiments.bench.timing import Unequal, in_turns, ms, ratio, seconds, wait
 from experiments.bench.timm_peer import body, difference, give_weights, macs
 from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import create_model
 
-LARGER = ((RESNET_8, 8), (RESNET_16, 16))  # batches that also tell ours from its twin: where the two become level
 SAME_WORK = 0.02  # of the multiply-adds: by more two networks are not one
 SAME_LOGITS = 1e-4  # of their root mean square, through all layers in float32
 Step = Callable[[], None]
@@ -84,7 +83,7 @@ def resnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
             "branch scalars differ, so logits cannot be compared"
         )
     found = _steps(RESNET, runners, device, scale, timm, note) | _share(RESNET, own, device, scale)
-    for subject, batch in LARGER:
+    for batch, subject in LARGER.items():
         found |= _turns(subject, runners[:2], device, replace(scale, batch=batch), note)[0]
     if device.type == "cpu":
         found |= _share(RESNET_32, own, device, replace(scale, batch=scale.share_batch, repeats=scale.few))

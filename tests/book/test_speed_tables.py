@@ -10,7 +10,7 @@ from made_records import run
 from book import speed_tables
 from book.tables import grouped
 from experiments.bench.report import Bar, Report, Row, Side, Spread
-from experiments.bench.targets import F0, LAST, RESNET, RESNET_8, RESNET_16, SYNC
+from experiments.bench.targets import F0, LARGER, LAST, RESNET, SYNC
 from experiments.records import Record
 from nfnets_lite.models import model_spec
 
@@ -63,8 +63,8 @@ def test_sentences_on_what_was_measured_and_none_on_the_rest() -> None:
     facts = {"scale": {"batch": 4, "side": 128}}
     rows = (
         measured(RESNET, "BN twin / ours", 0.8, Bar(at_least=1)),
-        measured(RESNET_8, "BN twin / ours", 0.97),
-        measured(RESNET_16, "BN twin / ours", 1.1),
+        measured(LARGER[8], "BN twin / ours", 0.97),
+        measured(LARGER[16], "BN twin / ours", 1.1),
         measured(RESNET, "timm / ours", 1.3, Bar(at_least=1.1)),
         measured(RESNET, LAST, 0.9),
         measured(F0, LAST, 1.2),

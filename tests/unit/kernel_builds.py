@@ -1,8 +1,12 @@
-"""Triton kernels down to machine code, by the assembler that Triton brings: no GPU is needed for that."""
+"""Triton kernels where no GPU is: by the interpreter, and down to machine code by the assembler that Triton brings."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,12 @@ import pytest
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton is not installed: torch brings it only with CUDA"
 )
+
+
+def run_interpreted(file: str) -> None:
+    """Run a test file as a program whose kernels are interpreted; that is decided once a process."""
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, file], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}, check=True)
 
 
 def machine_code(kernel: Any, types: Mapping[str, str], fixed: Mapping[str, object], capability: int) -> bytes:

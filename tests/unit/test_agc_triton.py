@@ -1,6 +1,5 @@
 """The kernel that clips many tensors at once: on the CPU by Triton's interpreter, in a process of its own; on a GPU."""
 
-import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_builds import machine_code, needs_triton
+from kernel_builds import machine_code, needs_triton, run_interpreted
 from torch import Tensor, nn
 
 from nfnets_lite import agc_groups, agc_triton
@@ -119,10 +118,7 @@ def while_a_graph_is_captured(clip: AdaptiveClip) -> None:
 
 @needs_triton
 def test_kernel_gives_what_the_cpu_gives_in_the_interpreter() -> None:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, __file__], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}, check=True
-    )
+    run_interpreted(__file__)
 
 
 @needs_triton

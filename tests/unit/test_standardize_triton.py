@@ -1,20 +1,16 @@
 """The kernels that standardise weights: on the CPU by Triton's interpreter, in a process of its own; on a GPU."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from kernel_builds import machine_code, needs_triton
+from kernel_builds import machine_code, needs_triton, run_interpreted
 from torch import Tensor
 
 from nfnets_lite import ScaledStdConv2d, standardize_triton
 from nfnets_lite.standardize import _by_the_formula, standardize_weight
 
-ROOT = Path(__file__).resolve().parents[2]
 # Rows that one program holds at once, longer ones, a single unit, and a fan-in of 1, of which nothing is left.
 SHAPES = [(8, 4, 3, 3), (5, 27), (2, 5000), (1, 6, 1, 1), (6, 1, 1, 1), (3, 2, 5)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -97,10 +93,7 @@ def check_second_derivatives(device: str) -> None:
 
 @needs_triton
 def test_kernels_give_what_the_formula_gives_in_the_interpreter() -> None:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, __file__], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}, check=True
-    )
+    run_interpreted(__file__)
 
 
 @needs_triton
