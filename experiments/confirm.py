@@ -77,7 +77,7 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
         )
         for run, r in old
     }
-    records.rewrite(path, [now.get((r.key, r.seed), r) for r in ledger.records])
+    records.rewrite(path, lambda record: now.get((record.key, record.seed), record))
     return len(chosen), len(old)
 
 

@@ -100,6 +100,8 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
         raise
     if backend is not None:
         backend.close(now=False)
+        if where.fresh:
+            records.rewrite(path)  # without the records that were repeated
     return records.read(path)
 
 

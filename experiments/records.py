@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,29 +52,33 @@ def read(path: Path) -> Ledger:
     the middle that is no record is corruption that no crash of ours leaves: a ValueError names file and line. So does
     one of a newer schema, which this code cannot know how to read.
     """
-    latest: dict[tuple[str, int], Record] = {}
-    names: dict[bytes, str] = {}  # few differ: each is kept once
-    torn = ""
     try:
         with path.open("rb") as file:
             with suppress(OSError):  # a read-only place may have no locks, and no writer either
                 _lock(file, shared=True)
-            for number, line in enumerate(file, 1):
-                if line[-1:] != b"\n":
-                    torn = f"{path}: the last line is torn ({len(line)} bytes, no newline); its run will be repeated"
-                    break
-                try:
-                    record = parse(line, names)
-                except NewerSchema as error:
-                    raise ValueError(f"{path}, line {number} has {error}") from None
-                except (ValueError, TypeError) as error:
-                    raise ValueError(
-                        f"{path}, line {number} is not a record ({error}); records are written by `experiments run` "
-                        "only. Delete that line (its run will be repeated), or restore the file from git"
-                    ) from error
-                latest[record.key, record.seed] = record
+            return _parsed(file, path)
     except FileNotFoundError:
         return Ledger(path)
+
+
+def _parsed(file: IO[bytes], path: Path) -> Ledger:
+    latest: dict[tuple[str, int], Record] = {}
+    names: dict[bytes, str] = {}  # few differ: each is kept once
+    torn = ""
+    for number, line in enumerate(file, 1):
+        if line[-1:] != b"\n":
+            torn = f"{path}: the last line is torn ({len(line)} bytes, no newline); its run will be repeated"
+            break
+        try:
+            record = parse(line, names)
+        except NewerSchema as error:
+            raise ValueError(f"{path}, line {number} has {error}") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is not a record ({error}); records are written by `experiments run` "
+                "only. Delete that line (its run will be repeated), or restore the file from git"
+            ) from error
+        latest[record.key, record.seed] = record
     return Ledger(path, tuple(latest.values()), torn)
 
 
@@ -84,8 +88,7 @@ def append(path: Path, record: Record) -> int:
     Returns the size of the file after. Where the write fails (a full disk, a quota) nothing of it stays: an OSError
     says so, and the records before it are whole.
     """
-    with path.open("ab+", buffering=0) as file:
-        _lock(file)
+    with _alone(path) as file:
         size = _cut_torn(file)
         line = record.line()
         try:
@@ -103,13 +106,34 @@ def append(path: Path, record: Record) -> int:
         return size + len(line)
 
 
-def rewrite(path: Path, found: Iterable[Record]) -> None:
-    """Put records in the place of a file's, all or none of them. No sweep may append to it meanwhile."""
+def rewrite(path: Path, change: Callable[[Record], Record] = lambda record: record) -> None:
+    """Put the last record of each run, changed, in the place of what a file holds: all or nothing of it.
+
+    Records that later ones replaced go, and so does a torn last line. What others append meanwhile waits for the new
+    file.
+    """
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        file.writelines(record.line() for record in found)
-        os.fsync(file.fileno())
-    part.replace(path)
+    with _alone(path) as file:
+        with path.open("rb") as old:
+            found = _parsed(old, path).records
+        with part.open("wb") as new:
+            new.writelines(change(record).line() for record in found)
+            new.flush()
+            os.fsync(new.fileno())
+        if fcntl is None:
+            file.close()  # Windows replaces no file that is open
+        part.replace(path)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to, locked. One that `rewrite` replaced while the lock was waited for is let go."""
+    while True:
+        with path.open("ab+", buffering=0) as file:
+            _lock(file)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
 
 
 def _cut_torn(file: IO[bytes]) -> int:

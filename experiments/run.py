@@ -33,7 +33,7 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="number of final seeds")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int | None, typer.Option(help="processes (default: cores on CPU, 1 on GPU)")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="repeat runs recorded by other code")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace records made by other code")] = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask scheduler, in place of local processes")] = "",
     streams: Annotated[int | None, typer.Option(help="runs at once in one process (default: 4 on a GPU)")] = None,
     minutes: Annotated[float | None, typer.Option(help="begin no run after so many minutes")] = None,

@@ -118,6 +118,11 @@ def test_fresh_repeats_what_other_code_recorded(tmp_path: Path) -> None:
     old = replace(ledger, records=aged)
     assert pending(runs, old, fresh=False) == []
     assert pending(runs, old, fresh=True) == runs
+    path = records.path_of(tmp_path, "tiny")
+    records.rewrite(path, lambda r: replace(r, provenance={**r.provenance, "code": "other"}))
+    again = run_sweep(tiny(), where(tmp_path, fresh=True), lambda _: None).records
+    assert len(path.read_bytes().splitlines()) == len(again) == len(ledger.records)  # the old lines are gone
+    assert {r.provenance["code"] for r in again} == {r.provenance["code"] for r in ledger.records}
 
 
 def test_a_tie_goes_to_the_smaller_rate_and_divergence_counts_as_chance(tmp_path: Path) -> None:
@@ -355,7 +360,7 @@ def test_data_that_cannot_be_had_is_said_before_training(tmp_path: Path, monkeyp
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_a_worker_keeps_the_memory_of_a_step_for_the_next() -> None:
-    # The heap takes a dozen steps to settle: what else asks for memory may cut a freed block up. It is asked after that.
+    # It takes a dozen steps until the heap settles: what else asks for memory may cut a freed block up.
     steps = """
 import resource, sys, torch
 from experiments.processes import start_worker

@@ -1,8 +1,10 @@
 import json
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -28,6 +30,36 @@ def test_round_trip_and_last_wins(tmp_path: Path) -> None:
     assert ledger.of("k", 0) == again
     assert ledger.of("k", 5) is None
     assert not ledger.torn
+
+
+def test_a_rewrite_keeps_the_last_record_of_each_run(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    first, again, other = record(accuracy=0.1), record(accuracy=0.2), record(seed=1)
+    for one in (first, again, other):
+        records.append(path, one)
+    records.rewrite(path)
+    assert path.read_bytes() == again.line() + other.line()
+    records.rewrite(path, lambda one: replace(one, sweep="t"))
+    assert path.read_bytes() == replace(again, sweep="t").line() + replace(other, sweep="t").line()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(records.fcntl is None, reason="no file locks here")
+def test_an_append_that_waits_for_a_rewrite_goes_to_the_new_file(tmp_path: Path) -> None:
+    path, under_way = tmp_path / "s.jsonl", Event()
+    records.append(path, record(seed=0))
+
+    def slowly(one: Record) -> Record:
+        under_way.set()
+        time.sleep(0.3)  # the append below opens the old file and waits for its lock
+        return one
+
+    with ThreadPoolExecutor() as pool:
+        rewriting = pool.submit(records.rewrite, path, slowly)
+        assert under_way.wait(10)
+        records.append(path, record(seed=1))
+        rewriting.result()
+    assert [r.seed for r in records.read(path).records] == [0, 1]
 
 
 def test_missing_file_is_empty(tmp_path: Path) -> None:
