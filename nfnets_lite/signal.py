@@ -54,9 +54,10 @@ def predicted_moments(model: ResNet) -> list[float]:
     with :math:`b_l = \beta_l^2 v_l` where nothing normalises and 1 behind a norm: a positively homogeneous activation
     and unit-gain convolutions carry a block's input scale to its branch's end. Gains are the model's current ones.
     Outside the analysis, and NaN after the stem: FixUp and RescaleNet, whose shortcuts are activated; ``conv="ws"``,
-    whose gain is not 1; what takes a norm's place without giving unit moments, such as ``norm="dyt"``; and a gain that
-    is missing or there twice: ``conv="scaled_ws"`` has unit gain with ``activation_gain=True`` and the other
-    convolutions, which start with a ReLU's gain in them, without (behind an activation, a norm makes up for either).
+    whose gain is not 1, and ``"scaled_ws_dense"``, where it is 1 only on average; what takes a norm's place without
+    giving unit moments, such as ``norm="dyt"``; and a gain that is missing or there twice: ``conv="scaled_ws"``
+    has unit gain with ``activation_gain=True`` and the other convolutions, which start with a ReLU's gain in them,
+    without (behind an activation, a norm makes up for either).
 
     Examples
     --------
@@ -77,7 +78,7 @@ def predicted_moments(model: ResNet) -> list[float]:
 
 
 def _is_inside_the_analysis(spec: ResNetSpec) -> bool:
-    if spec.residual in ("fixup", "rescale") or spec.conv == "ws":
+    if spec.residual in ("fixup", "rescale", "rescale_formula") or spec.conv in ("ws", "scaled_ws_dense"):
         return False
     if not spec.act_first and spec.activation_gain != (spec.conv == "scaled_ws"):
         return False

@@ -60,10 +60,11 @@ def predict(spec: ResNetSpec, stem: Moments, side: int) -> list[tuple[Moments, M
 
     `side` is the height and width of the stem's output: zeros in the padding take their share of each convolution.
     Empty for what is outside of the analysis: other activations than ReLU, other norms than batch norm, activated
-    shortcuts, squeeze-excite, and weights that are standardised but not scaled.
+    shortcuts, squeeze-excite, and weights that are standardised but not scaled, or not in every convolution.
     """
     scales = joins(spec.residual, spec.depth, spec.alpha, spec.skip_gain)
-    outside = spec.activation != "relu" or spec.norm not in ("none", "batch") or spec.conv == "ws"
+    outside = spec.activation != "relu" or spec.norm not in ("none", "batch")
+    outside |= spec.conv in ("ws", "scaled_ws_dense")
     if outside or spec.se_ratio or any(join.activated_skip for join in scales):
         return []
     found, x = [], stem

@@ -54,7 +54,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 # Their biases stand where a norm would, and their starts are scales that standardised weights would undo.
-_OWN_START = {"fixup": "has scalar biases", "rescale": "has data-dependent biases"}
+_OWN_START = {
+    "fixup": "has scalar biases",
+    "rescale": "has data-dependent biases",
+    "rescale_formula": "has convolutions' biases",
+}
 
 
 def plain_options(options: Any) -> tuple[tuple[str, Any], ...]:

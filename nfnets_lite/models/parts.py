@@ -19,15 +19,17 @@ from nfnets_lite.padding import max_pool_same
 def conv(spec: ResNetSpec, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
     """A SAME convolution, plain or of standardised weights, with a bias where nothing else shifts.
 
-    Except for `ScaledStdConv2d`, weights have He's start, without its factor of 2 behind a norm: nothing halves there.
+    Except for `ScaledStdConv2d`, weights have He's start, without its factor of 2 where nothing halves: behind a norm,
+    and between convolutions of unit gain.
     """
     # A norm's own shift makes a bias idle, FixUp and RescaleNet have theirs; else the reference has one, stem included.
     bias = spec.norm == "none" and spec.residual not in ("fixup", "rescale")
-    if spec.conv == "scaled_ws":
+    if spec.conv == "scaled_ws" or (spec.conv == "scaled_ws_dense" and not 1 < groups == inputs):
         return ScaledStdConv2d(inputs, outputs, kernel, stride=stride, padding="same", groups=groups, bias=bias)
     kind = WSConv2d if spec.conv == "ws" else Conv2d
     layer = kind(inputs, outputs, kernel, stride=stride, padding="same", groups=groups, bias=bias)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear" if spec.act_first else "relu")
+    halved = not spec.act_first and spec.conv != "scaled_ws_dense"
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu" if halved else "linear")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer

@@ -5,7 +5,7 @@ one. A rule maps the network's shape to one `Join` per block.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 
@@ -67,6 +67,10 @@ def _rescale(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]
     ]  # fmt: skip
 
 
+def _rescale_formula(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+    return [replace(join, gain=None) for join in _rescale(depth, alpha, skip_gain)]
+
+
 def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     joins, variance = [], 1.0
     for blocks in depth:
@@ -79,8 +83,11 @@ def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
 
 
 RESIDUALS: Mapping[str, Rule] = MappingProxyType(
-    {"plain": _plain, "half": _half, "skipinit": _skipinit, "fixup": _fixup, "rescale": _rescale, "nf": _nf}
-)
+    {
+        "plain": _plain, "half": _half, "skipinit": _skipinit, "fixup": _fixup, "rescale": _rescale,
+        "rescale_formula": _rescale_formula, "nf": _nf,
+    }
+)  # fmt: skip
 
 
 def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
@@ -93,6 +100,7 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
         ``"fixup"`` act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv 1901.09321);
         ``"rescale"`` sqrt(1 - b^2) act(x) + b gain f(act(x)), b^2 = 1 / (k + L - 1) in block k of L, a part of b in
         the branch's start (RescaleNet, Shao et al., NeurIPS 2020, as the authors' code has it);
+        ``"rescale_formula"`` the same without the multiplier `gain`, and with ordinary biases in the network;
         ``"nf"`` x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
     depth : sequence of int
         Blocks per stage.

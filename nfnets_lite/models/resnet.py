@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 def _chain(spec: ResNetSpec) -> nn.Sequential:
-    return Chain() if spec.conv == "scaled_ws" else nn.Sequential()
+    return Chain() if spec.conv.startswith("scaled_ws") else nn.Sequential()
 
 
 def _branch(spec: ResNetSpec, plan: BlockSpec) -> nn.Sequential:
@@ -169,7 +169,7 @@ class ResNet(nn.Module):
         branches = [block.branch for block in blocks]
         if self.spec.residual == "fixup":
             fixup_start(self, branches, self.classifier)
-        elif self.spec.residual == "rescale":
+        elif self.spec.residual.startswith("rescale"):
             rescale_start(branches, [block.shortcut for block in blocks], scales, self.classifier)
 
     def get_classifier(self) -> nn.Linear:

@@ -12,7 +12,7 @@ from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
 
 STEM_STRIDE: Mapping[str, int] = MappingProxyType({"cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
-CONVS = ("plain", "ws", "scaled_ws")
+CONVS = ("plain", "ws", "scaled_ws", "scaled_ws_dense")
 ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels: no network fits it
 
 
@@ -41,7 +41,7 @@ class ResNetSpec:
         Average-pool before a strided shortcut's 1x1 convolution, instead of striding the convolution.
     norm, conv, residual : str
         What stands for a norm (a name of `nfnets_lite.norm`), how weights are parameterised (``"plain"``, ``"ws"``,
-        ``"scaled_ws"``), how the branch joins: independent choices.
+        ``"scaled_ws"``, ``"scaled_ws_dense"``: all but depth-wise ones), how the branch joins: independent choices.
     norm_options : mapping, or tuple of pairs
         Keyword arguments of the norm, plain data; kept as a sorted tuple of pairs.
     act_first : bool

@@ -216,6 +216,23 @@ def test_rescale_without_its_branches_is_its_shortcuts() -> None:
         torch.testing.assert_close(block(x), expected)
 
 
+def test_rescales_formula_alone_is_rescale_without_its_biases_and_multipliers() -> None:
+    whole = create_model("cifar_resnet8", method="rescale").eval()
+    bare = create_model(replace(whole.spec, residual="rescale_formula")).eval()
+    own = {key.split(".")[-1] for key in bare.state_dict()}
+    assert own == {"weight", "bias"}
+    assert not any(isinstance(layer, CentringBias) for layer in bare.modules())
+    convs = [[layer for layer in model.modules() if isinstance(layer, nn.Conv2d)] for model in (whole, bare)]
+    for theirs, ours in zip(*convs, strict=True):
+        assert not ours.bias.any()
+        assert float(ours.weight.detach().std()) == pytest.approx(float(theirs.weight.detach().std()), rel=0.2)
+        with torch.no_grad():
+            ours.weight.copy_(theirs.weight)
+    bare.classifier.load_state_dict(whole.classifier.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(bare(x), whole(x))  # the biases have seen no batch, and the multipliers start at 1
+
+
 def test_a_centring_bias_takes_the_mean_of_eight_batches_and_no_more() -> None:
     torch.manual_seed(0)
     layer = CentringBias(3)
@@ -323,6 +340,30 @@ def test_the_convolution_follows_its_name() -> None:
         convs = [layer for layer in tiny(method).modules() if isinstance(layer, nn.Conv2d)]
         assert all(isinstance(layer, kind) for layer in convs)
         assert all((layer.bias is None) == (method != "nf") for layer in convs)
+
+
+def test_depth_wise_convolutions_may_be_left_plain() -> None:
+    shape = {"branch": (1, 3, 1), "bottleneck": 4.0, "group_width": 1, "width": (8, 8, 16)}
+    for conv, kind in (("scaled_ws", ScaledStdConv2d), ("scaled_ws_dense", nn.Conv2d)):
+        torch.manual_seed(0)
+        model = create_model("cifar_resnet8", method="nf", conv=conv, skip_gain=0.5, **shape).double()
+        convs = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        depth_wise = [layer for layer in convs if layer.groups > 1]
+        assert [layer.groups for layer in depth_wise] == [32, 32, 64]
+        for layer in convs:
+            standardised = isinstance(layer, ScaledStdConv2d)
+            assert standardised == (layer.groups == 1 or kind is ScaledStdConv2d)
+            assert layer.bias is not None
+            if not standardised:
+                assert float(layer.weight.detach().square().mean()) == pytest.approx(1 / 9, rel=0.2)
+        # Factors that went into weights give what they give as factors: a hook keeps each activation whole.
+        x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+        out = model(x)
+        for layer in model.modules():
+            layer.register_forward_hook(lambda *_: None)
+        torch.testing.assert_close(model(x), out)
+    grouped = create_model("cifar_resnet8", method="nf", conv="scaled_ws_dense", **{**shape, "group_width": 4})
+    assert all(isinstance(layer, ScaledStdConv2d) for layer in grouped.modules() if isinstance(layer, nn.Conv2d))
 
 
 def test_act_first_turns_the_order_round_and_keeps_the_names() -> None:
