@@ -74,19 +74,21 @@ def sweep(profile: str) -> Sweep:
     """Every method at every depth."""
     scale = SCALES[profile]
     cells = tuple(
-        Training(method, _model(method, scale, depth), depth.data, _recipe(profile, depth))
+        Training(method, model(method, scale, depth), depth.data, recipe(profile, depth))
         for depth in scale.depths
         for method in METHODS
     )
     return Sweep("depth_scaling", cells, scale.rates, seeds=tuple(range(scale.seeds)))
 
 
-def _recipe(profile: str, depth: Depth) -> Recipe:
+def recipe(profile: str, depth: Depth) -> Recipe:
+    """The schedule of a network of that depth, without its rate."""
     augment = crops(profile)
     return Recipe(depth.batch_size, depth.epochs, 0.0, updates=depth.updates, augment=augment)
 
 
-def _model(method: str, scale: Scale, depth: Depth) -> ResNetSpec:
+def model(method: str, scale: Scale, depth: Depth) -> ResNetSpec:
+    """A network of that depth, joined as `method` says."""
     blocks = 3 * depth.blocks
     spec = model_spec(
         "cifar_resnet8", method=method.removesuffix("_sqrt"), depth=(depth.blocks,) * 3, width=scale.width,

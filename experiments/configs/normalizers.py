@@ -2,7 +2,7 @@
 
 Question: With the same network, images and budget, and a learning rate searched for each, which normaliser does best?
 Paper: GN (arXiv 1803.08494), WS and BCN (1903.10520), EvoNorm (2004.02967), RescaleNet (NeurIPS 2020) and the others of
-    `nfnets_lite.norm`; ledger claims LN-1, EV-1, WS-2, VC-1, RS-3, SP-11, and half of IB-1.
+    `nfnets_lite.norm`; ledger claims LN-1, EV-1, WS-2, VC-1, RS-2, RS-3, SP-11, half of IB-1.
 Command: python -m experiments run normalizers --profile small
 Cost: smoke 40 s on 2 cores; small 16 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
 Expected: at an ordinary batch, differences of a few points among the norms, BN among the best; no norm at all, and what
@@ -61,6 +61,7 @@ def _cells(spec: ResNetSpec, data: Data, recipe: Recipe) -> Iterator[Training]:
         model = spec.with_method(method)
         model = replace(model, norm_options=parts) if method == "ghost_bn" else model
         yield Training(method, model, data, recipe)
+    yield Training("rescale_formula", replace(spec.with_method("rescale"), residual="rescale_formula"), data, recipe)
     yield Training("nf_agc", spec.with_method("nf"), data, replace(recipe, clip=Clip()))
     yield Training("bn_act_first", spec.with_method("bn_act_first"), data, recipe)
     yield Training("gn_silu", replace(spec.with_method("gn"), activation="silu"), data, recipe)

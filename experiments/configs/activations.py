@@ -1,0 +1,38 @@
+"""Activations: does the choice among GELU, ReLU and SiLU matter without norms, and with them?
+
+Question: With each activation's own gain and a rate searched for each, how far apart are GELU, ReLU and SiLU?
+Paper: NFNet (arXiv 2102.06171) appendix, in words; ledger claim NF-19.
+Command: python -m experiments run activations --profile small
+Cost: smoke 10 s on 2 cores; small 6 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Expected: less than a point apart in both networks; without its gain no activation would be comparable, for the signal
+    then shrinks by another factor in each.
+
+The batch, the schedule and the rates are those of `normalizers`, which found them to suit short training.
+"""
+
+from dataclasses import replace
+
+from experiments.config import Sweep
+from experiments.configs.normalizers import SCALES
+from experiments.scales import crops, network
+from experiments.tasks.recipe import Clip, Recipe
+from experiments.tasks.training import Training
+
+ACTIVATIONS = ("gelu", "relu", "silu")
+
+
+def sweep(profile: str) -> Sweep:
+    """Every activation for NF with clipping and for BN."""
+    scale = SCALES[profile]
+    base = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    cells = tuple(
+        Training(
+            method,
+            replace(network(profile).with_method(method.removesuffix("_agc")), activation=activation),
+            scale.data,
+            replace(base, clip=Clip() if method == "nf_agc" else None),
+        )
+        for method in ("nf_agc", "bn")
+        for activation in ACTIVATIONS
+    )
+    return Sweep("activations", cells, scale.rates, seeds=tuple(range(3 if profile == "smoke" else 5)))
