@@ -57,6 +57,7 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "nf_no_gain": ("NF, no gain", ORANGE, "v"),
     "nf_no_ws": ("NF, no WS", PURPLE, "D"),
     "nf_he": ("NF, He", SKY, "v"),
+    "rescale_formula": ("RescaleNet, formula", SKY, "p"),
 }
 
 
