@@ -3,7 +3,7 @@
 Question: With each activation's own gain and a rate searched for each, how far apart are GELU, ReLU and SiLU?
 Paper: NFNet (arXiv 2102.06171) appendix, in words; ledger claim NF-19.
 Command: python -m experiments run activations --profile small
-Cost: smoke 10 s on 2 cores; small 6 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
 Expected: less than a point apart in both networks; without its gain no activation would be comparable, for the signal
     then shrinks by another factor in each.
 
@@ -35,4 +35,4 @@ def sweep(profile: str) -> Sweep:
         for method in ("nf_agc", "bn")
         for activation in ACTIVATIONS
     )
-    return Sweep("activations", cells, scale.rates, seeds=tuple(range(3 if profile == "smoke" else 5)))
+    return Sweep("activations", cells, scale.rates, seeds=tuple(range(scale.seeds)))

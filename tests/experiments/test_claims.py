@@ -266,7 +266,10 @@ RULE = {"name": "n", "plus": "bn", "at_least": 1}
     ("entry", "error"),
     [
         ({"conditions": [RULE], "verdict": "reproduced"}, "unknown fields verdict; use"),
-        ({"conditions": [RULE], "config": "batchsize"}, "config 'batchsize' is not known; use one of activations, batch_size"),
+        (
+            {"conditions": [RULE], "config": "batchsize"},
+            "config 'batchsize' is not known; use one of activations, batch_size",
+        ),
         ({}, "has no rule"),
         ({"conditions": []}, "has no rule"),
         ({"conditions": [RULE], "verdict_from": "huge"}, "verdict_from='huge' is no profile; use one of smoke"),
