@@ -107,6 +107,14 @@ def test_the_least_costly_run_that_ended_well_stands_for_its_method(sweep: Sweep
         assert record.provenance["seconds"] == min(r.provenance["seconds"] for r in others if r.status == "ok")
 
 
+def test_each_network_of_a_method_is_repeated(sweep: Sweep, where: Where) -> None:
+    _, ((run, record), *_) = plan.recorded(sweep, ledger(where))
+    wider = replace(record, config={**record.config, "model": {**record.config["model"], "stem_width": 32}})
+    other = replace(record, method="other")
+    pairs = [(run, record), (run, record), (run, wider), (replace(run, method="other"), other)]
+    assert [r for _, r in confirm.sample(pairs)] == [record, wider, other]
+
+
 def test_the_command_says_what_it_found(tmp_path: Path) -> None:
     said = CliRunner().invoke(run.app, ["confirm", "federated", "--results", str(tmp_path)])
     assert (said.exit_code, said.output) == (0, "federated, smoke: nothing is stale\n")
