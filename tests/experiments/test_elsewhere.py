@@ -24,8 +24,9 @@ from experiments.tasks.transfer import Transfer
 from nfnets_lite.models import model_spec
 
 MOVED = {
-    *("batch_size", "clip_alternatives", "clipped_layers", "clipping_threshold", "depth_scaling", "normalizers"),
-    *("regularization", "sam", "statistics_batch", "transfer", "transformers"),
+    *("activations", "batch_size", "clip_alternatives", "clipped_layers", "clipping_threshold", "collapse"),
+    *("depth_scaling", "depthwise", "normalizers", "regularization", "sam", "statistics_batch", "transfer"),
+    "transformers",
 }
 
 

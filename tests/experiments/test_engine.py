@@ -166,7 +166,7 @@ def test_dry_run_says_what_is_left_and_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "nope"), "config 'nope' is not known; use one of batch_size"),
+        (("run", "nope"), "config 'nope' is not known; use one of activations"),
         (("run", "batch_size", "--profile", "tiny"), "profile='tiny' is not known; use one of smoke, small, gpu"),
         (("run", "batch_size", "--device", "abacus"), "device='abacus' is not known"),
         (("run", "batch_size", "--workers", "0"), "workers=0 must be at least 1"),
