@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nfnets_lite.norm.common import at_least_float32
+from nfnets_lite.norm.common import at_least_float32, is_batch_norm
 
 _TEMPERATURE = 0.07  # of UnMix-TNS's similarities
 _SPREAD = 0.5  # of the source variance, the share that lies between the components' means at the start
@@ -59,7 +59,10 @@ class AlphaBatchNorm(_Adapting):
                 "to mix in. Give it more examples, or use alpha=1, the model as it was"
             )
         var, mean = torch.var_mean(at_least_float32(x), [0, *range(2, x.ndim)], correction=0)
-        mean, var = mean.lerp(self.running_mean, self.alpha), var.lerp(self.running_var, self.alpha)
+        mean, var = (
+            found.lerp(running.to(found.dtype), self.alpha)
+            for found, running in ((mean, self.running_mean), (var, self.running_var))
+        )
         return self._normalised(x, mean[None], var[None])
 
     def extra_repr(self) -> str:
@@ -100,15 +103,16 @@ class UnMixNorm(_Adapting):
             return self._normalised(x, self.running_mean[None], self.running_var[None])
         wide = at_least_float32(x).flatten(2)
         own_var, own_mean = (s[:, None] for s in torch.var_mean(wide, 2, correction=0))
+        at, spread = self.means.to(wide.dtype), self.variances.to(wide.dtype)
         with torch.no_grad():
-            likeness = F.cosine_similarity(own_mean, self.means, dim=2)  # no product of matrices: autocast narrows it
+            likeness = F.cosine_similarity(own_mean, at, dim=2)  # no product of matrices: autocast narrows it
             share = torch.softmax(likeness / _TEMPERATURE, dim=1)[:, :, None]
         # (N, K, C): each component moved towards the example by its share. Then the moments of their mixture.
-        means, variances = torch.lerp(self.means, own_mean, share), torch.lerp(self.variances, own_var, share)
+        means, variances = torch.lerp(at, own_mean, share), torch.lerp(spread, own_var, share)
         var, mean = variances.mean(1) + means.var(1, correction=0), means.mean(1)
         with torch.no_grad():
-            self.means.add_(self.rate * (share * (own_mean - self.means)).mean(0))
-            self.variances.add_(self.rate * (share * (own_var - self.variances)).mean(0))
+            self.means.add_(self.rate * (share * (own_mean - at)).mean(0))
+            self.variances.add_(self.rate * (share * (own_var - spread)).mean(0))
         return self._normalised(x, mean, var)
 
     def extra_repr(self) -> str:
@@ -126,7 +130,7 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        Trained, with batch norms of torch that have running statistics (or are derived from them). It is not changed.
+        Trained, with batch norms of torch or of this package that have running statistics. It is not changed.
     alpha : float
         In [0, 1].
 
@@ -138,7 +142,8 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     Raises
     ------
     ValueError
-        For another `alpha`, or a model without such batch norms; in the forward pass, if a channel has one value.
+        For another `alpha`, a model without such batch norms, or one that derives from them and computes more; in the
+        forward pass, if a channel has one value.
 
     Notes
     -----
@@ -175,7 +180,7 @@ def unmix_tns(
     Parameters
     ----------
     model : nn.Module
-        Trained, with batch norms of torch that have running statistics (or are derived from them). It is not changed.
+        Trained, with batch norms of torch or of this package that have running statistics. It is not changed.
     components : int
         K; the authors have 16, and 128 where domains are mixed.
     momentum, batch_size : float, int
@@ -192,7 +197,7 @@ def unmix_tns(
     Raises
     ------
     ValueError
-        For numbers out of range, or a model without such batch norms.
+        For numbers out of range, a model without such batch norms, or one that derives from them and computes more.
 
     Notes
     -----
@@ -217,11 +222,15 @@ def unmix_tns(
 def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
     """A copy of the model, evaluating, with something in the place of each batch norm that has statistics."""
     copy = deepcopy(model)
-    made = {
-        module: make(module)
-        for module in copy.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
+    norms = [m for m in copy.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    more = {type(norm).__name__ for norm in norms if not is_batch_norm(norm)}
+    if more:
+        raise ValueError(
+            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, derived from torch's batch norm with a "
+            "forward of its own: what it computes besides (an activation, in timm's) would be lost. Build the model "
+            "with torch's batch norms, and what else it computes as layers behind them"
+        )
+    made = {norm: make(norm) for norm in norms}
     if not made:
         raise ValueError(
             f"model: {type(model).__name__} holds no batch norm with running statistics, so there is nothing to mix. "

@@ -172,8 +172,8 @@ def adaptive_clip_grad_(
         :math:`\lambda`. The paper uses 0.01 for batches of 1024 to 4096 under SGD; adaptive optimizers want others.
     eps : float
         Lower bound on a unit's weight norm, so that zero-initialised parameters can move.
-    classifier : "auto", nn.Module or None
-        For a model: the layer whose weight is exempt; "auto" asks ``model.get_classifier()``.
+    classifier : "auto", nn.Module, iterable of nn.Module or None
+        For a model: the layer whose weight is exempt, or several; "auto" asks ``model.get_classifier()``.
     scaler : GradScaler, optional
         The loss scaler in use, for a check: gradients that it has not unscaled are refused. A scale cannot be seen in
         the gradients themselves, so without this argument there is no check; `attach_agc` needs none.

@@ -26,7 +26,7 @@ class WeightAverage:
     updates : int
         :math:`t`, the number of `update` calls so far; set it together with `averages` to resume.
     averages : dict of str to Tensor
-        By the names of the model's parameters and buffers; sharded as they are.
+        By the names of the model's parameters and buffers; sharded as they are, in float32 at least.
 
     Raises
     ------
@@ -66,7 +66,11 @@ class WeightAverage:
             for name, tensor in named
             if tensor.is_floating_point() and name.rpartition(".")[2] != "progress"
         }
-        self.averages = {name: tensor.clone() for name, tensor in self._current.items()}
+        # A step of the average is lost in half precision: it is smaller than what such a number can change by.
+        self.averages = {
+            name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+            for name, tensor in self._current.items()
+        }
 
     def decay_at(self, update: int) -> float:
         """Decay of one update, counted from 0: ``min(decay, (1 + update) / (10 + update))``."""
@@ -82,21 +86,30 @@ class WeightAverage:
             kinds.setdefault(type(tensor), []).append(name)
         for names in kinds.values():
             averages, current = ([of[name] for name in names] for of in (self.averages, self._current))
-            torch._foreach_lerp_(averages, current, weight)
+            wide = [now.to(average.dtype) for now, average in zip(current, averages)]
+            torch._foreach_lerp_(averages, wide, weight)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside the block, and its own again, to the bit, after it."""
-        self._swap()
+        own: dict[str, Tensor] = {}
+        self._swap(own)
         try:
             yield
         finally:
-            self._swap()
+            self._swap(own)
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def _swap(self, own: dict[str, Tensor]) -> None:
         for name, tensor in self._current.items():
-            kept = tensor.clone()  # one tensor at a time: no second copy of the model
-            tensor.copy_(self.averages[name])
-            self.averages[name].copy_(kept)
+            average = self.averages[name]
+            if tensor.dtype == average.dtype:
+                kept = tensor.clone()  # one tensor at a time: no second copy of the model
+                tensor.copy_(average)
+                average.copy_(kept)
+            elif name in own:
+                tensor.copy_(own.pop(name))
+            else:  # a narrow tensor cannot hold its average meanwhile
+                own[name] = tensor.clone()
+                tensor.copy_(average)

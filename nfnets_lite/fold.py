@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _Standardized
 from nfnets_lite.models.fused import Chain
-from nfnets_lite.models.resnet import Block, SqueezeExcite
+from nfnets_lite.models.resnet import Block
 from nfnets_lite.norm import inference_affine
 
 _PLAIN: dict[int, type[_ConvNd]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -60,8 +60,9 @@ def fold(model: nn.Module) -> nn.Module:
     twice in the model or outside a Sequential, which alone says what follows what. `nfnets_lite.norm.facts` tells
     which norms fold.
     Gradients by the input still work. To train only new layers on top, keep the folded part in evaluation mode. The
-    guard is a forward pre-hook; a ``state_dict`` holds no gains and does not load into the unfolded model. Hooks on
-    activations and branches see them without the factors that moved on.
+    guard is a forward pre-hook. A ``state_dict`` loads into another folded model of the same specification, not into
+    an unfolded one. Hooks on activations and branches see them without the factors that moved on; hooks on a layer that
+    was replaced are gone.
 
     Examples
     --------
@@ -187,16 +188,11 @@ def _absorb_factors(model: nn.Module) -> None:
             move(layer, [following])
     for block in (m for m in model.modules() if isinstance(m, Block)):
         move(block.enter, [block.branch[0], *([block.shortcut] if block.transition else [])])
-        gain = block.join.branch * (1.0 if block.skip_gain is None else float(block.skip_gain))
-        last = block.branch[-1]
-        if type(last) is SqueezeExcite and places[last] == 1:
-            last.scale *= gain
-        elif folded(last):
-            for tensor in last.parameters():
-                tensor.mul_(gain)
-        else:
-            continue
-        block.skip_gain, block.join = None, replace(block.join, branch=1.0, gain=None)
+        # A gate behind the last convolution takes the gain as it runs, at no cost; there it stays in the state dict.
+        if folded(block.branch[-1]):
+            for tensor in block.branch[-1].parameters():
+                tensor.mul_(block.join.branch * (1.0 if block.skip_gain is None else float(block.skip_gain)))
+            block.skip_gain, block.join = None, replace(block.join, branch=1.0, gain=None)
 
 
 def _refuse_training(module: nn.Module, _inputs: object, *, baked: str) -> None:

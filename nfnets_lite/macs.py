@@ -6,11 +6,15 @@ from torch.func import functional_call
 
 from nfnets_lite.models import Spec, create_model
 
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int], *, in_channels: int = 3) -> int:
     r"""Multiply-adds of all convolutions and linear layers for one image (attention's own products are left out).
 
     .. math:: \sum_{\text{conv}} H' W' O \frac{I}{\text{groups}} K_h K_w + \sum_{\text{linear}} I O
+
+    A transposed convolution has its input's positions in place of H' W'.
 
     Parameters
     ----------
@@ -43,12 +47,14 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
     channels = getattr(getattr(model, "spec", None), "in_channels", in_channels)
     total = 0
 
-    def count(layer: nn.Module, _inputs: object, out: Tensor) -> None:
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         nonlocal total
         if isinstance(layer, nn.Linear):
             total += layer.in_features * out[0].numel()
         elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             total += layer.weight[0].numel() * out[0].numel()
+        elif isinstance(layer, _TRANSPOSED):  # each input number meets the filters of its group
+            total += layer.weight[0].numel() * inputs[0][0].numel()
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     dtype = next((p.dtype for p in model.parameters()), torch.float32)

@@ -27,7 +27,8 @@ def param_groups(
     Returns
     -------
     list of dict
-        Two groups, ``{"params": [...], "weight_decay": ...}``; an empty one is left out.
+        Two groups, ``{"params": [...], "weight_decay": ...}``; an empty one is left out. Parameters that are frozen now
+        are in neither: those to be thawed later need ``optimizer.add_param_group``.
 
     Examples
     --------

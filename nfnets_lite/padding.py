@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +15,10 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     >>> same_padding(224, kernel=7, stride=2), same_padding(32, kernel=3, stride=1)
     ((2, 3), (1, 1))
     """
-    total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    reach = dilation * (kernel - 1)
+    # With a stride of 1 nothing depends on the size: sizes that are symbols, of an exported program, stay free.
+    total = (-(-size // stride) - 1) * stride + reach + 1 - size if stride > 1 else reach
+    total = torch.sym_max(total, 0) if isinstance(total, torch.SymInt) else max(total, 0)
     return total // 2, total - total // 2
 
 
@@ -29,7 +33,9 @@ def pad_same(
         The tensor, padded only if some axis needs unequal sides, and the symmetric padding that is left to do.
     """
     pads = [same_padding(n, *axis) for n, axis in zip(x.shape[2:], zip(kernel, stride, dilation))]
-    if all(before == after for before, after in pads):
+    # A program that is exported for any size must not turn on what one size needs.
+    any_size = torch.compiler.is_exporting() and any(isinstance(side, torch.SymInt) for pad in pads for side in pad)
+    if not any_size and all(before == after for before, after in pads):
         return x, tuple(before for before, _ in pads)
     flat = [side for pair in reversed(pads) for side in pair]
     return F.pad(x, flat, value=value), (0,) * len(pads)

@@ -3,14 +3,14 @@
 Roles come from the *type* of the module that owns a parameter, never from its name or its place in a list.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-Classifier: TypeAlias = nn.Module | Literal["auto"] | None
+Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -67,9 +67,10 @@ def parameter_roles(
     model : nn.Module
         A module of your own declares its parameters by an attribute, on the class or on an instance:
         ``agc_unit_dims = {"kernel": 0, "scale": None}``. An axis makes a weight, None a gain (one unit, no decay).
-    classifier : "auto", nn.Module or None
-        The layer whose weight is exempt from clipping. "auto" asks ``model.get_classifier()``, which the models
-        of this package and timm's have. None: there is no classifier, clip everything.
+    classifier : "auto", nn.Module, iterable of nn.Module or None
+        The layer whose weight is exempt from clipping, or several; a container stands for the one layer in it that has
+        a weight. "auto" asks ``model.get_classifier()``, which the models of this package and timm's have. None: there
+        is no classifier, clip everything.
     strict : bool
         False lists a parameter of unknown role as `UNKNOWN` instead of raising.
 
@@ -77,7 +78,8 @@ def parameter_roles(
     ------
     ValueError
         If "auto" finds no ``get_classifier`` though the model has linear layers, if `classifier` is not part of the
-        model, or if a parameter with more than one long axis belongs to a module of unknown type.
+        model or holds several layers with a weight, or if a parameter with more than one long axis belongs to a module
+        of unknown type.
 
     Examples
     --------
@@ -85,7 +87,7 @@ def parameter_roles(
     >>> {name: role.clip for name, (_, role) in parameter_roles(net, classifier=net[2]).items()}
     {'0.weight': True, '0.bias': True, '2.weight': False, '2.bias': True}
     """
-    head = _find_classifier(model, classifier)
+    exempt = {id(weight) for head in _find_classifiers(model, classifier) for weight in _weights(head)}
     roles: dict[str, tuple[nn.Parameter, Role]] = {}
     unknown: list[str] = []
     seen: set[int] = set()
@@ -95,7 +97,9 @@ def parameter_roles(
                 continue
             seen.add(id(parameter))
             name = f"{prefix}.{leaf}" if prefix else leaf
-            role = _role(name, leaf, parameter, module, is_head=module is head)
+            role = _role(name, leaf, parameter, module)
+            if id(parameter) in exempt:  # by identity: it may be an embedding's as well
+                role = replace(role, kind="classifier", clip=False) if role.kind == "weight" else CLASSIFIER
             roles[name] = (parameter, role)
             if role is UNKNOWN:
                 unknown.append(f"{name} {tuple(parameter.shape)} of a {type(module).__name__}")
@@ -108,7 +112,7 @@ def parameter_roles(
     return roles
 
 
-def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module, *, is_head: bool) -> Role:
+def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
     declared = getattr(module, "agc_unit_dims", {})
     if isinstance(declared, Mapping) and leaf in declared:
         return _declared(name, parameter, declared[leaf])
@@ -122,8 +126,6 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module, *, is_head
         )
     if parameter.ndim <= 1 or isinstance(module, _AFFINE):
         return vector
-    if is_head:
-        return CLASSIFIER
     if isinstance(module, _CONV_TRANSPOSE):
         whole = unit_dim is None and module.groups == 1
         return Role("weight", None if whole else 1, clip=True, decay=True, groups=module.groups)
@@ -145,24 +147,44 @@ def _declared(name: str, parameter: Tensor, unit_dim: object) -> Role:
     return Role("weight", unit_dim % parameter.ndim, clip=True, decay=True)
 
 
-def _find_classifier(model: nn.Module, classifier: Classifier) -> nn.Module | None:
+def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Module]:
     if isinstance(classifier, str):
         if classifier != "auto":
             raise ValueError(f"classifier={classifier!r} must be 'auto', None or a layer of the model, not its name")
         bare = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
-        if callable(getattr(bare, "get_classifier", None)):
-            return bare.get_classifier()  # type: ignore[no-any-return, operator]
-        linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        if linears:
-            raise ValueError(
-                f"classifier='auto' needs {type(bare).__name__}.get_classifier(), which it lacks, and the model has "
-                f"linear layers ({', '.join(linears[-3:])}): pass classifier=<the layer whose weight is not to be "
-                "clipped>, or classifier=None to clip all"
-            )
-        return None
-    if classifier is not None and all(classifier is not module for module in model.modules()):
-        raise ValueError(f"classifier={classifier!r} is not a module of the model; pass one of its layers, or None")
-    return classifier
+        if not callable(getattr(bare, "get_classifier", None)):
+            linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+            if linears:
+                raise ValueError(
+                    f"classifier='auto' needs {type(bare).__name__}.get_classifier(), which it lacks, and the model "
+                    f"has linear layers ({', '.join(linears[-3:])}): pass classifier=<the layer whose weight is not to "
+                    "be clipped>, or classifier=None to clip all"
+                )
+            return []
+        classifier = bare.get_classifier()  # type: ignore[operator]
+    heads = [classifier] if isinstance(classifier, nn.Module) else list(classifier or ())
+    parts = set(model.modules())
+    for head in heads:
+        if head not in parts:
+            raise ValueError(f"classifier={head!r} is not a module of the model; pass one of its layers, or None")
+    return heads
+
+
+def _weights(head: nn.Module) -> Iterator[Tensor]:
+    """The weight that a classifier is exempt for: its own, or that of the one layer in it that has one."""
+    holders: dict[str, list[nn.Parameter]] = {}
+    for name, module in head.named_modules():
+        declared = getattr(module, "agc_unit_dims", {})
+        gains = [leaf for leaf, axis in declared.items() if axis is None] if isinstance(declared, Mapping) else []
+        found = [p for leaf, p in module.named_parameters(recurse=False) if p.ndim > 1 and leaf not in gains]
+        if found and not isinstance(module, _AFFINE):
+            holders[name] = found
+    if "" not in holders and len(holders) > 1:
+        raise ValueError(
+            f"classifier={type(head).__name__} holds several layers with a weight ({', '.join(holders)}); pass the one "
+            "that gives the logits, or a list of those that are not to be clipped"
+        )
+    yield from holders.get("", [w for weights in holders.values() for w in weights])
 
 
 def unit_dim_of(parameter: Tensor) -> int | None:

@@ -3,10 +3,12 @@
 Axes: N batch, C channels, H W space.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.models.fused import Chain, takes_factor, takes_scale, without_factor
+from nfnets_lite.models.fused import Chain, is_watched, takes_factor, takes_scale, without_factor
 from nfnets_lite.models.parts import (
     CentringBias,
     MaxPool,
@@ -52,7 +54,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor
         takers = [self.branch[0], self.shortcut] if self.transition else [self.branch[0]]
-        fused = isinstance(self.branch, Chain) and all(takes_factor(layer) for layer in takers)
+        fused = isinstance(self.branch, Chain) and not is_watched(self.branch) and all(map(takes_factor, takers))
         out, factor = without_factor(self.enter, x) if fused else (self.enter(x), 1.0)
         rest = () if factor == 1.0 else (factor,)
         shortcut = out if self.join.activated_skip else x
@@ -160,9 +162,12 @@ class ResNet(nn.Module):
         self.final = norm_act(spec, channels, last, **at)
         self.dropout = nn.Sequential(nn.Dropout(spec.dropout), ScalarBias()) if fixup else nn.Dropout(spec.dropout)
         self.classifier = nn.Linear(channels, spec.num_classes)
-        nn.init.normal_(self.classifier.weight, std=spec.classifier_std)
-        nn.init.zeros_(self.classifier.bias)
+        self._start_classifier()
         self._start(scales)
+
+    def _start_classifier(self) -> None:
+        nn.init.normal_(self.classifier.weight, std=self.spec.classifier_std)
+        nn.init.zeros_(self.classifier.bias)
 
     def _start(self, scales: list[Join]) -> None:
         blocks = [block for block in self.blocks if isinstance(block, Block)]
@@ -176,16 +181,27 @@ class ResNet(nn.Module):
         """The layer whose weight adaptive gradient clipping leaves alone."""
         return self.classifier
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.spec.in_channels:
+    def reset_classifier(self, num_classes: int) -> None:
+        """Another classifier, newly started, for `num_classes` classes; the rest of the network stays as it is."""
+        self.spec = replace(self.spec, num_classes=num_classes)  # checks the number
+        like = self.classifier.weight
+        self.classifier = nn.Linear(like.shape[1], num_classes, device=like.device, dtype=like.dtype)
+        self._start_classifier()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the classifier sees before it is averaged over the positions: ``(N, C, H', W')``, activated."""
+        channels = getattr(self.stem[0], "in_channels", self.spec.in_channels)  # the stem may have been replaced
+        if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(
-                f"input has shape {tuple(x.shape)}; expected (N, {self.spec.in_channels}, H, W): in_channels is "
-                f"{self.spec.in_channels} in this model's spec"
+                f"input has shape {tuple(x.shape)}; expected (N, {channels}, H, W): this model's stem takes "
+                f"{channels} channels"
             )
         if x.shape[2] < self.spec.min_size or x.shape[3] < self.spec.min_size:
             raise ValueError(
                 f"input is {x.shape[2]}x{x.shape[3]} px; this model's strides need at least {self.spec.min_size} px a "
                 "side. Enlarge the image, or build the model with smaller strides or stem='cifar'"
             )
-        x = self.final(self.head(self.blocks(self.stem(x))))
-        return self.classifier(self.dropout(x.mean((2, 3))))  # type: ignore[no-any-return]
+        return self.final(self.head(self.blocks(self.stem(x))))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.forward_features(x).mean((2, 3))))  # type: ignore[no-any-return]

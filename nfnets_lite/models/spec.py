@@ -181,7 +181,10 @@ class ResNetSpec:
         """The same shape with a named combination of norm, convolution, residual rule and order: a key of `METHODS`."""
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
-        return replace(self, **METHODS[method])
+        choices = METHODS[method]
+        if self.se_ratio:  # only "nf" has a factor on the gates
+            choices = {"se_scale": 1.0, **choices}
+        return replace(self, **choices)
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,15 @@ class VisionTransformer(nn.Module):
         """The layer whose weight adaptive gradient clipping leaves alone."""
         return self.classifier
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reset_classifier(self, num_classes: int) -> None:
+        """Another classifier, newly started, for `num_classes` classes; the rest of the network stays as it is."""
+        self.spec, like = replace(self.spec, num_classes=num_classes), self.classifier.weight
+        self.classifier = nn.Linear(like.shape[1], num_classes, device=like.device, dtype=like.dtype)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the classifier sees before it is averaged over the tokens: ``(N, T, D)``, normalised."""
         spec = self.spec
         if x.ndim != 4 or x.shape[1:] != (spec.in_channels, spec.image_size, spec.image_size):
             raise ValueError(
@@ -206,4 +214,7 @@ class VisionTransformer(nn.Module):
                 "learned position"
             )
         x = self.embed(x).flatten(2).transpose(1, 2) + self.position
-        return self.classifier(self.dropout(self.final(self.blocks(x)).mean(1)))  # type: ignore[no-any-return]
+        return self.final(self.blocks(x))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.forward_features(x).mean(1)))  # type: ignore[no-any-return]

@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nfnets_lite.norm.ada_batch import AdaBatchNorm
 from nfnets_lite.norm.batch import BatchNorm2d, GhostBatchNorm2d, SyncBatchNorm
 from nfnets_lite.norm.batch_channel import BatchChannelNorm
+from nfnets_lite.norm.common import is_batch_norm
 from nfnets_lite.norm.evonorm import EvoNormB0, EvoNormS0
 from nfnets_lite.norm.frn import FilterResponseNorm2d
 from nfnets_lite.norm.group import InstanceNorm2d, LayerNorm2d, group, layer
@@ -121,8 +121,9 @@ def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
 def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Scale and shift, each ``(C,)``, of a norm whose evaluation is one fixed affine map per channel; else None.
 
-    Batch norms of torch with running statistics have them, and what has a method ``affine()``, which raises a
-    ValueError where its options, or the `progress` so far, leave evaluation without such a map.
+    Batch norms of torch with running statistics have them (not a class that derives and computes more), and what has a
+    method ``affine()``, which raises a ValueError where its options, or the `progress` so far, leave evaluation
+    without such a map.
 
     Examples
     --------
@@ -133,7 +134,7 @@ def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     >>> inference_affine(create_norm("group", 2)) is None
     True
     """
-    if isinstance(norm, _BatchNorm):
+    if is_batch_norm(norm):
         if norm.running_mean is None or norm.running_var is None:
             return None
         scale = (norm.running_var + norm.eps).rsqrt()

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nfnets_lite.norm.batch import BatchNorm2d
+from nfnets_lite.norm.common import follow
 
 
 class AdaBatchNorm(BatchNorm2d):
@@ -22,7 +23,8 @@ class AdaBatchNorm(BatchNorm2d):
     kappa : float
         In [0, 1], the balance.
     eps, momentum : float
-        As in `torch.nn.BatchNorm2d`; `momentum` is m, in (0, 1).
+        As in `torch.nn.BatchNorm2d`; `momentum` is m, in (0, 1). Set to None later, as
+        `torch.optim.swa_utils.update_bn` does, it makes the mean over all steps.
 
     Attributes
     ----------
@@ -82,9 +84,9 @@ class AdaBatchNorm(BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.steps_averaged.mul_(self._keep).add_(1)
-            eta = self.steps_averaged.reciprocal()
-            self.running_mean.lerp_(mean, eta)
-            self.running_var.lerp_(var, eta)
+            eta = (self.steps_averaged if self.momentum is not None else self.num_batches_tracked).reciprocal()
+            follow(self.running_mean, mean, eta)
+            follow(self.running_var, var, eta)
         return out
 
     def extra_repr(self) -> str:

@@ -84,7 +84,7 @@ class GhostBatchNorm2d(BatchNorm2d):
     size : int
         Examples that share statistics; it must divide every training batch.
     eps, momentum : float
-        As in `torch.nn.BatchNorm2d`.
+        As in `torch.nn.BatchNorm2d`; a momentum of None averages all parts so far, each weighing the same.
 
     Raises
     ------
@@ -106,7 +106,7 @@ class GhostBatchNorm2d(BatchNorm2d):
     True
     """
 
-    def __init__(self, channels: int, size: int = 32, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, channels: int, size: int = 32, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         if size < 1:
             raise ValueError(f"size={size} must be at least 1 example")
         super().__init__(channels, eps=eps, momentum=momentum)
@@ -134,21 +134,35 @@ class GhostBatchNorm2d(BatchNorm2d):
         return self._joined(input) if input.is_cuda or self.size == 1 else self._one_by_one(input)
 
     def _one_by_one(self, input: Tensor) -> Tensor:
-        args = (self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum or 0.0, self.eps)
-        return torch.cat([F.batch_norm(part, *args) for part in torch.split(input, self.size)])
+        args = (self.running_mean, self.running_var, self.weight, self.bias, True)
+        parts = torch.split(input, self.size)
+        if self.momentum is None:
+            rates = [1 / (self._parts_before(len(parts)) + k) for k in range(1, len(parts) + 1)]
+        else:
+            rates = [self.momentum] * len(parts)
+        return torch.cat([F.batch_norm(part, *args, rate, self.eps) for part, rate in zip(parts, rates)])
+
+    def _parts_before(self, parts: int) -> int:
+        assert self.num_batches_tracked is not None
+        return int(self.num_batches_tracked) - parts  # waits for a GPU, as torch's own does without a momentum
 
     def _joined(self, input: Tensor) -> Tensor:
         """The same by one call, the parts as channels of a batch of `size`."""
         assert self.running_mean is not None
         assert self.running_var is not None
-        parts, channels, momentum = len(input) // self.size, input.shape[1], self.momentum or 0.0
+        parts, channels, momentum = len(input) // self.size, input.shape[1], self.momentum
         shape = (parts, self.size, *input.shape[1:])
         x = input.reshape(shape).transpose(0, 1).flatten(1, 2)
         mean, var = (self.running_mean.new_zeros(parts * channels) for _ in range(2))
         out = F.batch_norm(x, mean, var, self.weight.repeat(parts), self.bias.repeat(parts), True, 1.0, self.eps)
-        left = momentum * (1 - momentum) ** torch.arange(parts - 1, -1, -1, device=mean.device, dtype=mean.dtype)
+        if momentum is None:
+            before = self._parts_before(parts)
+            kept, left = before / (before + parts), mean.new_full((parts,), 1 / (before + parts))
+        else:
+            later = torch.arange(parts - 1, -1, -1, device=mean.device, dtype=mean.dtype)
+            kept, left = (1 - momentum) ** parts, momentum * (1 - momentum) ** later
         for running, found in ((self.running_mean, mean), (self.running_var, var)):
-            running.mul_((1 - momentum) ** parts).add_(left @ found.view(parts, channels))
+            running.mul_(kept).add_(left @ found.view(parts, channels))
         return out.reshape(self.size, parts, *input.shape[1:]).transpose(0, 1).flatten(0, 1)
 
     def extra_repr(self) -> str:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfnets_lite.norm.common import moments, need_two_values, whole_groups
+from nfnets_lite.norm.common import follow, moments, need_two_values, whole_groups
 
 
 class BatchChannelNorm(nn.Module):
@@ -73,8 +73,8 @@ class BatchChannelNorm(nn.Module):
             need_two_values("batch-channel norm", x)
             with torch.no_grad():
                 batch_mean, batch_var = moments(x)
-                mean.lerp_(batch_mean, self.rate)
-                var.lerp_(batch_var, self.rate)
+                follow(mean, batch_mean, self.rate)
+                follow(var, batch_var, self.rate)
             # The backward pass needs them as they are now, and a second forward pass may come before it.
             mean, var = mean.clone(), var.clone()
         x = F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)

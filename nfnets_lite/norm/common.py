@@ -1,7 +1,12 @@
 """What several norms share: statistics in float32, the checks on groups and on what a variance is taken over."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+_PLAIN = (_BatchNorm.forward.__module__, __name__.rpartition(".")[0])
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -9,10 +14,26 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
+def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether a layer computes batch norm and nothing else: a class that derives may add to it, as timm's activate.
+
+    Examples
+    --------
+    >>> is_batch_norm(nn.BatchNorm2d(3)), is_batch_norm(nn.GroupNorm(1, 3))
+    (True, False)
+    """
+    return isinstance(module, _BatchNorm) and type(module).forward.__module__.startswith(_PLAIN)
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and *biased* variance per channel of ``(N, C, H, W)``, each ``(C,)``, in at least float32."""
     var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
     return mean, var
+
+
+def follow(running: Tensor, found: Tensor, rate: float | Tensor) -> None:
+    """Move running statistics towards what a batch has, in place and in their own dtype: ``(1 - rate) r + rate f``."""
+    running.lerp_(found.to(running.dtype), rate)
 
 
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

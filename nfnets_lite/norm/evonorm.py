@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32, moments, need_two_values, scale_shift, whole_groups
+from nfnets_lite.norm.common import at_least_float32, follow, moments, need_two_values, scale_shift, whole_groups
 
 
 class _EvoNorm(nn.Module):
@@ -70,7 +70,7 @@ class EvoNormB0(_EvoNorm):
             need_two_values("EvoNorm-B0", x)
             _, var = moments(x)
             with torch.no_grad():
-                self.running_var.lerp_(var, self.momentum)
+                follow(self.running_var, var, self.momentum)
         wide = at_least_float32(x)
         own = self._std(wide.var((2, 3), correction=0, keepdim=True))
         bent = self.slope[:, None, None] * wide + own

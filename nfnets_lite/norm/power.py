@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32, scale_shift, whole_groups
+from nfnets_lite.norm.common import at_least_float32, follow, scale_shift, whole_groups
 from nfnets_lite.norm.scaled import scaled
 
 
@@ -119,7 +119,7 @@ class PowerNorm(nn.Module):
             square = at_least_float32(x).square().mean((0, 2, 3))
             warm = self.progress < self.warmup
             inverse = (torch.where(warm, square, self.running_square) + self.eps).rsqrt()
-            self.running_square.lerp_(square, 1 - self.alpha)
+            follow(self.running_square, square, 1 - self.alpha)
         return scaled(x, self.weight, self.bias, inverse, partial(self._statistic, warm))
 
     def extra_repr(self) -> str:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nfnets_lite.norm.common import moments, need_two_values, scale_shift
+from nfnets_lite.norm.common import follow, moments, need_two_values, scale_shift
 
 # The paper counts steps: plain until 5 thousand, d_max whole at 25 and r_max at 40 thousand. Here they are shares of
 # the training, of 160 thousand steps.
@@ -94,8 +94,8 @@ class BatchRenorm2d(nn.Module):
             mean, var = moments(x)
             std = (var + self.eps).sqrt()
             r, d = self._correction(mean, std)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_std.lerp_(std, self.momentum)
+            follow(self.running_mean, mean, self.momentum)
+            follow(self.running_std, std, self.momentum)
         # gamma (x_hat r + d) + beta: torch's batch norm with another gain and bias.
         weight, bias = self.weight * r, self.weight * d + self.bias
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32, scale_shift
+from nfnets_lite.norm.common import at_least_float32, follow, scale_shift
 from nfnets_lite.norm.scaled import scaled
 
 
@@ -124,7 +124,7 @@ class UnifiedNorm(nn.Module):
             alone, outlier, geometric = self._judge(square)
             used = torch.where(alone, square, geometric)
             self._record(self.squares, torch.where(outlier, self.running_square, square))
-            self.running_square.lerp_(used, 1 - self.alpha)
+            follow(self.running_square, used, 1 - self.alpha)
             self.steps.add_(1)
             self.skipped.add_(outlier)
             inverse = (used + self.eps).rsqrt()
@@ -143,7 +143,7 @@ class UnifiedNorm(nn.Module):
     def _statistic(self, alone: Tensor, outlier: Tensor, first: Tensor, _second: Tensor) -> Tensor:
         """What takes the place of `first`, E[dL/dz z], in the gradient."""
         self._record(self.gradients, torch.where(outlier, self.gradient_statistic, first))
-        self.gradient_statistic.lerp_(self.gradients.mean(0), 1 - self.alpha)
+        follow(self.gradient_statistic, self.gradients.mean(0), 1 - self.alpha)
         return torch.where(alone, first, self.gradient_statistic)
 
     @staticmethod

@@ -1,6 +1,6 @@
 """Weights in and out: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -37,7 +37,8 @@ class WeightsMismatch(ValueError):
                 more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
                 parts.append(f"{len(names)} {what}: {', '.join(names[:_LISTED])}{more}")
         parts.append(
-            "build the model that the file holds (for another number of classes: load, then replace the classifier)"
+            "build the model that the file holds (for another number of classes: load, then "
+            "model.reset_classifier(num_classes))"
         )
         super().__init__("; ".join(parts))
 
@@ -71,12 +72,15 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     WeightsMismatch
         Listing every tensor that is unmatched, missing or misshapen; the model is then as it was.
     ValueError
-        For a kind of file that is not known, or the state dict of another timm network.
+        For a kind of file that is not known, the state dict of another timm network, or a model on the meta device.
     ConnectionError
         If a download fails.
 
     Notes
     -----
+    The authors' networks take RGB images in [0, 1], less the mean (0.485, 0.456, 0.406) and over the standard deviation
+    (0.229, 0.224, 0.225) of the channels. For classes of your own load first, then ``model.reset_classifier(5)``.
+
     timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
     weights' variance and has the erf GELU): here they give the authors' logits.
 
@@ -100,9 +104,14 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
         path = download(model)
     assert path is not None
     path = Path(path)
-    found, kind = _read(path)
     network = create_model(model) if isinstance(model, str) else model
     expected: dict[str, Tensor]
+    if any(tensor.is_meta for tensor in network.state_dict().values()):
+        raise ValueError(
+            f"model={type(network).__name__} is on the meta device, where nothing can be copied to; give it memory "
+            "first: model.to_empty(device='cpu')"
+        )
+    found, kind = _read(path, network.state_dict().keys())
     if kind == "own":
         expected = network.state_dict()
     else:
@@ -136,8 +145,8 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
 
 
-def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
-    """Tensors by the file's names, and whose names they are: ``"tree"``, ``"timm"`` or ``"own"``."""
+def _read(path: Path, own: Collection[str]) -> tuple[Mapping[str, Tensor], str]:
+    """Tensors by the file's names, and whose names they are: ``"tree"``, ``"timm"`` or ``"own"``, the model's."""
     suffix = path.suffix.lower()
     if suffix in _TREES:
         return read_tree(path), "tree"
@@ -153,7 +162,7 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], str]:
         )
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"path={str(path)!r} holds no state dict: a mapping of names to tensors is needed")
-    if not any(name.startswith("stages.") for name in state):
+    if state.keys() == set(own) or not any(name.startswith("stages.") for name in state):
         return state, "own"
     differences = other_timm_network(state.keys())
     if differences:

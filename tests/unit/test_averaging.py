@@ -79,3 +79,21 @@ def test_a_norms_progress_is_not_averaged() -> None:
     average.update()
     with average.applied():
         assert float(norm.progress) == 1.0
+
+
+def test_weights_in_half_precision_are_averaged_in_single() -> None:
+    model = nn.Linear(4, 4).bfloat16()
+    nn.init.zeros_(model.weight)
+    average = WeightAverage(model, 0.9999)
+    average.updates = 10**6
+    nn.init.ones_(model.weight)
+    for _ in range(2000):
+        average.update()
+    expected = 1 - 0.9999**2000
+    torch.testing.assert_close(average.averages["weight"], torch.full((4, 4), expected), rtol=1e-3, atol=0)
+    for _ in range(2):  # and the average is not rounded by being looked at
+        with average.applied():
+            assert model.weight.dtype == torch.bfloat16
+            torch.testing.assert_close(model.weight.float(), average.averages["weight"], rtol=2**-8, atol=0)
+        assert torch.equal(model.weight, torch.ones_like(model.weight))
+        torch.testing.assert_close(average.averages["weight"], torch.full((4, 4), expected), rtol=1e-3, atol=0)

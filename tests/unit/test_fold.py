@@ -219,8 +219,20 @@ def test_factors_of_activations_and_branches_move_into_weights(name: str) -> Non
     scales = [layer.scale for layer in folded.blocks.modules() if isinstance(layer, ScaledActivation)]
     assert len(scales) > 4
     assert set(scales) == {1.0}
-    assert not any("skip_gain" in key for key in folded.state_dict())
+    gated = name == "nfnet_f0"  # the gate takes the branch's gain, in passing
+    assert any("skip_gain" in key for key in folded.state_dict()) is gated
     torch.testing.assert_close(folded(x), model(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TINY)
+@torch.no_grad()
+def test_a_folded_networks_state_says_all_that_it_computes(name: str) -> None:
+    model, x = network(name), images()
+    torch.manual_seed(1)
+    other = fold(create_model(name, method=model.spec.residual, num_classes=5, skip_gain=0.1, **TINY[name]))
+    assert not torch.allclose(other(x), model(x), rtol=0.1)
+    other.load_state_dict(fold(model).state_dict())
+    torch.testing.assert_close(other(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -269,6 +281,16 @@ def test_export(folded: bool) -> None:
     model, x, expected = pair(folded)
     out = torch.export.export(model, (x,)).module()(x)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
+
+
+def test_an_exported_network_takes_any_size() -> None:
+    for name in TINY:
+        model, any_size = network(name), torch.export.Dim.AUTO
+        sides = ({2: any_size, 3: any_size},)
+        exported = torch.export.export(model, (torch.randn(2, 3, 64, 64),), dynamic_shapes=sides).module()
+        for shape in ((96, 128), (66, 66), (65, 93), (33, 40)):
+            x = torch.randn(2, 3, *shape)
+            torch.testing.assert_close(exported(x), model(x), rtol=0, atol=1e-5)
 
 
 @both

@@ -459,6 +459,25 @@ def test_the_skip_gain_is_in_the_weight_only_where_nobody_looks_at_the_branch() 
     torch.testing.assert_close(fused, x + block.join.branch * 0.5 * seen[0])
 
 
+@pytest.mark.parametrize("everywhere", [False, True], ids=["one hook", "a global hook"])
+def test_a_hook_sees_the_whole_of_what_goes_in(everywhere: bool) -> None:
+    model, x = tiny("nf", skip_gain=0.5).double().eval(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    block, seen = blocks(model)[1], dict[nn.Module, Tensor]()
+    whole, fused = block.enter(x), block(x)
+
+    def look(module: nn.Module, args: tuple[Tensor, ...], *_out: Tensor) -> None:
+        assert len(args) == 1 or module is block.branch[-1]
+        seen[module] = args[0]
+
+    for watched in (block.branch, block.branch[0], block.shortcut):
+        seen.clear()
+        hook = nn.modules.module.register_module_forward_hook if everywhere else watched.register_forward_pre_hook
+        handle = hook(look)
+        torch.testing.assert_close(block(x), fused)
+        handle.remove()
+        torch.testing.assert_close(seen[watched], whole)
+
+
 def test_what_takes_an_activations_or_a_convolutions_place_is_asked() -> None:
     class Double(ScaledStdConv2d):
         def effective_weight(self) -> Tensor:
@@ -551,6 +570,33 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         model(torch.zeros(1, 3, 64, 16))
     assert model(torch.zeros(1, 3, 17, 17)).shape == (1, 5)
     assert create_model("cifar_resnet8")(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+    model.stem[0] = ScaledStdConv2d(1, model.stem[0].out_channels, 7, stride=2, padding="same")
+    assert model(torch.zeros(1, 1, 40, 40)).shape == (1, 5)
+    with pytest.raises(ValueError, match=r"expected \(N, 1, H, W\): this model's stem takes 1 channels"):
+        model(torch.zeros(1, 3, 40, 40))
+
+
+@pytest.mark.parametrize("name", ["nf_resnet50", "vit_tiny"])
+def test_features_and_another_classifier_on_top_of_them(name: str) -> None:
+    torch.manual_seed(0)
+    model = small(name).eval() if name == "nf_resnet50" else create_model(name).eval()
+    x = torch.randn(2, 3, 32, 32)
+    features = model.forward_features(x)
+    pooled = features.mean((2, 3)) if features.ndim == 4 else features.mean(1)
+    torch.testing.assert_close(model.classifier(pooled), model(x))
+    model.double().reset_classifier(100)
+    assert (model.spec.num_classes, model.get_classifier().weight.dtype) == (100, torch.float64)
+    assert float(model.classifier.weight.std()) == pytest.approx(0.01 if name == "nf_resnet50" else 0.02, rel=0.1)
+    assert torch.equal(model.classifier.bias, torch.zeros_like(model.classifier.bias))
+    torch.testing.assert_close(model.forward_features(x.double()).float(), features)
+    assert parameter_roles(model)["classifier.weight"][1].kind == "classifier"
+    with pytest.raises(ValueError, match="num_classes=0"):
+        model.reset_classifier(0)
+
+
+def test_only_nf_doubles_the_gates() -> None:
+    twin = model_spec("nfnet_f0", method="bn")
+    assert (model_spec("nfnet_f0").se_scale, twin.se_scale, model_spec(twin, method="nf").se_scale) == (2.0, 1.0, 2.0)
 
 
 def test_counting_touches_nothing() -> None:
@@ -565,3 +611,4 @@ def test_counting_touches_nothing() -> None:
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert count_macs(nn.Conv2d(4, 2, 1), 3, in_channels=4) == 72
+    assert count_macs(nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), 3, in_channels=4) == 9 * 4 * 3 * 4

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from nfnets_lite.adapt import alpha_bn
 from nfnets_lite.norm import NORMS, create_norm, inference_affine, set_progress
 from nfnets_lite.norm.common import whole_groups
 from nfnets_lite.roles import parameter_roles
@@ -153,12 +154,24 @@ def test_ghost_batches_are_batches_one_after_the_other() -> None:
     assert torch.equal(ghost.eval()(x[:3]), plain.eval()(x[:3]))  # any batch will do in evaluation
 
 
+@pytest.mark.parametrize("name", ["batch", "ghost_batch", "ada_batch"])
+def test_statistics_can_be_taken_again_by_torchs_own_means(name: str) -> None:
+    net, batches = nn.Sequential(make(name)), [inputs(seed=k) + k for k in range(3)]
+    torch.optim.swa_utils.update_bn(batches, net)
+    parts = [part for batch in batches for part in batch.split(2 if name == "ghost_batch" else 4)]
+    torch.testing.assert_close(net[0].running_mean, torch.stack([p.mean((0, 2, 3)) for p in parts]).mean(0))
+    torch.testing.assert_close(net[0].running_var, torch.stack([p.var((0, 2, 3)) for p in parts]).mean(0))
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
 @pytest.mark.parametrize("size", [1, 2])
-def test_ghost_batches_joined_are_those_one_by_one(size: int) -> None:
+def test_ghost_batches_joined_are_those_one_by_one(size: int, momentum: float | None) -> None:
     found = []
     for way in ("_joined", "_one_by_one"):
         torch.manual_seed(0)
-        norm, x = make("ghost_batch", size=size, momentum=0.3).double(), inputs().double().requires_grad_()
+        norm, x = make("ghost_batch", size=size).double(), inputs().double().requires_grad_()
+        norm.momentum = momentum
+        norm.num_batches_tracked.add_(len(x) // size)  # as forward does
         out = getattr(norm, way)(x)
         (out * torch.randn_like(out)).sum().backward()
         found.append([out, x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
@@ -251,6 +264,21 @@ def test_inference_affine_of_torchs_own_layers() -> None:
     assert torch.equal(shift, torch.zeros(3))
 
 
+def test_a_class_that_adds_to_batch_norm_has_no_such_map() -> None:
+    class Activated(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).relu()
+
+    class Named(nn.BatchNorm2d):
+        def extra_repr(self) -> str:
+            return "named"
+
+    assert inference_affine(Activated(3)) is None
+    assert inference_affine(Named(3)) is not None
+    with pytest.raises(ValueError, match=r"Sequential holds Activated, derived .* its own: what it computes besides"):
+        alpha_bn(nn.Sequential(Activated(3), Named(3)), 1.0)
+
+
 # --- what every norm promises
 
 
@@ -289,6 +317,19 @@ def test_bfloat16_under_autocast_is_near_float32(name: str, training: bool) -> N
     assert x.grad is not None
     assert bool(x.grad.isfinite().all())
     assert all(value.dtype in (torch.float32, torch.int64) for value in norm.state_dict().values())
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_norm_in_half_precision_trains_near_float32(name: str, dtype: torch.dtype) -> None:
+    whole = make(name, progress=0.5, dtype=torch.float32)
+    narrow, x = copy.deepcopy(whole).to(dtype), inputs().float()
+    for _ in range(2):
+        y = narrow(x.to(dtype).requires_grad_())
+        torch.testing.assert_close(y.float(), whole(x), rtol=0.02, atol=0.04)
+        y.float().square().sum().backward()
+    assert all(value.dtype in (dtype, torch.int64) for value in narrow.state_dict().values())
+    torch.testing.assert_close(narrow.eval()(x.to(dtype)).float(), whole.eval()(x), rtol=0.02, atol=0.04)
 
 
 @every

@@ -282,6 +282,17 @@ def test_our_own_files_round_trip(name: str, tmp_path: Path) -> None:
         load_pretrained(tiny(num_classes=7) if name == "nfnet" else create_model(name, num_classes=7), path)
 
 
+def test_a_model_of_ones_own_may_have_timms_names(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"stages": nn.Linear(2, 2)})
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    fresh = nn.ModuleDict({"stages": nn.Linear(2, 2)})
+    assert equal(load_pretrained(fresh, tmp_path / "own.pth"), model)
+    with torch.device("meta"):
+        nowhere = nn.ModuleDict({"stages": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"is on the meta device.*model\.to_empty\(device='cpu'\)"):
+        load_pretrained(nowhere, tmp_path / "own.pth")
+
+
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     torch.save(tiny(), tmp_path / "whole.pth")
     for call, error, message in (

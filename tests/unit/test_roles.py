@@ -1,5 +1,7 @@
 """Roles by module type: which axis is a unit, what is clipped, what is decayed."""
 
+from typing import Any, ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -141,3 +143,42 @@ def test_the_classifier_must_be_found_or_named() -> None:
         parameter_roles(net, classifier="fc")  # type: ignore[arg-type]
     assert not parameter_roles(net, classifier=net[1])["1.weight"][1].clip
     assert parameter_roles(nn.Conv2d(2, 2, 1))["weight"][1].clip  # no linear layer: nothing to ask for
+
+
+def clipped(model: nn.Module, classifier: Any = "auto") -> set[str]:
+    return {name for name, (_, role) in parameter_roles(model, classifier=classifier).items() if role.clip}
+
+
+def test_a_container_stands_for_the_one_weight_in_it() -> None:
+    head = nn.Sequential(nn.LayerNorm((4, 2)), nn.Dropout(), nn.Linear(4, 2))
+    net = nn.Sequential(nn.Linear(4, 4), head, nn.ModuleDict({"logits": nn.Linear(4, 2)}))
+    net.get_classifier = lambda: net[1]
+    every = {name for name, _ in net.named_parameters()}
+    assert clipped(net) == clipped(net, net[1]) == every - {"1.2.weight"}
+    assert clipped(net, net[2]) == every - {"2.logits.weight"}
+    assert clipped(net, [net[1], net[2]]) == every - {"1.2.weight", "2.logits.weight"}
+    net.get_classifier = lambda: (net[0], net[2])  # two heads, as timm's distilled networks have
+    assert clipped(net) == every - {"0.weight", "2.logits.weight"}
+    net.get_classifier = lambda: net[1][1]  # nothing to exempt, as of a network without a head
+    assert clipped(net) == every
+    with pytest.raises(ValueError, match=r"classifier=Sequential holds several layers with a weight \(0, 1\.2, 2\."):
+        parameter_roles(net, classifier=net)
+
+
+def test_a_tied_classifier_is_exempt_wherever_its_weight_stands_first() -> None:
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9))
+    net[1].weight = net[0].weight
+    assert clipped(net, net[1]) == {"1.bias"}
+
+
+def test_a_classifier_that_declares_its_axes_is_exempt_but_for_its_gains() -> None:
+    class Cosine(nn.Module):
+        agc_unit_dims: ClassVar = {"kernel": 1, "scale": None}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel, self.scale = nn.Parameter(torch.ones(4, 2)), nn.Parameter(torch.ones(1, 2))
+
+    net = nn.Sequential(Cosine())
+    assert clipped(net, net[0]) == {"0.scale"}
+    assert parameter_roles(net, classifier=net[0])["0.kernel"][1].unit_dim == 1
