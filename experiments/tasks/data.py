@@ -84,8 +84,8 @@ def _published(name: str) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=2)
-def load(data: Data, device: torch.device) -> dict[str, Split]:
-    """The three splits of a data set, on the device.
+def load(data: Data, device: torch.device, apart: Data | None = None) -> dict[str, Split]:
+    """The three splits of a data set, on the device; without the images that `apart` keeps for validation.
 
     Raises
     ------
@@ -94,18 +94,11 @@ def load(data: Data, device: torch.device) -> dict[str, Split]:
     FileNotFoundError, ValueError
         From `data_scripts.read`, when files are missing, truncated or have a wrong sum.
     """
-    published = _kept(_published(data.name), data.classes)
-    available = len(published["train_labels"])
-    train = available - data.validation if data.train is None else data.train
-    if not 0 < train + data.validation <= available:
-        raise ValueError(
-            f"train={data.train} and validation={data.validation} ask for {train + data.validation} images; "
-            f"{data.name} has {available} training images"
-        )
-    order = np.random.default_rng(0).permutation(available)
+    published = _kept(_published(data.name), data.classes, apart)
+    of_train, of_validation = _drawn(data, len(published["train_labels"]))
     take = {
-        "train": ("train", order[:train]),
-        "validation": ("train", order[train : train + data.validation]),
+        "train": ("train", of_train),
+        "validation": ("train", of_validation),
         "test": ("test", np.arange(len(published["test_labels"]))[: data.test]),
     }
     images = {split: _pooled(published[f"{part}_images"][rows], data.pool) for split, (part, rows) in take.items()}
@@ -122,10 +115,26 @@ def load(data: Data, device: torch.device) -> dict[str, Split]:
     }
 
 
-def _kept(published: dict[str, np.ndarray], classes: int | None) -> dict[str, np.ndarray]:
-    if classes is None:
+def _drawn(data: Data, available: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many published training images are trained on, and which are kept for validation."""
+    train = available - data.validation if data.train is None else data.train
+    if not 0 < train + data.validation <= available:
+        raise ValueError(
+            f"train={data.train} and validation={data.validation} ask for {train + data.validation} images; "
+            f"{data.name} has {available} training images"
+        )
+    order = np.random.default_rng(0).permutation(available)
+    return order[:train], order[train : train + data.validation]
+
+
+def _kept(published: dict[str, np.ndarray], classes: int | None, apart: Data | None) -> dict[str, np.ndarray]:
+    """The published images of the first classes, but for those that `apart`, of all classes, validates on."""
+    if classes is None and apart is None:
         return published
-    rows = {part: published[f"{part}_labels"] < classes for part in ("train", "test")}
+    labels = {part: published[f"{part}_labels"] for part in ("train", "test")}
+    rows = {part: np.full(len(of), True) if classes is None else of < classes for part, of in labels.items()}
+    if apart is not None:
+        rows["train"][_drawn(apart, len(labels["train"]))[1]] = False
     return {name: array[rows[name.partition("_")[0]]] for name, array in published.items()}
 
 

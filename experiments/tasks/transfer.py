@@ -65,7 +65,9 @@ class Transfer(Run):
                 model = create_model(parts[0].model).to(device)
             metrics: dict[str, float] = {}
             if len(parts) > 1:
-                first = yield from fit(model, parts[0], load(parts[0].data, device), How.on(device))
+                # What chooses the fine-tuning's rate must not have been trained on, under any label.
+                apart = self.data if self.data.name == parts[0].data.name else None
+                first = yield from fit(model, parts[0], load(parts[0].data, device, apart), How.on(device))
                 if first.status != "ok":
                     return replace(first, reason=f"pre-training: {first.reason}")
                 metrics["source_accuracy"] = first.metrics["accuracy"]

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from experiments.configs import transfer
 from experiments.tasks import data
 from experiments.tasks.draws import PAD, batch, crop_and_flip, draw, mix
 from experiments.tasks.recipe import Augment, Data
@@ -128,6 +130,29 @@ def test_randaugment_changes_images_within_their_range() -> None:
 def test_fewer_classes() -> None:
     splits = data.load(Data("digits", train=200, validation=50, classes=3), CPU)
     assert all(set(split.labels.tolist()) == {0, 1, 2} for split in splits.values())
+
+
+def pixels(split: data.Split) -> list[bytes]:
+    return [(image * split.std[0] + split.mean[0]).round().byte().numpy().tobytes() for image in split.images]
+
+
+def test_another_data_sets_validation_images_are_left_out() -> None:
+    source, target = (scale := transfer.SCALES["smoke"]).source, scale.data
+    held = set(pixels(data.load(target, CPU)["validation"]))
+    seen = set(pixels(data.load(source, CPU)["train"])), set(pixels(data.load(source, CPU, target)["train"]))
+    assert len(seen[0] & held) > 100
+    assert len(seen[1] & held) <= 1  # a few scans are equal by themselves
+    assert [len(data.load(source, CPU, target)[name]) for name in ("train", "validation")] == [700, 100]
+
+
+@pytest.mark.parametrize("profile", ["small", "gpu"])
+def test_pretraining_leaves_the_fine_tunings_validation_out(
+    profile: str, cifar10: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NFNETS_LITE_DATA", str(cifar10))
+    source, target = (scale := transfer.SCALES[profile]).source, replace(scale.data, test=10)
+    held = set(pixels(data.load(target, CPU)["validation"]))
+    assert not held & set(pixels(data.load(replace(source, test=10), CPU, target)["train"]))
 
 
 def test_real_cifar10(cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
