@@ -189,7 +189,7 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
                 f"{v.claim.id}: {f.name}",
                 f.wanted,
                 f"{f.measured}{f' (n = {len(f.seeds)})' if f.seeds else ''}",
-                f.outcome,
+                f.said,
             ]
             for v in found
             for f in v.findings

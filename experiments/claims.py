@@ -1,7 +1,7 @@
 """Verdicts from records: each claim of `claims.yaml` by its own rule, none typed by hand."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from experiments import config
 from experiments.config import Sweep
 from experiments.evidence import Finding as Finding
 from experiments.evidence import findings
-from experiments.plan import final_runs, stages
+from experiments.plan import recorded, stale
 from experiments.profiles import PROFILES
 from experiments.record import Record
 from experiments.records import Ledger, path_of, read
@@ -66,6 +66,8 @@ class Verdict:
     verdict: str
     profile: str
     findings: tuple[Finding, ...] = ()
+    strictly: str = ""  # the verdict with every condition judged by its 95 % t interval
+    stale: int = 0  # records of its sweeps that were made by earlier code
 
     @property
     def scale(self) -> str:
@@ -152,16 +154,18 @@ def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
     verdict = Verdict(claim, "out of reach" if claim.why else "not tested", profile, found)
     if not verdict.tested:
         return verdict
-    main = [finding for finding in found if not finding.guard]
     if not verdict.whole:
-        word = "undecided"
-    elif all(finding.holds for finding in found):
-        word = "reproduced"
-    elif any(finding.holds or finding.in_part for finding in main):
-        word = "partly"
-    else:
-        word = "undecided" if any(finding.holds is None for finding in main) else "not reproduced"
-    return Verdict(claim, word, profile, found)
+        return replace(verdict, verdict="undecided", strictly="undecided")
+    return replace(verdict, verdict=_word(found), strictly=_word([f.strictly or f for f in found]))
+
+
+def _word(found: Sequence[Finding]) -> str:
+    main = [finding for finding in found if not finding.guard]
+    if all(finding.holds for finding in found):
+        return "reproduced"
+    if any(finding.holds or finding.in_part for finding in main):
+        return "partly"
+    return "undecided" if any(finding.holds is None for finding in main) else "not reproduced"
 
 
 def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[Verdict]:
@@ -172,7 +176,7 @@ def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[V
     """
 
     @cache
-    def current(name: str, profile: str) -> list[Record]:
+    def current(name: str, profile: str) -> tuple[list[Record], int]:
         return _current(results / profile, name, profile)
 
     return [_latest(claim, current, profiles) for claim in claims().values()]
@@ -185,27 +189,31 @@ def verdicts_of(sweep: Sweep, ledger: Ledger, profile: str) -> list[Verdict]:
     return [judge(claim_id, records, profile) for claim_id in alone if records]
 
 
-def _latest(claim: Claim, current: Callable[[str, str], list[Record]], profiles: Sequence[str]) -> Verdict:
+def _latest(claim: Claim, current: Callable[[str, str], tuple[list[Record], int]], profiles: Sequence[str]) -> Verdict:
     if not claim.configs:
         return judge(claim.id, (), claim.verdict_from)
     judged: list[Verdict] = []
     for profile in reversed(profiles):
-        records = [r for name in claim.configs for r in current(name, profile)]
-        judged += [judge(claim.id, records, profile)] if records else []
+        found = [current(name, profile) for name in claim.configs]
+        records, stale = [r for part, _ in found for r in part], sum(count for _, count in found)
+        judged += [replace(judge(claim.id, records, profile), stale=stale)] if records else []
     whole, tested = [v for v in judged if v.whole], [v for v in judged if v.tested]
     return (whole or tested or [judge(claim.id, (), claim.verdict_from)])[0]
 
 
-def _current(folder: Path, name: str, profile: str) -> list[Record]:
-    """The runs of a sweep as it is now; none while a cell has no final run."""
+def _current(folder: Path, name: str, profile: str) -> tuple[list[Record], int]:
+    """The runs of a sweep as it is now, and how many are of earlier code; none while one is missing."""
     if name not in config.names() or not path_of(folder, name).is_file():
-        return []
-    return _whole(config.sweep(name, profile), read(path_of(folder, name)))
+        return [], 0
+    sweep, ledger = config.sweep(name, profile), read(path_of(folder, name))
+    return _whole(sweep, ledger), sum(stale(run, record) for run, record in recorded(sweep, ledger)[1])
 
 
 def _whole(sweep: Sweep, ledger: Ledger) -> list[Record]:
-    search, final = stages(sweep, ledger)
-    return [*search, *final] if {run.key for run in final_runs(sweep, ledger)} <= {r.key for r in final} else []
+    """The runs of a sweep, none while one is missing: a rate was not chosen yet, or an average lacks a seed."""
+    runs, found = recorded(sweep, ledger)
+    done = [record for _, record in found if record.done]
+    return done if len(done) == len(runs) else []
 
 
 def batch_size(record: Record) -> int:

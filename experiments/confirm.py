@@ -25,7 +25,7 @@ class NotConfirmed(ValueError):
 
 
 def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
-    """Repeat one stale run of each method and network; if all give what they gave, the stale records are of this code.
+    """Repeat a stale run of each method, network, batch size and clipping: if all are equal, all are of this code.
 
     The least costly run that ended well is taken of each. What must be equal: the status, every metric and every curve,
     to the last digit. A confirmed record keeps the commit that it was made at, and says under ``"confirmed"`` by how
@@ -82,11 +82,13 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
 
 
 def sample(pairs: Iterable[Pair]) -> list[Pair]:
-    """The least costly pair of each method with each network, one that ended well where there is one."""
-    chosen: dict[tuple[str, str], Pair] = {}
+    """The least costly pair of each method, network, batch size and clipping, one that ended well if there is one."""
+    chosen: dict[tuple[str, str, str], Pair] = {}
     for run, record in sorted(pairs, key=lambda pair: (pair[1].status != "ok", pair[1].provenance["seconds"])):
-        # Kernels are chosen by shape: a small network may round as ever where a large one does not.
-        chosen.setdefault((run.method, repr(record.config.get("model"))), (run, record))
+        # Kernels are chosen by shape: a small network or batch may round as ever where a large one does not.
+        recipe = record.config.get("recipe") or {}
+        shape = repr((recipe.get("batch_size"), recipe.get("clip")))
+        chosen.setdefault((run.method, repr(record.config.get("model")), shape), (run, record))
     return list(chosen.values())
 
 

@@ -85,6 +85,17 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
             with Journal(path) as journal:
                 if journal.ledger.torn:
                     warnings.warn(journal.ledger.torn, stacklevel=2)
+                # A rate that was not tried to the end must not lose to others for that.
+                if plan is not plans[0] and (lacking := pending(sweep.search(), journal.ledger, fresh=False)):
+                    failed = [record for run in lacking if (record := journal.ledger.of(run.key, run.seed))]
+                    if failed:
+                        warnings.warn(
+                            f"{len(failed)} runs of the search of {sweep.name!r} failed, the first with "
+                            f"{failed[0].reason!r}: no rate is chosen, and no final run made, until the same command "
+                            "has repeated them",
+                            stacklevel=2,
+                        )
+                    break
                 # Long runs first, that no worker is left alone with one at the end.
                 runs = sorted(
                     pending(plan(journal.ledger), journal.ledger, where.fresh),

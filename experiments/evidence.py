@@ -1,7 +1,7 @@
 """What the records say to a condition of a claim: measured by selection, paired by seed, held against its bound."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from statistics import fmean
 from typing import Any
@@ -31,6 +31,7 @@ class Finding:
     in_part: bool = False
     seeds: tuple[int, ...] = ()
     devices: tuple[str, ...] = ()
+    strictly: "Finding | None" = None  # the same, held against the bound by the 95 % t interval
 
     @property
     def outcome(self) -> str:
@@ -38,6 +39,12 @@ class Finding:
         if self.effect is None:
             return "not tested"
         return "in part" if self.in_part else {True: "holds", False: "fails", None: "undecided"}[self.holds]
+
+    @property
+    def said(self) -> str:
+        """The outcome, and that of the 95 % t interval where it is another."""
+        other = self.outcome if self.strictly is None else self.strictly.outcome
+        return self.outcome if other == self.outcome else f"{self.outcome} (95 %: {other})"
 
     @property
     def measured(self) -> str:
@@ -58,11 +65,17 @@ def findings(condition: Condition, records: Sequence[Record]) -> list[Finding]:
 
 
 def _finding(condition: Condition, name: str, effect: Estimate | None, used: Sequence[Record]) -> Finding:
-    holds = None if effect is None else condition.bound.met(effect)
-    in_part = effect is not None and not holds and condition.bound.met_in_part(effect)
     seeds = tuple(sorted({r.seed for r in used}))
     devices = tuple(sorted({r.provenance["device"] for r in used if "device" in r.provenance}))
-    return Finding(name, condition.wanted, effect, holds, condition.guard, in_part, seeds, devices)
+    found = Finding(name, condition.wanted, effect, None, condition.guard, seeds=seeds, devices=devices)
+    if effect is None:
+        return found
+
+    def held(by_t: bool) -> Finding:
+        holds = condition.bound.met(effect, by_t=by_t)
+        return replace(found, holds=holds, in_part=not holds and condition.bound.met_in_part(effect, by_t=by_t))
+
+    return replace(held(by_t=False), strictly=held(by_t=True))
 
 
 def _places(condition: Condition, records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:

@@ -1,5 +1,6 @@
 """The records of a config: made where they are missing, read where they are there; for chapters and for `run`."""
 
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from experiments.config import Sweep
 from experiments.cost import runs_left
 from experiments.elsewhere import on_data
 from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
-from experiments.plan import final_runs
+from experiments.plan import recorded, stale
 from experiments.profiles import check
 from experiments.progress import progress
 from experiments.records import Ledger
@@ -65,14 +66,19 @@ def obtain(name: str, profile: str, results: str | Path = "", *, rerun: bool = F
             f"no records of {name!r} at profile {profile!r} in {ledger.path}; make them with "
             f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
         )
-    sweep = config.sweep(name, profile)
-    final = final_runs(sweep, ledger)
-    missing = sum((record := ledger.of(run.key, run.seed)) is None or not record.done for run in final)
+    runs, found = recorded(config.sweep(name, profile), ledger)
+    missing = len(runs) - sum(record.done for _, record in found)
     if missing:
         raise FileNotFoundError(
-            f"{missing} of {len(final)} final runs of {name!r} at profile {profile!r} are not in {ledger.path}, whose "
+            f"{missing} of {len(runs)} runs of {name!r} at profile {profile!r} are not in {ledger.path}, whose "
             "records may be of an earlier version of the sweep; make them with "
             f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
+        )
+    if old := sum(stale(run, record) for run, record in found):
+        warnings.warn(
+            f"{old} of {len(found)} records of {name!r} at profile {profile!r} were made by earlier code; "
+            f"`python -m experiments confirm {name} --profile {profile}` says whether this code still gives them",
+            stacklevel=2,
         )
     return ledger
 

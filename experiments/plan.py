@@ -21,14 +21,14 @@ def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
 
 def stale(run: Run, record: Record) -> bool:
     """Whether the code that computes such a run has changed since the record was made."""
-    return bool(record.provenance["code"] != code_hash(type(run).__module__))
+    return bool(record.provenance.get("code") != code_hash(type(run).__module__))
 
 
 def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
     """The learning rate with the best mean validation accuracy; a tie goes to the smaller rate.
 
-    A run that diverged, failed or is missing counts as 0 here, below chance: no such rate is preferred to one that
-    trained.
+    A run that diverged counts as 0 here, below chance: no such rate is preferred to one that trained. So does one that
+    failed or is missing, before the search is over: nothing may rest on the choice until then.
     """
 
     def score(rate: float) -> float:

@@ -80,7 +80,7 @@ def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
     for verdict in verdicts_of(sweep, records.read(records.path_of(where.results, sweep.name)), where.profile):
         console.print(f"{verdict.claim.id}: {verdict.verdict}", highlight=False)
         for found in verdict.findings:
-            said = f"  {found.name}: {found.measured} (asked: {found.wanted}), {found.outcome}"
+            said = f"  {found.name}: {found.measured} (asked: {found.wanted}), {found.said}"
             console.print(said, highlight=False, markup=False)
 
 

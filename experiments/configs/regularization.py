@@ -6,9 +6,9 @@ Command: python -m experiments run regularization --profile small
 Cost: smoke 20 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: NF overfits more than BN without regularisers, and gains more from them; decay on gains and biases harms it.
 
-The rate is fixed: at small the one that the batch-size search chose for both methods on validation images at this batch,
-elsewhere near it and untested. One regulariser is changed at a time; `all` is the NFNet recipe's set. Short runs underfit, so most regularisers cost accuracy there:
-what is compared is the cost for NF beside the cost for BN.
+The rate is fixed: at small the one that the batch-size search chose for both methods on validation images at this
+batch, elsewhere near it and untested. One regulariser is changed at a time; `all` is the NFNet recipe's set. Short runs
+underfit, so most regularisers cost accuracy there: what is compared is the cost for NF beside the cost for BN.
 """
 
 from collections.abc import Mapping

@@ -190,7 +190,8 @@ class ResNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the classifier sees before it is averaged over the positions: ``(N, C, H', W')``, activated."""
-        channels = getattr(self.stem[0], "in_channels", self.spec.in_channels)  # the stem may have been replaced
+        first = next(iter(self.stem.children()), None)  # it may have been replaced
+        channels = getattr(first, "in_channels", self.spec.in_channels)
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; expected (N, {channels}, H, W): this model's stem takes "

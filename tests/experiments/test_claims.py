@@ -10,6 +10,7 @@ from experiments import claims, config, plan, records, rules
 from experiments.evidence import Finding, findings
 from experiments.profiles import PROFILES
 from experiments.record import Record
+from experiments.statistics import Estimate
 
 SMALL = Path(claims.__file__).parent / "results" / "small" / "batch_size.jsonl"
 WIGGLE = [-1.0, 0.0, 1.0, 0.5, -0.5]
@@ -76,6 +77,29 @@ def test_nf_8_measures_the_committed_records_as_its_rule_says() -> None:
 def test_one_seed_decides_nothing() -> None:
     one = [r for r in sweep(nf=0.5, agc=0.9) if r.seed == 0]
     assert claims.judge("NF-8", one, "gpu").verdict == "undecided"
+
+
+def test_two_standard_errors_of_three_seeds_are_not_95_per_cent() -> None:
+    few = [r for r in sweep(nf=0.85, agc=0.9, noise=0.006) if r.seed < 3]
+    verdict = claims.judge("NF-8", few, "gpu")
+    helps = verdict.findings[0]
+    assert helps.effect is not None
+    assert helps.effect.mean - 2 * helps.effect.stderr > 0 > helps.effect.low
+    assert (helps.outcome, helps.said) == ("holds", "holds (95 %: undecided)")
+    assert (verdict.verdict, verdict.strictly) == ("partly", "undecided")
+    many = claims.judge("NF-8", sweep(nf=0.85, agc=0.9, noise=0.0005), "gpu")
+    assert (many.verdict, many.strictly) == ("reproduced", "reproduced")
+    assert [f.said for f in many.findings] == ["holds"] * 3
+
+
+def test_no_difference_is_a_ratio_of_one() -> None:
+    near = Estimate(1.2, 0.2, 0.3, 2.1, 3)
+    at_least = {"name": "n", "plus": "bn", "minus": "nf", "at_least": 1.1}
+    (ratio,), (difference,) = rules.parse({**at_least, "ratio": True}), rules.parse(at_least)
+    assert (difference.bound.met(near), ratio.bound.met(near)) == (True, None)
+    assert ratio.bound.met(replace(near, stderr=0.05)) is True
+    (at_par,) = rules.parse({**at_least, "ratio": True, "at_least": 1.0})
+    assert (at_par.bound.met(near), at_par.bound.met(replace(near, stderr=0.1))) == (None, True)
 
 
 def test_a_condition_without_records_leaves_a_claim_undecided() -> None:
@@ -374,6 +398,7 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     write("gpu", config.sweep("batch_size", "gpu").search())  # the final runs are still to come
 
     found = {verdict.claim.id: verdict for verdict in claims.verdicts(tmp_path)}
+    assert found["NF-8"].stale == len(runs) + len(plan.final_runs(made, ledger))  # these say nothing of their code
     assert list(found) == list(claims.claims())
     assert (found["NF-8"].verdict, found["NF-8"].profile) == ("reproduced", "smoke")
     assert "smoke scale only" in found["NF-8"].scale
@@ -389,6 +414,12 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     assert found["NF-4"].verdict == "partly"
     assert [f.measured for f in found["NF-4"].findings if not f.holds] == ["524.954"]
     assert all(verdict.profile in PROFILES for verdict in found.values())
+    path = records.path_of(tmp_path / "smoke", "batch_size")
+    for lacking in (0, -1):  # a run of the search, a seed of a final cell: no rate is chosen, or an average is short
+        kept = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(line for i, line in enumerate(kept) if i != lacking % len(kept)))
+        assert next(v for v in claims.verdicts(tmp_path) if v.claim.id == "NF-8").verdict == "not tested"
+        path.write_bytes(b"".join(kept))
 
 
 NOTE = Path(claims.__file__).parents[1] / "docs" / "decisions" / "2026-11-22-surprising-results-once-more.md"

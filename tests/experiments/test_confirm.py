@@ -54,13 +54,13 @@ def test_nothing_is_repeated_where_nothing_is_stale(sweep: Sweep, where: Where) 
 @pytest.mark.usefixtures("changed")
 def test_equal_digits_make_all_stale_records_current(sweep: Sweep, where: Where) -> None:
     before, repeated = ledger(where), list[Record]()
-    assert confirm.confirm(sweep, where, repeated.append) == (1, len(before.records))
-    assert [r.method for r in repeated] == ["nf"]
+    assert confirm.confirm(sweep, where, repeated.append) == (2, len(before.records))
+    assert sorted((r.method, r.config["recipe"]["batch_size"]) for r in repeated) == [("nf", 8), ("nf", 16)]
     after = ledger(where)
     assert [r.metrics for r in after.records] == [r.metrics for r in before.records]
     for was, now in zip(before.records, after.records):
         assert now.provenance["code"] == "another"
-        assert now.provenance["confirmed"]["runs"] == 1
+        assert now.provenance["confirmed"]["runs"] == 2
         assert {**now.provenance, "code": was.provenance["code"], "confirmed": 0} == {**was.provenance, "confirmed": 0}
     assert confirm.confirm(sweep, where, ignore) == (0, 0)
     assert not list(where.results.glob("*.part"))
@@ -102,17 +102,18 @@ def test_the_least_costly_run_that_ended_well_stands_for_its_method(sweep: Sweep
     found = ledger(where)
     _, pairs = plan.recorded(sweep, found)
     for one, record in confirm.sample(pairs):
-        others = [r for other, r in pairs if other.method == one.method]
+        others = [r for other, r in pairs if other.recipe.batch_size == one.recipe.batch_size]
         assert record.status == "ok"
         assert record.provenance["seconds"] == min(r.provenance["seconds"] for r in others if r.status == "ok")
 
 
-def test_each_network_of_a_method_is_repeated(sweep: Sweep, where: Where) -> None:
+def test_each_network_and_batch_size_of_a_method_is_repeated(sweep: Sweep, where: Where) -> None:
     _, ((run, record), *_) = plan.recorded(sweep, ledger(where))
     wider = replace(record, config={**record.config, "model": {**record.config["model"], "stem_width": 32}})
     other = replace(record, method="other")
-    pairs = [(run, record), (run, record), (run, wider), (replace(run, method="other"), other)]
-    assert [r for _, r in confirm.sample(pairs)] == [record, wider, other]
+    larger = replace(record, config={**record.config, "recipe": {**record.config["recipe"], "batch_size": 999}})
+    pairs = [(run, record), (run, record), (run, wider), (replace(run, method="other"), other), (run, larger)]
+    assert [r for _, r in confirm.sample(pairs)] == [record, wider, other, larger]
 
 
 def test_the_command_says_what_it_found(tmp_path: Path) -> None:
