@@ -18,7 +18,8 @@ except ImportError:
 
 DTYPES = {torch.float32, torch.bfloat16, torch.float16}
 LONGEST = 2048  # numbers of a row that a program holds at once
-# Tables that captured CUDA graphs read at every replay. Nothing tells when such a graph is gone, so they stay.
+# Tables that captured CUDA graphs read at every replay, and where they copy them from. Nothing tells when such a graph
+# is gone, so they stay.
 _CAPTURED: list[tuple[Tensor, ...]] = []
 
 
@@ -99,19 +100,41 @@ class Rows:
         self._lengths = [p.numel() // count for p, count in zip(parameters, self._counts)]
         self._addresses: list[int] = []
         self._tables: tuple[Tensor, ...] = ()
+        self._spare: tuple[Tensor, Tensor] | None = None  # a table on the host and one on the device, for a capture
 
     def ready(self, grads: list[Tensor]) -> bool:
-        """Bring the table of addresses up to date; False if that cannot be now, and they must be clipped otherwise."""
+        """Bring the table of addresses up to date; False if that cannot be, and they must be clipped otherwise."""
         device = grads[0].device
         with torch.cuda.device_of(grads[0]):  # type: ignore[no-untyped-call]
             capturing = is_capturing(device)
             addresses = [x.data_ptr() for pair in zip(self._parameters, grads) for x in pair]
             if addresses != self._addresses:
-                if capturing or not works(device):  # a graph can hold no copy from here
+                if capturing:
+                    return self._sent_by_the_graph(addresses)
+                if not works(device):
                     return False
                 self.upload(addresses, device)
             if capturing:
                 _CAPTURED.append(self._tables)
+            elif self._spare is None:  # while it can be had: a capture allocates no memory of the host
+                here = torch.empty(len(addresses), dtype=torch.int64, pin_memory=device.type == "cuda")
+                self._spare = here, torch.empty(len(addresses), dtype=torch.int64, device=device)
+        return True
+
+    def _sent_by_the_graph(self, addresses: list[int]) -> bool:
+        """While a graph is captured: have it copy a new table at each replay, from memory that is its own from now on.
+
+        Gradients are new memory in a capture, so this is how the step of a training gets here. False where no table
+        is spare, since none was clipped outside of a capture before.
+        """
+        if self._spare is None:
+            return False
+        (here, there), self._spare = self._spare, None
+        here.copy_(torch.tensor(addresses))
+        there.copy_(here, non_blocking=True)
+        self._tables = (*self._tables[:3], there)
+        self._addresses = []  # nothing has been copied yet: a call outside of the graph sends its own
+        _CAPTURED.append((*self._tables, here))
         return True
 
     def upload(self, addresses: list[int], device: torch.device) -> None:

@@ -79,8 +79,9 @@ if triton is not None:
         if HAS_GAIN:
             tl.store(d_gain + row, projection * factor)
             scale *= tl.load(gain + row).to(tl.float32)
-        # At the floor the divisor is a constant: nothing goes through the sum of squares.
-        inner = tl.where(root * root * eps >= 1.0, 0.0, projection * root)
+        # At the floor the divisor is a constant: nothing goes through the sum of squares. It is told by the very number
+        # that the forward pass makes there: any other way to say so is false of some eps, by rounding.
+        inner = tl.where(root >= tl.div_rn(1.0, tl.sqrt_rn(eps)), 0.0, projection * root)
         for at in range(0, length, BLOCK):
             place = at + tl.arange(0, BLOCK)
             g = tl.load(grad + start + place, mask=place < length, other=0.0).to(tl.float32)

@@ -12,7 +12,7 @@ from experiments.config import Outcome
 from experiments.tasks.clipping import clipping
 from experiments.tasks.optimizers import optimizer, set_rate
 from experiments.tasks.recipe import Recipe
-from nfnets_lite.norm import set_progress
+from nfnets_lite.norm import progress_setter
 
 CURVE_POINTS = 20
 LAST = 10  # updates whose mean loss is reported
@@ -42,17 +42,18 @@ def descend(
     The outcome holds `updates`, `initial_loss`, `train_loss` (mean of the last ones) and the loss curve.
     """
     model.train()
+    set_progress = progress_setter(model)  # to walk through a deep network takes longer than to start its captured step
     losses = torch.full((updates,), float("nan"), device=device)
     look_every = 1 if device.type == "cpu" else LOOK_EVERY
     for update in range(updates):
-        set_progress(model, update / updates)
+        set_progress(update / updates)
         losses[update] = step(update, rate_at(update, updates, recipe)).detach()
         # A NaN never goes away again, so that it is enough to look now and then.
         if update % look_every == look_every - 1 and not bool(losses[update].isfinite()):
             losses = losses[: update + 1]
             break
         yield
-    set_progress(model, 1.0)
+    set_progress(1.0)
     found = losses.tolist()
     metrics: dict[str, float] = {"updates": updates, "initial_loss": found[0]}
     if not isfinite(found[-1]):

@@ -51,8 +51,10 @@ class _Stepper(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    self.rule(p, p.grad, buffer, group)
+                    state = self.state[p]
+                    if "momentum" not in state:
+                        state["momentum"] = torch.zeros_like(p)
+                    self.rule(p, p.grad, state["momentum"], group)
 
     def rule(self, p: Tensor, grad: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         """Change `p` and its momentum in place."""

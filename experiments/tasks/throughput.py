@@ -1,8 +1,10 @@
 """Time of a training step beside that of a reference, in turns in one process; memory where the device counts it."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median
 
 import torch
@@ -14,7 +16,14 @@ from experiments.tasks.clipping import clipping
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.optimizers import optimizer, set_rate
 from experiments.tasks.recipe import Clip, Recipe
+from nfnets_lite.macs import count_macs
 from nfnets_lite.models import Spec, create_model
+
+# Operations a second of large networks' eager steps, and of those in bfloat16: one CPU thread; a large GPU (assumed
+# from published rates, until there are records). And seconds to compile a network's forward and backward pass.
+SPEED = {"cpu": (4.5e10, 4.5e10), "cuda": (2e13, 6e13)}
+COMPILING = 60.0
+REPEATS = 3  # steps that are timed in one go
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,16 @@ class Throughput(Run):
     rounds: int = 10
 
     def effort(self, device: str) -> float:
-        return 0.5 if device == "cuda" else 5.0
+        # All of the rounds of both networks, and what warms them up; two operations a multiply-add, thrice backward.
+        macs = sum(_macs(spec.with_method("none"), self.side) for spec in (self.model, self.reference))
+        steps, passes = REPEATS * (self.rounds + 1) + 0.5, 3 if self.training else 1
+        per_second = SPEED["cpu" if device == "cpu" else "cuda"][self.autocast]
+        compiling = COMPILING * len({self.model, self.reference}) if self.compiled else 0.0
+        return 0.1 + compiling + 2 * passes * macs * self.batch_size * steps / per_second
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         # Never paused: another run's steps between the two would be measured, too.
-        with one_thread(device), seeded(self.seed, device):
+        with one_thread(device), seeded(self.seed, device), _compiled_anew() if self.compiled else nullcontext():
             step = self._step(self.model, self.clip, device)
             saved, peak = _saved_mb(step, self.training), _peak_mb(step, device)
             beside = self._step(self.reference, None, device)
@@ -91,7 +105,26 @@ class Throughput(Run):
         return step
 
 
-def _timed(step: Callable[[], None], device: torch.device, repeats: int = 3) -> float:
+@contextmanager
+def _compiled_anew() -> Iterator[None]:
+    """What is compiled inside is compiled indeed.
+
+    All networks share one `forward`, of which torch keeps a few versions a process; past those it would go on eagerly
+    without a word.
+    """
+    from torch._dynamo import config  # not at the top: it takes a second
+
+    torch.compiler.reset()
+    with config.patch(fail_on_recompile_limit_hit=True):
+        yield
+
+
+@lru_cache(maxsize=512)
+def _macs(spec: Spec, side: int) -> int:
+    return count_macs(spec, side)
+
+
+def _timed(step: Callable[[], None], device: torch.device, repeats: int = REPEATS) -> float:
     """Seconds a step."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

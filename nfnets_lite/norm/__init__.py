@@ -25,7 +25,7 @@ from nfnets_lite.norm.prepbn import PRepBN
 from nfnets_lite.norm.renorm import BatchRenorm2d
 from nfnets_lite.norm.unified import UnifiedNorm
 
-__all__ = ["NORMS", "create_norm", "inference_affine", "set_progress"]
+__all__ = ["NORMS", "create_norm", "inference_affine", "progress_setter", "set_progress"]
 
 NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -110,12 +110,40 @@ def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
     >>> net[0].progress
     tensor(0.5000)
     """
-    if not isinstance(fraction, Tensor) and not 0 <= fraction <= 1:
-        raise ValueError(f"fraction={fraction} must be in [0, 1]: updates done over updates in all")
-    for module in model.modules():
-        progress = module._buffers.get("progress")
-        if progress is not None:
+    progress_setter(model)(fraction)
+
+
+def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
+    """`set_progress` of one model as a function of the fraction, for a loop: the schedules are looked up once.
+
+    It fills the buffers that there are now: a model that is moved or changed afterwards needs a new one.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    Callable
+        Takes a fraction as `set_progress` does.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(create_norm("batch_renorm", 4))
+    >>> tell = progress_setter(net)
+    >>> tell(0.5)
+    >>> net[0].progress
+    tensor(0.5000)
+    """
+    schedules = [progress for m in model.modules() if (progress := m._buffers.get("progress")) is not None]
+
+    def fill(fraction: float | Tensor) -> None:
+        if not isinstance(fraction, Tensor) and not 0 <= fraction <= 1:
+            raise ValueError(f"fraction={fraction} must be in [0, 1]: updates done over updates in all")
+        for progress in schedules:
             progress.fill_(fraction)
+
+    return fill
 
 
 def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:

@@ -1,9 +1,12 @@
 """Transfer and throughput: kinds of runs beside plain training."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo import config as dynamo
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from experiments import config
 from experiments.tasks.recipe import Clip, Data, Recipe
@@ -74,6 +77,62 @@ def test_a_rate_for_what_has_none_is_refused() -> None:
     cell = config.sweep("throughput", "smoke").cells[0]
     with pytest.raises(TypeError, match="a Throughput run has no learning rate"):
         cell.at_rate(0.1)
+
+
+class Graphs:
+    """In place of a compiler: counts the graphs that it is given and how often they are run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given = self.run = 0
+        real = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda model: real(model, backend=self))
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., object]:
+        self.given += 1
+
+        def run(*args: object) -> object:
+            self.run += 1
+            return graph.forward(*args)
+
+        return run
+
+
+def compiled_cells() -> list[Throughput]:
+    """Those of the GPU profile, on networks so small that a CPU is done with them."""
+    cells = [cell for cell in config.sweep("throughput", "gpu").cells if isinstance(cell, Throughput) and cell.compiled]
+    shrunk = []
+    for i, cell in enumerate(cells):
+        method = cell.method.removesuffix("_agc")
+        model = SMALL.with_method(method) if method in ("bn", "gn", "nf") else replace(SMALL, width=(8, 8, 8 * i))
+        shrunk.append(replace(cell, model=model, reference=SMALL.with_method("bn"), batch_size=4, side=8, rounds=1))
+    return shrunk
+
+
+def test_every_compiled_cell_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells, graphs = compiled_cells(), Graphs(monkeypatch)
+    assert len({cell.model for cell in cells}) > dynamo.recompile_limit
+    for cell in cells:
+        graphs.given = graphs.run = 0
+        cell.execute(CPU)
+        assert graphs.given == len({cell.model, cell.reference}), cell.method
+        assert graphs.run == 3 * (2 * cell.rounds + 2) + 1, cell.method
+
+
+def test_a_network_that_would_not_be_compiled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    Graphs(monkeypatch)
+    run = Throughput("nf", SMALL, SMALL.with_method("bn"), 4, 8, compiled=True, rounds=1)
+    with dynamo.patch(recompile_limit=1), pytest.raises(FailOnRecompileLimitHit):
+        run.execute(CPU)
+    assert not dynamo.fail_on_recompile_limit_hit
+
+
+def test_a_throughput_run_is_as_long_as_its_steps() -> None:
+    run = Throughput("bn", SMALL, SMALL, 128, 32)
+    times = {device: run.effort(device) for device in ("cpu", "cuda")}
+    assert times["cpu"] > times["cuda"]
+    assert replace(run, batch_size=1280).effort("cpu") > 5 * times["cpu"]
+    assert replace(run, training=False).effort("cpu") < times["cpu"]
+    assert replace(run, compiled=True).effort("cuda") > times["cuda"] + 30
 
 
 @pytest.mark.gpu

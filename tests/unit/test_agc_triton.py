@@ -102,18 +102,26 @@ def check_in_the_interpreter() -> None:
 
 
 def while_a_graph_is_captured(clip: AdaptiveClip) -> None:
-    """Addresses can be read again and not be sent; what a graph reads is kept."""
+    """The graph copies a table that is its own; one that is current, it reads; what it copies and reads is kept."""
     tables = []
-    for seed, (capturing, kept) in enumerate([(False, 0), (True, 0), (False, 0), (True, 1)]):
+    for seed, (capturing, kept) in enumerate([(True, 0), (False, 0), (True, 1), (True, 1), (False, 1), (True, 2)]):
         agc_triton.is_capturing = lambda device, answer=capturing: answer
-        if seed < 3:
+        if seed < 5:
+            old = grads_of(clip)  # kept, so that the next have other addresses
             new_grads(clip, 0.5, seed)
         else:
             torch._foreach_mul_(grads_of(clip), 3.0)
         assert_clips_like_a_cpu(clip)
         assert len(agc_triton._CAPTURED) == kept
         tables.append(clip._plan.bundles[0].rows._tables)
-    assert tables[0] is tables[1] is not tables[2] is tables[3] is agc_triton._CAPTURED[0]
+    assert tables[0] == ()  # nothing was ready before the first call outside of a capture
+    assert tables[2] is tables[3]  # nor was a second table, which the gradients' other addresses ask for
+    sent, current = agc_triton._CAPTURED
+    assert current is tables[4] is tables[5]
+    assert sent[3] is tables[2][3]
+    assert len({table.data_ptr() for table in (tables[1][3], sent[3], sent[4], current[3])}) == 4
+    assert torch.equal(sent[3], sent[4])  # the later calls wrote to neither
+    assert len(old) == len(grads_of(clip))
 
 
 @needs_triton
@@ -210,9 +218,10 @@ def test_gpu_capture_in_a_graph(current: bool) -> None:
     if not current:
         new_grads(clip, 0.5)
     static = grads_of(clip)
-    graph = torch.cuda.CUDAGraph()
+    graph, kept = torch.cuda.CUDAGraph(), len(agc_triton._CAPTURED)
     with torch.cuda.graph(graph):
         fraction = clip()
+    assert len(agc_triton._CAPTURED) == kept + 1  # by the kernel
     for seed, share in enumerate([1.0, 0.0, 0.5]):
         new_grads(other, share, seed)
         torch._foreach_copy_(static, grads_of(other))

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from nfnets_lite.adapt import alpha_bn
-from nfnets_lite.norm import NORMS, create_norm, inference_affine, set_progress
+from nfnets_lite.norm import NORMS, create_norm, inference_affine, progress_setter, set_progress
 from nfnets_lite.norm.common import whole_groups
 from nfnets_lite.roles import parameter_roles
 
@@ -242,6 +242,9 @@ def test_set_progress_fills_every_schedule_and_nothing_else() -> None:
     assert float(net[1][0].progress) == 0.25
     set_progress(net, torch.tensor(0.75))
     assert float(net[1][0].progress) == 0.75
+    tell = progress_setter(net)
+    tell(0.5)
+    assert float(net[1][0].progress) == 0.5
     set_progress(nn.Linear(1, 1), 1.0)
     with pytest.raises(ValueError, match=r"fraction=1\.5 must be in \[0, 1\]"):
         set_progress(net, 1.5)

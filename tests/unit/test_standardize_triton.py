@@ -15,6 +15,7 @@ from nfnets_lite.standardize import _by_the_formula, standardize_weight
 SHAPES = [(8, 4, 3, 3), (5, 27), (2, 5000), (1, 6, 1, 1), (6, 1, 1, 1), (3, 2, 5)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPS = 1e-4
+FLOORS = [1e-2, 1e-3, EPS, 1e-5, 1e-6, 1e-8]  # of some of them one over the square of the root is another number
 Make = Callable[[Tensor, Tensor | None, float, float], Tensor]
 
 
@@ -26,11 +27,13 @@ def make_weight(shape: tuple[int, ...], device: str = "cpu", dtype: torch.dtype 
     return weight.to(device, dtype)
 
 
-def results(make: Make, weight: Tensor, gain: Tensor | None, factor: float, digits: torch.dtype) -> list[Tensor]:
+def results(
+    make: Make, weight: Tensor, gain: Tensor | None, factor: float, digits: torch.dtype, eps: float
+) -> list[Tensor]:
     """The standardised weight and the gradients of a weighted sum, on the CPU in float32."""
     w = weight.detach().clone().requires_grad_()
     g = None if gain is None else gain.detach().clone().requires_grad_()
-    made = make(w, g, EPS, factor)
+    made = make(w, g, eps, factor)
     probe = torch.arange(made.numel()).cos().to(digits).view(made.shape).to(made)
     wanted = [x for x in (w, g) if x is not None]
     return [x.detach().float().cpu() for x in (made, *torch.autograd.grad(made, wanted, probe))]
@@ -40,11 +43,11 @@ def formula(weight: Tensor, gain: Tensor | None, eps: float, factor: float) -> T
     return _by_the_formula(weight, gain, eps, 0, factor)
 
 
-def assert_alike(make: Make, weight: Tensor, gain: Tensor | None, factor: float) -> None:
+def assert_alike(make: Make, weight: Tensor, gain: Tensor | None, factor: float, eps: float = EPS) -> None:
     """As the formula in float64; `weight` may have fewer digits: what they lose is in both."""
-    found = results(make, weight, gain, factor, weight.dtype)
+    found = results(make, weight, gain, factor, weight.dtype, eps)
     twins = [None if x is None else x.detach().cpu().double() for x in (weight, gain)]
-    expected = results(formula, *twins, factor, weight.dtype)
+    expected = results(formula, *twins, factor, weight.dtype, eps)
     place = 3e-6 if weight.dtype == torch.float32 else 2 * torch.finfo(weight.dtype).eps
     for mine, theirs in zip(found, expected, strict=True):
         # By unit: at the floor gradients are a hundred times those of the others.
@@ -61,10 +64,19 @@ def check_in_the_interpreter() -> None:
             assert standardize_triton.takes(weight)
             for gain in (None, torch.linspace(0.5, 2.0, shape[0])):
                 assert_alike(standardize_triton.standardize, weight, gain, 1.7)
+    check_floors("cpu")
     check_layouts("cpu")
     check_second_derivatives("cpu")
     with torch.inference_mode():
         assert standardize_triton.works(torch.device("cpu"))
+
+
+def check_floors(device: str) -> None:
+    """At the floor nothing goes through the sum of squares, whatever the floor is."""
+    for eps in FLOORS:
+        weight = make_weight((5, 27), device)
+        weight[-2:] = torch.linspace(-1, 1, 27, device=device) * (eps / 27) ** 0.5  # a third of the floor
+        assert_alike(standardize_triton.standardize, weight, None, 1.7, eps)
 
 
 def check_layouts(device: str) -> None:
@@ -146,7 +158,8 @@ def test_gpu_weights_and_gradients(shape: tuple[int, ...], dtype: torch.dtype) -
 
 
 @pytest.mark.gpu
-def test_gpu_layouts_and_second_derivatives() -> None:
+def test_gpu_floors_layouts_and_second_derivatives() -> None:
+    check_floors("cuda")
     check_layouts("cuda")
     check_second_derivatives("cuda")
 
