@@ -1,4 +1,6 @@
-"""Activations, depth-wise convolutions, collapse: the sweeps ask what their configs say."""
+"""Activations, depth-wise convolutions, collapse, finer rates: the sweeps ask what their configs say."""
+
+from itertools import pairwise
 
 import pytest
 from torch import nn
@@ -65,3 +67,14 @@ def test_collapse_halves_the_rate_and_takes_those_of_other_sweeps(profile: str) 
         assert (cell.recipe.clip is not None) == cell.method.startswith("nf_agc")
         assert (cell.recipe.augment.randaugment > 0) == cell.method.endswith("randaugment")
     assert len(augmented) == (4 if "nf_agc:randaugment" in regularized else 0)
+
+
+@each_profile
+def test_finer_rates_are_those_of_the_batch_size_sweep_and_more(profile: str) -> None:
+    finer, whole = config.sweep("rate_grid", profile), config.sweep("batch_size", profile)
+    assert {cell.method for cell in finer.cells} == {"bn", "nf", "nf_agc"}
+    assert set(finer.cells) <= set(whole.cells)
+    assert {cell.recipe.batch_size for cell in finer.cells} == {max(c.recipe.batch_size for c in whole.cells)}
+    assert set(whole.rates) <= set(finer.rates)
+    assert all(right == 2 * left for left, right in pairwise(finer.rates))
+    assert (finer.seeds, finer.search_seeds) == (whole.seeds, whole.search_seeds)
