@@ -15,7 +15,7 @@ from experiments.config import Sweep
 from experiments.cost import cost, runs_left, span
 from experiments.dispatch import OutOfTime
 from experiments.elsewhere import stuck
-from experiments.engine import Where
+from experiments.engine import Where, resolve_device
 from experiments.measure import RESULTS, plan, run_left
 from experiments.profiles import PROFILES
 
@@ -162,14 +162,21 @@ def bench(
     from experiments.bench import engine, peers
 
     parts = {"engine": engine.main, "peers": peers.main}
+    failed = False
     try:
         if only and only not in parts:
             raise ValueError(f"only={only!r} is not known; use one of {', '.join(parts)}")
-        for name, part in parts.items():
-            if only in ("", name):
-                # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
-                wide = max(150, Console().width) if name == "peers" else None
-                part(device, Console(soft_wrap=True, width=wide))
-    except (ValueError, RuntimeError) as error:
+        on_gpu = resolve_device(device).type == "cuda"
+    except ValueError as error:
         Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
+    for name in [only] if only else sorted(parts, reverse=on_gpu):  # a GPU may be lent: first what is kept bit by bit
+        # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
+        console = Console(soft_wrap=True, width=max(150, Console().width) if name == "peers" else None)
+        try:
+            parts[name](device, console)
+        except Exception as error:  # of a driver, a compiler, a worker: the other part has nothing to do with it
+            failed = True
+            said = f"error: {name}: {type(error).__name__}: {error}"
+            console.print(said, style="red", markup=False)
+    raise typer.Exit(int(failed))
