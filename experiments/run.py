@@ -46,6 +46,10 @@ def run(
     total = 0.0
     try:
         for name in config.queue() if names == ["all"] else names:
+            if time.monotonic() >= until and not dry_run:  # nor looked at: to say what each costs takes seconds
+                said = f"time is up: {name} and what follows it were not begun; the same command goes on from there"
+                console.print(said, highlight=False)
+                break
             if data and names == ["all"] and stuck(config.sweep(name, profile)):
                 console.print(f"{name}, {profile}: asks for its own data, left out", highlight=False)
                 continue
@@ -53,11 +57,11 @@ def run(
             sweep, where = plan(name, profile, results, *options, data=data, here=not dry_run)
             where = replace(where, until=until, streams=streams or where.streams)
             left = runs_left(sweep, where)
-            seconds, basis = cost(sweep, where, left, RESULTS)
+            seconds, basis = cost(sweep, where, left, RESULTS) if left else (0.0, "")
             total += seconds
             said = f"about {span(seconds)} with {where.workers} worker(s), {basis}" if left else "all recorded"
             console.print(f"{name}, {profile}: {len(left)} runs left on {where.device}, {said}", highlight=False)
-            if left and not dry_run and time.monotonic() < until:
+            if left and not dry_run:
                 try:
                     run_left(sweep, where, console)
                 except OutOfTime as end:
