@@ -1,4 +1,5 @@
-# Two commands do everything: `make book` and `make test`. Both set up .venv by themselves.
+# Two commands do everything: `make book` and `make test`. Both set up .venv by themselves. With PYTHON=python3 on the
+# command line a target uses that Python as it is: nothing is set up, nothing is fetched.
 PYTHON  ?= python3
 VENV    ?= .venv
 PROFILE ?= smoke
@@ -12,65 +13,82 @@ READY   := $(VENV)/.ready-
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help env book pdf execute new-experiment results status test test-slow bench lint doctor data clean
+.PHONY: help env book pdf execute new-experiment results status test test-slow test-gpu bench lint doctor data clean
 
 help:  ## this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+ifeq ($(origin PYTHON),command line)
+RUN   := $(PYTHON)
+FETCH := @:
+
+$(READY)%: ;
+else
+RUN   := $(BIN)/python
+FETCH := -$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt
+
 # The interpreter is checked first: an old one fails much later, with a message about something else.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: pass PYTHON=python3.12, say")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: make $(VENV) with another one, python3.12 -m venv $(VENV), say")'
 	$(PYTHON) -m venv $(VENV)
 
 $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
 	@touch $@
+endif
 
-env: $(READY)test  ## set up .venv with everything (2 min, once)
+env: $(READY)test  ## set up .venv with everything (2 min, once; any target with PYTHON=python3 takes that one as it is)
 
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 8 min, again 20 s; PROFILE, CHAPTER, RERUN)
-	$(BIN)/python -m book.build $(BOOK)
+	$(RUN) -m book.build $(BOOK)
 
 pdf: $(READY)book  ## the book that was built last as one PDF, and a link to it on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
-	$(BIN)/python -m book.pdf
+	$(RUN) -m book.pdf
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFILE, CHAPTER, RERUN)
-	$(BIN)/python -m book.build $(BOOK) --execute-only
+	$(RUN) -m book.build $(BOOK) --execute-only
 
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
-	@$(BIN)/python -m book.scaffold $(NAME)
+	@$(RUN) -m book.scaffold $(NAME)
 
-results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE)
-	$(BIN)/python -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES))
+results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
+	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(addprefix --results ,$(RESULTS))
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
-	$(BIN)/python -m experiments status
-	$(BIN)/python -m book.build $(BOOK) --status
+	$(RUN) -m experiments status
+	$(RUN) -m book.build $(BOOK) --status
 
 # Side by side, one process a core; a process that has nothing left takes of another's.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test: $(READY)test  ## the default tests (6 min)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)test  ## the tests left out of `test` (6 min)
 	$(PYTEST) -m "slow and not alone"
-	$(BIN)/python -m pytest -m alone tests/browser
+	$(RUN) -m pytest -m alone tests/browser
+
+# These files, and no plugin of pytest, ask for little beside torch: a machine with a GPU may have nothing else.
+GPU_TESTS := $(addprefix tests/unit/test_,agc_groups.py agc_triton.py standardize_triton.py) \
+             $(addprefix tests/experiments/test_,peers.py step.py train.py transfer.py)
+
+test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a rule of thumb)
+	$(RUN) -m pytest -o addopts="-ra --strict-markers" -m gpu $(GPU_TESTS)
 
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
 # waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.
 bench: $(READY)test  ## ours beside the ordinary way of training, timm and the machine's limits, ratios with spread (4 min; DEVICE)
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt timm huggingface_hub safetensors pyyaml
-	env -u OMP_WAIT_POLICY $(BIN)/python -m experiments bench --device $(DEVICE)
+	$(FETCH) timm huggingface_hub safetensors pyyaml
+	env -u OMP_WAIT_POLICY $(RUN) -m experiments bench --device $(DEVICE)
 
 lint: $(READY)test  ## ruff and mypy (20 s)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 doctor: $(READY)book  ## versions, device, dtypes, data found, one forward and backward (5 s)
-	$(BIN)/python -m experiments doctor --device $(DEVICE)
+	$(RUN) -m experiments doctor --device $(DEVICE)
 
 data: $(READY)book  ## fetch, verify and convert CIFAR-10 and Fashion-MNIST into data/ (2 min; FROM=DIR for files at hand)
-	$(BIN)/python -m data_scripts cifar10 fashion_mnist $(addprefix --from ,$(FROM))
+	$(RUN) -m data_scripts cifar10 fashion_mnist $(addprefix --from ,$(FROM))
 
 clean:  ## remove what the book's build made; records and data stay (1 s)
 	rm -rf book/_build

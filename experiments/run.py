@@ -15,7 +15,7 @@ from experiments.config import Sweep
 from experiments.cost import cost, runs_left, span
 from experiments.dispatch import OutOfTime
 from experiments.elsewhere import stuck
-from experiments.engine import Where
+from experiments.engine import Where, resolve_device
 from experiments.measure import RESULTS, plan, run_left
 from experiments.profiles import PROFILES
 
@@ -46,6 +46,10 @@ def run(
     total = 0.0
     try:
         for name in config.queue() if names == ["all"] else names:
+            if time.monotonic() >= until and not dry_run:  # nor looked at: to say what each costs takes seconds
+                said = f"time is up: {name} and what follows it were not begun; the same command goes on from there"
+                console.print(said, highlight=False)
+                break
             if data and names == ["all"] and stuck(config.sweep(name, profile)):
                 console.print(f"{name}, {profile}: asks for its own data, left out", highlight=False)
                 continue
@@ -53,11 +57,11 @@ def run(
             sweep, where = plan(name, profile, results, *options, data=data, here=not dry_run)
             where = replace(where, until=until, streams=streams or where.streams)
             left = runs_left(sweep, where)
-            seconds, basis = cost(sweep, where, left, RESULTS)
+            seconds, basis = cost(sweep, where, left, RESULTS) if left else (0.0, "")
             total += seconds
             said = f"about {span(seconds)} with {where.workers} worker(s), {basis}" if left else "all recorded"
             console.print(f"{name}, {profile}: {len(left)} runs left on {where.device}, {said}", highlight=False)
-            if left and not dry_run and time.monotonic() < until:
+            if left and not dry_run:
                 try:
                     run_left(sweep, where, console)
                 except OutOfTime as end:
@@ -162,14 +166,21 @@ def bench(
     from experiments.bench import engine, peers
 
     parts = {"engine": engine.main, "peers": peers.main}
+    failed = False
     try:
         if only and only not in parts:
             raise ValueError(f"only={only!r} is not known; use one of {', '.join(parts)}")
-        for name, part in parts.items():
-            if only in ("", name):
-                # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
-                wide = max(150, Console().width) if name == "peers" else None
-                part(device, Console(soft_wrap=True, width=wide))
-    except (ValueError, RuntimeError) as error:
+        on_gpu = resolve_device(device).type == "cuda"
+    except ValueError as error:
         Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
+    for name in [only] if only else sorted(parts, reverse=on_gpu):  # a GPU may be lent: first what is kept bit by bit
+        # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
+        console = Console(soft_wrap=True, width=max(150, Console().width) if name == "peers" else None)
+        try:
+            parts[name](device, console)
+        except Exception as error:  # of a driver, a compiler, a worker: the other part has nothing to do with it
+            failed = True
+            said = f"error: {name}: {type(error).__name__}: {error}"
+            console.print(said, style="red", markup=False)
+    raise typer.Exit(int(failed))

@@ -25,7 +25,7 @@ import nfnets_lite as nf
 from experiments import config, records
 from experiments.config import Outcome, Run, Sweep, drain
 from experiments.dispatch import dispatch
-from experiments.engine import Where, backend_for, default_workers, resolve_device, run_sweep
+from experiments.engine import STREAMS, Where, backend_for, default_workers, resolve_device, run_sweep
 from experiments.journal import Journal
 from experiments.pool import Backend
 from experiments.provenance import provenance
@@ -134,7 +134,8 @@ def side_by_side(race: Slice, device: torch.device, say: Callable[[str], None]) 
     accuracies: dict[str, list[float]] = {way: [] for way in rates}
     sweep = Sweep("bench", tuple(race.runs(0)), (race.rate,), (1000,), tuple(range(100, 100 + workers)))
     with tempfile.TemporaryDirectory() as folder:
-        where = Where(race.profile, Path(folder), device, workers)
+        streams = STREAMS if device.type == "cuda" else 1  # as `run` has it
+        where = Where(race.profile, Path(folder), device, workers, streams=streams)
         backend = backend_for(sweep, where, workers)
         work = (backend, Path(folder) / "bench.jsonl")
         # One short run a worker: what a sweep pays once, and what the ordinary way has paid by being imported.

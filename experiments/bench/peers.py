@@ -36,6 +36,7 @@ GROUPS: Mapping[str, Group] = MappingProxyType(
     }
 )
 UNEQUAL = "not timed, because the results differ: "
+ENDED = "not measured: the command ended before"
 
 
 def peer() -> Timm:
@@ -47,24 +48,42 @@ def peer() -> Timm:
 
 
 def measure(
-    device: torch.device, scale: Scale, timm: Timm, say: Callable[[str], None], targets: Sequence[Target] = TARGETS
-) -> tuple[Row, ...]:
-    """A row for each target, in their order; every group that has one on this type of device runs once."""
-    found: Found = {}
-    for name in dict.fromkeys(t.group for t in targets if device.type in t.devices):
+    device: torch.device,
+    scale: Scale,
+    timm: Timm,
+    say: Callable[[str], None],
+    keep: Callable[[tuple[Row, ...]], None],
+    targets: Sequence[Target] = TARGETS,
+) -> None:
+    """Give a row for each target, in their order, to `keep` after each group: the last time, all are measured.
+
+    Every group that has a target on this type of device runs once. One that fails, whatever it was, leaves the others
+    alone: its rows are skipped, with the error as the reason.
+    """
+    here = [t for t in targets if device.type in t.devices]
+    found: Found = {(t.subject, t.measure): ENDED for t in here}
+    for name in dict.fromkeys(t.group for t in here):
         clock = time.perf_counter()
-        keys = [(t.subject, t.measure) for t in targets if t.group == name and device.type in t.devices]
+        keys = [(t.subject, t.measure) for t in here if t.group == name]
         try:
             torch.manual_seed(0)
-            found |= {key: value for key, value in GROUPS[name](device, scale, timm).items() if key in keys}
+            results = GROUPS[name](device, scale, timm)
+            found |= {key: results.get(key, "its group gave no number") for key in keys}
         except Unequal as error:
             found |= dict.fromkeys(keys, UNEQUAL + str(error))
         except torch.OutOfMemoryError as error:
-            found |= dict.fromkeys(keys, f"the device's memory does not hold it: {str(error).splitlines()[0]}")
+            found |= dict.fromkeys(keys, f"the device's memory does not hold it: {_first_line(error)}")
+        except Exception as error:  # a compiler, a driver, timm: an hour on a device is not lost to one of them
+            found |= dict.fromkeys(keys, f"it failed: {type(error).__name__}: {_first_line(error)}")
+            say(f"{name} failed: {type(error).__name__}: {error}")
         finally:
             gc.collect()  # networks in cycles would hold their memory into the next group
         say(f"{name}: {time.perf_counter() - clock:.0f} s")
-    return tuple(_row(target, device.type, found) for target in targets)
+        keep(tuple(_row(target, device.type, found) for target in targets))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def _row(target: Target, device: str, found: Found) -> Row:
@@ -92,17 +111,22 @@ def facts(device: torch.device, scale: Scale, timm: Timm) -> dict[str, Any]:
 
 
 def main(device_name: str, console: Console, folder: Path = FOLDER) -> None:
-    """Measure, say and write; a RuntimeError at the end if two sides gave different results."""
+    """Measure, write after each group, and say; a RuntimeError at the end if two sides gave different results."""
     device = resolve_device(device_name)
     scale, timm = SCALES[device.type], peer()
     how = facts(device, scale, timm)  # the load is what it was before we added ours
-    rows = measure(device, scale, timm, lambda text: console.print(text, highlight=False))
-    report = Report(device.type, rows, how)
+    path, report = path_of(device.type, folder), Report(device.type, (), how)
+
+    def keep(rows: tuple[Row, ...]) -> None:
+        nonlocal report
+        report = Report(device.type, rows, how)
+        write(report, path)
+
+    measure(device, scale, timm, lambda text: console.print(text, highlight=False, markup=False), keep)
     table, notes = shown(report)
     console.print(table)
-    console.print("\n".join(notes), highlight=False)
-    path = path_of(device.type, folder)
-    write(report, path)
+    console.print("\n".join(notes), highlight=False, markup=False)
+    rows = report.rows
     bars = [row.met for row in rows if row.met is not None]
     skipped = sum(row.status == "skipped" for row in rows)
     console.print(

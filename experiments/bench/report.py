@@ -154,9 +154,11 @@ def path_of(device: str, folder: Path = FOLDER) -> Path:
 
 
 def write(report: Report, path: Path) -> None:
-    """Write a report."""
+    """Write a report, all or nothing of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def read(path: Path) -> Report | None:

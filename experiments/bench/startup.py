@@ -28,17 +28,16 @@ PROCESSES = 2
 
 def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
     """Times that no peer has."""
-    times, foreign = import_ms(scale.few)
     sizes = norm_sizes(create_model("resnet50"))
     exchanges = exchange_ms(sizes, scale.repeats)
     said = f"{len(sizes)} layers, two exchanges each, by gloo on one machine: a network adds its own delay"
-    return {
-        (IMPORT, "time"): Measured(spread(times)),
-        (IMPORT, MODULES): Measured(spread([float(len(foreign))]), note=", ".join(foreign) or "none"),
-        (SYNC, "exchanges of a step"): Measured(
-            spread(exchanges), Side("exchanges", bytes=4 * sum(2 * (2 * n) + 1 for n in sizes)), note=said
-        ),
-    }
+    sent = Side("exchanges", bytes=4 * sum(2 * (2 * n) + 1 for n in sizes))
+    found: Found = {(SYNC, "exchanges of a step"): Measured(spread(exchanges), sent, note=said)}
+    if device.type == "cpu":
+        times, foreign = import_ms(scale.few)
+        found[IMPORT, "time"] = Measured(spread(times))
+        found[IMPORT, MODULES] = Measured(spread([float(len(foreign))]), note=", ".join(foreign) or "none")
+    return found
 
 
 def import_ms(repeats: int) -> tuple[list[float], list[str]]:

@@ -7,6 +7,8 @@ from experiments.bench.report import Bar
 
 NEEDS_GPU = "needs a GPU: a step of this network takes minutes on a CPU, or nothing is asked of one"
 NO_STEP_COMPILED = "needs a GPU: on a CPU compiling takes longer than all the rest here, and makes the step slower"
+NO_GRAPH = "needs a GPU: a CPU has no graph to capture a step in"
+NO_IMPORT = "of a CPU: the import knows nothing of a GPU, and is timed where no other work waits for its machine"
 NO_COUNT = "needs a GPU: a CPU's memory is not counted"
 SHARE_ABOVE = "of the CPU, whose batch above is small; a GPU's is not"
 BOTH = ("cpu", "cuda")
@@ -86,6 +88,7 @@ def most(value: float) -> Bar:
 
 
 F0_NONE, F0_HALF = "AGC over NFNet-F0, no unit clipped", "AGC over NFNet-F0, half of the units clipped"
+F0_CAPTURED = f"{F0_NONE}, in a captured step"
 R56_NONE, R56_HALF = (f"AGC over a CIFAR ResNet-56, {state} clipped" for state in ("no unit", "half of the units"))
 RESNET, F0 = "training step, NF-ResNet-50", "training step, NFNet-F0"
 RESNET_32 = f"{RESNET}, 32 images"
@@ -101,6 +104,7 @@ TARGETS: tuple[Target, ...] = (
     Target("clipping", F0_NONE, "timm / ours", bars(least(3), least(10))),
     Target("clipping", F0_NONE, "ours / bytes limit", both(most(1.5))),
     Target("clipping", F0_NONE, "clip_grad_norm_ / ours"),
+    Target("clipping", F0_CAPTURED, "ours / bytes limit", bars(None, most(1.5)), GPU, NO_GRAPH),
     Target("clipping", F0_HALF, "timm / ours", bars(least(2), least(10))),
     Target("clipping", F0_HALF, "ours / bytes limit", bars(most(2), most(1.5))),
     Target("clipping", F0_HALF, "clip_grad_norm_ / ours"),
@@ -132,7 +136,7 @@ TARGETS: tuple[Target, ...] = (
     Target("inference", "one image, NF-ResNet-50 folded", "not folded / folded"),
     Target("inference", "one image, NFNet-F0 folded", "timm / ours", bars(least(1.5))),
     Target("inference", "one image, NFNet-F0 folded", "not folded / folded"),
-    Target("startup", IMPORT, "time", both(most(50)), unit="ms"),
-    Target("startup", IMPORT, MODULES, both(most(0)), unit=""),
+    Target("startup", IMPORT, "time", bars(most(50)), ("cpu",), NO_IMPORT, unit="ms"),
+    Target("startup", IMPORT, MODULES, bars(most(0)), ("cpu",), NO_IMPORT, unit=""),
     Target("startup", SYNC, "exchanges of a step", unit="ms"),
 )  # fmt: skip

@@ -6,6 +6,8 @@ import torch
 from rich.console import Console
 
 from experiments.bench import engine as bench
+from experiments.config import Sweep
+from experiments.engine import STREAMS, Where
 
 CPU = torch.device("cpu")
 
@@ -43,6 +45,19 @@ def test_speeds_of_ways_that_do_not_train_alike_are_not_compared(monkeypatch: py
     monkeypatch.setattr(bench, "REPEATS", 1)
     with pytest.raises(RuntimeError, match="do not train equally well"):
         bench.side_by_side(bench.Slice("smoke", (128,), 0.2, 2.0, 0.5), CPU, lambda text: None)
+
+
+@pytest.mark.parametrize(("device", "streams"), [("cpu", 1), ("cuda", STREAMS)])
+def test_the_engine_races_as_it_runs(device: str, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def seen(sweep: Sweep, where: Where, count: int) -> None:
+        raise Seen(where.streams)
+
+    monkeypatch.setattr(bench, "backend_for", seen)
+    with pytest.raises(Seen, match=str(streams)):
+        bench.side_by_side(bench.Slice("smoke", (128,), 0.2, 2.0, 0.5), torch.device(device), lambda text: None)
 
 
 def test_what_a_gpu_races_on_is_small_and_large_batches_without_augmentation() -> None:

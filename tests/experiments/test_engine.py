@@ -295,6 +295,27 @@ def test_the_runs_under_way_when_time_is_up_are_recorded(tmp_path: Path) -> None
     assert len(records.read(records.path_of(tmp_path, "tiny")).records) == len(ends)
 
 
+def test_all_configs_go_on_where_the_time_was_up_in_a_folder_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "names", lambda: ["tiny"])
+    monkeypatch.setattr(config, "sweep", lambda name, profile: tiny())
+    folder = tmp_path / "lent"
+    options = ("run", "all", "--results", str(folder), "--workers", "1", "--device", "cpu", "--minutes")
+    code, text = invoke(*options, "0")
+    assert (code, text) == (
+        0,
+        "time is up: tiny and what follows it were not begun; the same command goes on from there",
+    )
+    assert not folder.exists()
+    run_sweep(tiny(seeds=1), where(folder), lambda _: None)
+    code, text = invoke(*options, "5")
+    assert code == 0
+    assert "tiny, smoke: 1 runs left" in text
+    assert len(records.read(records.path_of(folder, "tiny")).records) == 4
+    assert "all recorded" in invoke(*options, "5")[1]
+
+
 def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

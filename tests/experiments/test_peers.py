@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from experiments import run
 from experiments.bench import (
     clipping,
     engine,
@@ -27,7 +28,18 @@ from experiments.bench import (
 )
 from experiments.bench.report import Bar, Report, Row, Side, Spread, path_of, read, spread, write
 from experiments.bench.tables import beside, shown
-from experiments.bench.targets import F0, IMPORT, LAST, MODULES, SCALES, STANDARDIZED, TARGETS, Scale, Target
+from experiments.bench.targets import (
+    F0,
+    F0_CAPTURED,
+    IMPORT,
+    LAST,
+    MODULES,
+    SCALES,
+    STANDARDIZED,
+    TARGETS,
+    Scale,
+    Target,
+)
 from experiments.run import app
 from nfnets_lite import AdaptiveClip, create_model
 
@@ -138,6 +150,22 @@ def test_one_command_measures_both(only: list[str], ran: list[str], monkeypatch:
     assert CliRunner().invoke(app, ["bench", "--device", "cpu", *only]).exit_code == 0
     assert calls == ran
     assert CliRunner().invoke(app, ["bench", "--only", "nothing"]).exit_code == 2
+    assert CliRunner().invoke(app, ["bench", "--device", "none"]).exit_code == 2
+
+
+def test_a_part_that_fails_leaves_the_other_alone_and_a_gpu_begins_with_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def fail(device: str, console: Console) -> None:
+        calls.append("peers")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(peers, "main", fail)
+    monkeypatch.setattr(engine, "main", lambda device, console: calls.append("engine"))
+    monkeypatch.setattr(run, "resolve_device", torch.device)
+    done = CliRunner().invoke(app, ["bench", "--device", "cuda"])
+    assert (done.exit_code, calls) == (1, ["peers", "engine"])
+    assert "error: peers: OSError: the disk is full" in done.output
 
 
 def test_sides_that_disagree_are_not_timed_and_the_command_fails(
@@ -155,6 +183,31 @@ def test_sides_that_disagree_are_not_timed_and_the_command_fails(
     report = read(path_of("cpu", tmp_path))
     assert report is not None
     assert (report.rows[0].status, report.rows[0].value) == ("unequal", None)
+
+
+def test_a_group_that_fails_is_skipped_with_its_reason_and_what_was_measured_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fine(*_: Any) -> measured.Found:
+        return {("a", "time"): measured.Measured(spread([1.0, 2.0]))}
+
+    def fail(*_: Any) -> measured.Found:
+        raise TypeError("no kernel image\nand a page of what the driver says")
+
+    def stop(*_: Any) -> measured.Found:
+        raise KeyboardInterrupt
+
+    targets = tuple(Target(group, group[0], "time") for group in ("broken", "again", "stopped"))
+    monkeypatch.setattr(peers, "GROUPS", {"broken": fail, "again": fine, "stopped": stop})
+    monkeypatch.setattr(peers.measure, "__defaults__", (targets,))
+    monkeypatch.setattr(peers, "peer", lambda: ABSENT)
+    with pytest.raises(KeyboardInterrupt):
+        peers.main("cpu", Console(quiet=True), tmp_path)
+    report = read(path_of("cpu", tmp_path))
+    assert report is not None
+    assert [row.status for row in report.rows] == ["skipped", "ok", "skipped"]
+    assert [row.note for row in report.rows] == ["it failed: TypeError: no kernel image", "", peers.ENDED]
+    assert [path.name for path in tmp_path.iterdir()] == ["peers-cpu.json"]
 
 
 def test_a_report_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -287,3 +340,6 @@ def test_the_comparison_runs_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     report = read(path_of("cuda", tmp_path))
     assert report is not None
     assert all(row.status == "ok" or row.note for row in report.rows)
+    assert not [row.note for row in report.rows if row.note.startswith("it failed")]
+    captured = report.find(F0_CAPTURED, "ours / bytes limit")
+    assert captured is not None

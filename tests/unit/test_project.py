@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,50 @@ def test_make_help_lists_every_target_with_its_time() -> None:
     shown = subprocess.run(["make", "--no-print-directory", "help"], **capture).stdout.splitlines()
     assert sorted(line.split()[1] for line in shown) == sorted(phony)
     assert all(re.search(r"\d+ (s|min)\b", line) for line in shown)
+
+
+def made(*arguments: str) -> list[str]:
+    """The commands that `make` would run."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON"))}
+    command = ["make", "--no-print-directory", "--dry-run", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=outside, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+@pytest.mark.parametrize("target", ["results", "bench", "test-gpu", "doctor", "book"])
+def test_a_python_at_hand_is_taken_as_it_is(target: str, tmp_path: Path) -> None:
+    at_hand = [line for line in made(target, "PYTHON=python3", f"VENV={tmp_path}/new") if not line.startswith(":")]
+    assert [line.removeprefix("env -u OMP_WAIT_POLICY ").split()[:2] for line in at_hand] == [["python3", "-m"]]
+    set_up = made(target, f"VENV={tmp_path}/new")
+    assert any("pip install" in line for line in set_up)
+    assert f"{tmp_path}/new/bin/python -m" in set_up[-1]
+
+
+def test_records_of_a_lent_machine_go_to_a_folder_of_ones_own() -> None:
+    (line,) = made("results", "PYTHON=python3", "PROFILE=gpu", "MINUTES=9", "RESULTS=lent")
+    assert line == "python3 -m experiments run all --profile gpu --device auto --minutes 9 --results lent"
+
+
+def test_what_needs_a_gpu_is_collected_where_little_beside_torch_is_installed() -> None:
+    (line,) = made("test-gpu", "PYTHON=python3")
+    listed = {word for word in line.split() if word.startswith("tests/")}
+    mark = re.compile(r"^@pytest\.mark\.gpu$", re.M)
+    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if mark.search(path.read_text())}
+    assert {ROOT / name for name in listed} == marked
+    absent = ["kornia", "dask", "distributed", "papermill", "jupytext", "hypothesis", "playwright", "timm", "xdist"]
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}, None)); import pytest; "
+        "sys.exit(pytest.main(sys.argv[1:] + ['--collect-only', '-q', '-p', 'no:cacheprovider']))"
+    )
+    arguments = shlex.split(line)[3:]
+    # Their plugins are not looked for where they are not installed.
+    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(name in done.stdout for name in listed)
 
 
 def test_readme_names_only_targets_that_exist() -> None:
