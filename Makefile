@@ -1,5 +1,5 @@
-# Two commands do everything: `make book` and `make test`. Both set up .venv by themselves. With PYTHON=python3 on the
-# command line a target uses that Python as it is: nothing is set up, nothing is fetched.
+# Two commands do everything: `make book` and `make test`. Both set up .venv by themselves, with PYTHON. With VENV=none a
+# target uses PYTHON as it is: nothing is set up, nothing is fetched.
 PYTHON  ?= python3
 VENV    ?= .venv
 PROFILE ?= smoke
@@ -18,7 +18,7 @@ BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER
 help:  ## this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-ifeq ($(origin PYTHON),command line)
+ifeq ($(VENV),none)
 RUN   := $(PYTHON)
 FETCH := @:
 
@@ -29,7 +29,7 @@ FETCH := -$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 
 # The interpreter is checked first: an old one fails much later, with a message about something else.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: make $(VENV) with another one, python3.12 -m venv $(VENV), say")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed, {sys.executable} is {sys.version.split()[0]}: pass PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
 
 $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
@@ -37,7 +37,7 @@ $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 endif
 
-env: $(READY)test  ## set up .venv with everything (2 min, once; any target with PYTHON=python3 takes that one as it is)
+env: $(READY)test  ## set up .venv with everything (2 min, once; VENV=none: use PYTHON as it is)
 
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 8 min, again 20 s; PROFILE, CHAPTER, RERUN)
 	$(RUN) -m book.build $(BOOK)

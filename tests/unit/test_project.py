@@ -108,20 +108,23 @@ def made(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("target", ["results", "bench", "test-gpu", "doctor", "book"])
 def test_a_python_at_hand_is_taken_as_it_is(target: str, tmp_path: Path) -> None:
-    at_hand = [line for line in made(target, "PYTHON=python3", f"VENV={tmp_path}/new") if not line.startswith(":")]
+    at_hand = [line for line in made(target, "VENV=none") if not line.startswith(":")]
     assert [line.removeprefix("env -u OMP_WAIT_POLICY ").split()[:2] for line in at_hand] == [["python3", "-m"]]
     set_up = made(target, f"VENV={tmp_path}/new")
     assert any("pip install" in line for line in set_up)
     assert f"{tmp_path}/new/bin/python -m" in set_up[-1]
+    assert any(
+        line.startswith("python3.99 -m venv") for line in made(target, f"VENV={tmp_path}/new", "PYTHON=python3.99")
+    )
 
 
 def test_records_of_a_lent_machine_go_to_a_folder_of_ones_own() -> None:
-    (line,) = made("results", "PYTHON=python3", "PROFILE=gpu", "MINUTES=9", "RESULTS=lent")
+    (line,) = made("results", "VENV=none", "PROFILE=gpu", "MINUTES=9", "RESULTS=lent")
     assert line == "python3 -m experiments run all --profile gpu --device auto --minutes 9 --results lent"
 
 
 def test_what_needs_a_gpu_is_collected_where_little_beside_torch_is_installed() -> None:
-    (line,) = made("test-gpu", "PYTHON=python3")
+    (line,) = made("test-gpu", "VENV=none")
     listed = {word for word in line.split() if word.startswith("tests/")}
     mark = re.compile(r"^@pytest\.mark\.gpu$", re.M)
     marked = {path for path in (ROOT / "tests").rglob("test_*.py") if mark.search(path.read_text())}
