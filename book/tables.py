@@ -58,8 +58,8 @@ def edges(rates: Sequence[float], chosen: Iterable[float]) -> str:
     between = "" if len(rates) > 2 else " It has no rate between them."
     return (
         f"Rates chosen at an end of the grid ({', '.join(f'{rate:g}' for rate in sorted(rates))}): "
-        f"{picked.count(low)} of {len(picked)} at the smallest, {picked.count(high)} at the largest; beyond an end a better "
-        f"one may lie.{between}"
+        f"{picked.count(low)} of {len(picked)} at the smallest, {picked.count(high)} at the largest; beyond an end a "
+        f"better one may lie.{between}"
     )
 
 
