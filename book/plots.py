@@ -57,6 +57,8 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "nf_no_gain": ("NF, no gain", ORANGE, "v"),
     "nf_no_ws": ("NF, no WS", BLACK, "D"),
     "nf_he": ("NF, He", SKY, "v"),
+    "training mode": ("training mode", BLUE, "o"),
+    "evaluation mode": ("evaluation mode", ORANGE, "s"),
     "rescale_formula": ("RescaleNet, formula", SKY, "p"),
 }
 
