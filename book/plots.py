@@ -144,6 +144,7 @@ def heatmap(
         grid, ax=ax, cmap="cividis", vmin=low, vmax=high, mask=np.isnan(grid), xticklabels=[str(c) for c in columns],
         yticklabels=[str(r) for r in rows], cbar_kws={"label": label}, linewidths=0.5,
     )  # fmt: skip
+    ax.grid(False)  # lines would cross out what has no colour
     drawn = ax.collections[0]
     for i, r in enumerate(rows):
         for j, c in enumerate(columns):
