@@ -215,9 +215,9 @@ def markdown(*texts: str) -> None:
         display(Markdown(text))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show a table; the first column is text, the others are centred. A dagger in it is explained below."""
-    align = ["---", *[":---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], text: int = 1) -> None:
+    """Show a table; the first `text` columns hold text, the others are centred. A dagger in it is explained below."""
+    align = ["---"] * text + [":---:"] * (len(header) - text)
     body = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, align, *rows)]
     markdown("\n".join("| " + " | ".join(row) + " |" for row in body))
     if any("\N{DAGGER}" in cell for row in body for cell in row):
