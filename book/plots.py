@@ -23,7 +23,7 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "nf": ("NF", RED, "s"),
     "nf_agc": ("NF + AGC", GREEN, "^"),
     "gn": ("GN", ORANGE, "D"),
-    "none": ("no norm", GREY, "x"),
+    "none": ("no norm", GREY, "<"),
     "half": ("(x + f) / √2", GREY, "v"),
     "skipinit": ("SkipInit", PURPLE, "P"),
     "skipinit_sqrt": ("SkipInit, 1/√d", PURPLE, "p"),
@@ -55,8 +55,10 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "vcl": ("VCL", GREY, "o"),
     "vcl_elu": ("VCL, ELU", GREY, "s"),
     "nf_no_gain": ("NF, no gain", ORANGE, "v"),
-    "nf_no_ws": ("NF, no WS", PURPLE, "D"),
+    "nf_no_ws": ("NF, no WS", BLACK, "D"),
     "nf_he": ("NF, He", SKY, "v"),
+    "training mode": ("training mode", BLUE, "o"),
+    "evaluation mode": ("evaluation mode", ORANGE, "s"),
     "rescale_formula": ("RescaleNet, formula", SKY, "p"),
 }
 
@@ -137,21 +139,28 @@ def heatmap(
         What the colours mean, with the unit.
     """
     grid = np.array([[np.nan if (v := values.get((r, c))) is None else v for c in columns] for r in rows], dtype=float)
-    text = [
-        ["" if (r, c) not in values else "div" if (v := values[r, c]) is None else f"{v:.{digits}f}" for c in columns]
-        for r in rows
-    ]
     low, high = limits or (None, None)
     sns.heatmap(
-        grid, ax=ax, annot=np.array(text), fmt="", cmap="cividis", vmin=low, vmax=high, mask=np.isnan(grid),
-        xticklabels=[str(c) for c in columns], yticklabels=[str(r) for r in rows], cbar_kws={"label": label},
-        annot_kws={"fontsize": 9}, linewidths=0.5,
+        grid, ax=ax, cmap="cividis", vmin=low, vmax=high, mask=np.isnan(grid), xticklabels=[str(c) for c in columns],
+        yticklabels=[str(r) for r in rows], cbar_kws={"label": label}, linewidths=0.5,
     )  # fmt: skip
-    for i, r in enumerate(rows):  # a masked cell has no number printed
+    ax.grid(False)  # lines would cross out what has no colour
+    drawn = ax.collections[0]
+    for i, r in enumerate(rows):
         for j, c in enumerate(columns):
-            if (r, c) in values and values[r, c] is None:
-                ax.text(j + 0.5, i + 0.5, "div", ha="center", va="center", fontsize=9, color=GREY)
+            if (r, c) not in values:
+                continue
+            value = values[r, c]
+            text, colour = ("div", GREY) if value is None else (f"{value:.{digits}f}", legible(drawn.to_rgba(value)))
+            ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9, color=colour)
     ax.tick_params(axis="y", rotation=0)
+
+
+def legible(background: Sequence[float]) -> str:
+    """Black or white, whichever stands out more from a colour (WCAG's contrast ratio)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+    luminance = sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear))
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 def show(fig: Figure, alt: str) -> None:
@@ -206,8 +215,10 @@ def markdown(*texts: str) -> None:
         display(Markdown(text))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show a table; the first column is text, the others are centred."""
-    align = ["---", *[":---:"] * (len(header) - 1)]
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], text: int = 1) -> None:
+    """Show a table; the first `text` columns hold text, the others are centred. A dagger in it is explained below."""
+    align = ["---"] * text + [":---:"] * (len(header) - text)
     body = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, align, *rows)]
     markdown("\n".join("| " + " | ".join(row) + " |" for row in body))
+    if any("\N{DAGGER}" in cell for row in body for cell in row):
+        markdown("*\N{DAGGER} A single seed, so no interval.*")

@@ -91,6 +91,7 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
         else:
             shutil.copyfile(page.path, copy)
     _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
+    _fill_in(source / "intro.md", "<!-- recorded -->", status.scales(book.root / "experiments" / "results"))
     if "explorer" in names:
         explorers.write(source / "assets", source / "records")
     return source

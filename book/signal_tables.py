@@ -8,7 +8,7 @@ import torch
 from book.signal_plots import TITLES, name, shown
 from book.tables import Table
 from experiments import records
-from experiments.records import Record
+from experiments.records import Estimate, Record
 from nfnets_lite.activations import ACTIVATIONS, GAINS, gain_of
 
 Runs = Sequence[Record]
@@ -59,17 +59,22 @@ def growth(runs: Mapping[str, Runs]) -> Table:
     return ["one stage, noise", *GROWTH], rows
 
 
+def level(found: Runs, stage: int) -> Estimate:
+    """The variance after the two transitions between stages of so many blocks, their mean."""
+    return records.estimate([sum(r.curve["variance"][i * stage + 1] for i in (1, 2)) / 2 for r in found])
+
+
 def transitions(runs: Mapping[str, Runs], stage: int) -> Table:
-    """The variance after the two transitions between stages of so many blocks, beside what is expected."""
-
-    def level(found: Runs) -> str:
-        values = [sum(r.curve["variance"][i * stage + 1] for i in (1, 2)) / 2 for r in found]
-        return shown(records.estimate(values))
-
+    """That level of each method beside what is expected of it."""
     return (
         ["after a transition", "variance", "expected", "variance a block, within stages"],
-        [[name(m), level(r), f"{LEVELS[m]:.3g}", metric(r, "variance_slope")] for m, r in runs.items()],
+        [[name(m), shown(level(r, stage)), f"{LEVELS[m]:.3g}", metric(r, "variance_slope")] for m, r in runs.items()],
     )
+
+
+def level_shares(runs: Mapping[str, Runs], stage: int) -> str:
+    """Each method's level over what is expected of it, in words."""
+    return " and ".join(f"{level(r, stage).mean / LEVELS[m]:.2f} ({name(m)})" for m, r in runs.items())
 
 
 def gain_offsets() -> dict[str, float]:
@@ -93,25 +98,25 @@ def sampled_offset(rows: int, seed: int) -> float:
 
 
 def change(causes: Mapping[str, Runs], cause: str) -> float:
-    """What a cause does to the last variance, in per cent of the reference's; paired by seed, of logarithms."""
+    """The last variance over the reference's; a geometric mean, paired by seed."""
     ratio = records.paired_difference(causes[cause], causes["reference"], lambda r: log(r.curve["variance"][-1]))
-    return 100 * (exp(ratio.mean) - 1)
+    return exp(ratio.mean)
 
 
 def changes(causes: Mapping[str, Runs]) -> Table:
     """The ends of the curves, one change at a time."""
     rows = []
     for cause, text in CAUSES.items():
-        by = "" if cause == "reference" else f"{change(causes, cause):+.1f}"
+        by = "" if cause == "reference" else f"{change(causes, cause):.3g}"
         rows.append([text, by, *[last(causes[cause], curve) for curve in TITLES]])
-    return ["NF, three stages", "changed by, %", *[f"{title}, last" for title in TITLES.values()]], rows
+    return ["NF, three stages", "variance, reference = 1", *[f"{title}, last" for title in TITLES.values()]], rows
 
 
 def farthest(causes: Mapping[str, Runs]) -> list[str]:
-    """The single changes, the one that moves the variance most first, each with what it does."""
+    """The single changes, the one with the largest factor on the variance, up or down, first; each with its factor."""
     found = {cause: change(causes, cause) for cause in CAUSES if cause not in SEVERAL}
-    order = sorted(found, key=lambda cause: -abs(log(1 + found[cause] / 100)))
-    return [f"**{CAUSES[cause]}** ({found[cause]:+.0f} %)" for cause in order]
+    order = sorted(found, key=lambda cause: -abs(log(found[cause])))
+    return [f"**{CAUSES[cause]}** (times {found[cause]:.2g})" for cause in order]
 
 
 def ends(runs: Mapping[str, Runs]) -> Table:

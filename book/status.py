@@ -40,6 +40,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def scales(results: Path) -> str:
+    """A sentence: at which profiles there are committed records, and at which there are none yet."""
+    from experiments.profiles import PROFILES  # here and not at the top: `--help` of the build needs no experiments
+
+    found = [p for p in PROFILES if any((results / p).glob("*.jsonl"))]
+    lacking = [p for p in PROFILES if p not in (*found, "smoke")]  # smoke is trained by every build
+    said = f"Committed records: {', '.join(f'`{p}`' for p in found) or 'none'}."
+    return said + (f" Nothing is recorded at {' or '.join(f'`{p}`' for p in lacking)} yet." if lacking else "")
+
+
 def _read(path: Path) -> list[Mapping[str, Any]]:
     found = []
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -45,6 +45,24 @@ def against(runs: Mapping[K, Sequence[Record]], reference: K) -> dict[K, Estimat
     return {key: records.paired_difference(found, runs[reference]) for key, found in runs.items() if key != reference}
 
 
+def side(found: Estimate) -> int:
+    """Of a difference: 1 if its interval is above 0, -1 if it is below, 0 if it holds 0 or there is a single seed."""
+    if found.low is None or found.high is None:
+        return 0
+    return (found.low > 0) - (found.high < 0)
+
+
+def edges(rates: Sequence[float], chosen: Iterable[float]) -> str:
+    """A sentence: how many of the chosen rates lie at an end of the grid that was searched."""
+    picked, low, high = list(chosen), min(rates), max(rates)
+    between = "" if len(rates) > 2 else " It has no rate between them."
+    return (
+        f"Rates chosen at an end of the grid ({', '.join(f'{rate:g}' for rate in sorted(rates))}): "
+        f"{picked.count(low)} of {len(picked)} at the smallest, {picked.count(high)} at the largest; beyond an end a "
+        f"better one may lie.{between}"
+    )
+
+
 def over(found: Sequence[Record], reference: Sequence[Record], metric: str) -> float:
     """Mean of a metric over the reference's mean."""
     own, other = ([record.metrics[metric] for record in side] for side in (found, reference))

@@ -71,9 +71,10 @@ def maps(groups: Groups, title: str) -> Figure:
         here = {(f, rate): found for (r, f, rate), found in groups.items() if r == row}
         accuracies: dict[Place, float | None] = {place: mean(found) for place, found in here.items()}
         shares: dict[Place, float | None] = {p: share(found) for p, found in here.items() if p[0] != "none"}
+        names = ["none", *factors[::-1]]  # on both sides, so that a threshold has one height
         rates = sorted({rate for _, rate in here})
-        plots.heatmap(left, accuracies, ["none", *factors[::-1]], rates, label=ACCURACY, limits=(0, top))
-        plots.heatmap(right, shares, factors[::-1], rates, label=CLIPPED, limits=(0, 100))
+        plots.heatmap(left, accuracies, names, rates, label=ACCURACY, limits=(0, top))
+        plots.heatmap(right, shares, names, rates, label=CLIPPED, limits=(0, 100))
         left.set(ylabel="threshold", title=title.format(row))
         for ax in (left, right):
             ax.set_xlabel("learning rate")
@@ -113,6 +114,15 @@ def largest_usable(groups: Groups) -> dict[tuple[Row, float], float]:
     """The largest usable threshold at every row and rate."""
     places, factors = dict.fromkeys((row, rate) for row, _, rate in groups), thresholds(groups)
     return {(row, rate): usable({f: groups[row, f, rate] for f in factors})[-1] for row, rate in places}
+
+
+def at_ends(groups: Groups) -> str:
+    """How many of the largest usable thresholds are an end of the grid of thresholds, and so bound a limit only."""
+    found, factors = list(largest_usable(groups).values()), thresholds(groups)
+    return (
+        f"Of these {len(found)} thresholds {found.count(factors[-1])} are the grid's largest, so that the limit may "
+        f"lie above, and {found.count(factors[0])} its smallest, so that it may lie below."
+    )
 
 
 def fall(

@@ -34,9 +34,27 @@ function interval(values) {
 }
 
 function short(value) {
+  if (Number.isInteger(value) && Math.abs(value) < 1e5) return String(value);
   return Math.abs(value) >= 1e4 || (value !== 0 && Math.abs(value) < 1e-3)
     ? value.toExponential(0)
     : String(Number(value.toPrecision(3)));
+}
+
+// Round numbers between two ends; on an axis of powers the ends are exponents.
+function ticks(low, high, powers) {
+  if (powers && high - low > 1) {
+    const every = Math.ceil((high - low) / 6), found = [];
+    for (let k = Math.floor(low); k <= high; k++) {
+      if (k % every === 0) for (const m of high - low < 3 ? [1, 2, 5] : [1]) found.push(m * 10 ** k);
+    }
+    return found.filter((v) => Math.log10(v) >= low && Math.log10(v) <= high);
+  }
+  const [a, b] = powers ? [10 ** low, 10 ** high] : [low, high];
+  const size = 10 ** Math.floor(Math.log10((b - a) / 4));
+  const step = size * [1, 2, 5, 10].find((m) => b - a <= 6 * m * size);
+  const found = [];
+  for (let k = Math.ceil(a / step); k * step <= b; k++) found.push(Number((k * step).toPrecision(6)));
+  return found;
 }
 
 // lines: [{name, colour, points: [{x, y, half}]}]
@@ -57,8 +75,7 @@ function draw(box, lines, options) {
   [y0, y1] = [y0 - pad, y1 + pad];
   const px = (x) => LEFT + ((fx(x) - x0) / (x1 - x0)) * (W - LEFT - RIGHT);
   const py = (y) => H - BOTTOM - ((Math.min(Math.max(fy(y), y0), y1) - y0) / (y1 - y0)) * (H - TOP - BOTTOM);
-  for (let i = 0; i <= 4; i++) {
-    const v = y0 + ((y1 - y0) * i) / 4, y = options.logy ? 10 ** v : v;
+  for (const y of ticks(y0, y1, options.logy)) {
     svg("line", { x1: LEFT, x2: W - RIGHT, y1: py(y), y2: py(y), class: "grid" }, root);
     svg("text", { x: LEFT - 6, y: py(y) + 4, "text-anchor": "end" }, root, short(y));
   }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_records import run
 
 from book import lessons, plots
 from book.execute import read_chapter
 from book.lessons import Evidence
 from experiments.claims import Verdict
+from experiments.records import Record
 
 CHAPTER = Path(__file__).resolve().parents[2] / "book" / "chapters" / "what_we_learned.md"
 CALLS = [
@@ -45,10 +48,29 @@ def test_records_that_moved_are_told_of(verdicts: list[Verdict], monkeypatch: py
     assert f"fails when this was written, {EVIDENCE[0].outcome} now" in warning
 
 
-def test_the_usable_steps_are_those_of_the_grid(verdicts: list[Verdict]) -> None:
-    low, high, profile = lessons.usable_steps(verdicts)
+def test_the_usable_steps_are_those_of_the_grid() -> None:
+    low, high, ends, profile = lessons.usable_steps("smoke")
     assert 0 < low <= high < 1
+    assert "grid's largest" in ends
     assert profile in ("small", "gpu", "paper")
+
+
+def of_size(images: int, accuracies: list[float]) -> list[Record]:
+    model = {"norm_options": {"size": images}}
+    return [run("ghost_bn", seed, a, model=model) for seed, a in enumerate(accuracies)]
+
+
+def test_batch_norm_is_below_another_by_mean_and_by_interval() -> None:
+    bn = {1: of_size(1, [0.1, 0.11]), 2: of_size(2, [0.3, 0.5]), 4: of_size(4, [0.6, 0.62])}
+    other = [run("gn", seed, a) for seed, a in enumerate((0.5, 0.5))]
+    said = lessons.crossing(bn, {"gn": other})
+    assert "below GN's with 1 and 2 images per statistic, beyond the interval with 1 (39.5 points with 1)" in said
+    assert "with none images" in lessons.crossing({4: bn[4]}, {"gn": other})
+
+
+@pytest.mark.parametrize("said", [lessons.few_images, lessons.large_batch, lessons.low_rate, lessons.bare_stem])
+def test_sentences_name_their_scale(said: Callable[[str], str]) -> None:
+    assert said("smoke").rstrip(".").endswith(("(small)", "(gpu)", "(paper)"))
 
 
 @pytest.mark.parametrize("evidence", [Evidence("NF-99", "", "holds"), Evidence("NF-8", "clip", "holds")])

@@ -68,6 +68,12 @@ def test_status_says_what_a_chapter_was_made_from(tmp_path: Path) -> None:
     assert status.table([list(cells.values())]).count("\n") == 2
 
 
+def test_scales_without_records_are_named(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "sweep.jsonl").touch()
+    assert status.scales(tmp_path) == "Committed records: `small`. Nothing is recorded at `gpu` or `paper` yet."
+
+
 def test_the_published_network_keeps_its_signal() -> None:
     stream, branch = explorers.signal(3, 2, 0.2, "relu", gain=True, standardised=True, scaled=True)
     assert branch == pytest.approx([1.0] * 6, abs=1e-4)

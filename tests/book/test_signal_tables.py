@@ -19,17 +19,17 @@ def ends(value: float, seed: int = 0) -> Record:
 
 def test_a_change_is_paired_by_seed_and_geometric() -> None:
     causes = {"reference": [ends(2.0, 0), ends(8.0, 1)], "gelu": [ends(2.0 * exp(0.1), 0), ends(8.0 * exp(0.3), 1)]}
-    assert signal_tables.change(causes, "gelu") == pytest.approx(100 * (exp(0.2) - 1))
+    assert signal_tables.change(causes, "gelu") == pytest.approx(exp(0.2))
 
 
 def test_the_farthest_single_change_comes_first() -> None:
     causes = {cause: [ends(1.0)] for cause in signal_tables.CAUSES} | {"silent": [ends(0.25)], "images": [ends(3.0)]}
     causes["library"] = [ends(100.0)]  # several changes at once
     assert signal_tables.farthest(causes)[:2] == [
-        "**last gain of each branch starts at 0** (-75 %)", "**images** (+200 %)",
+        "**last gain of each branch starts at 0** (times 0.25)", "**images** (times 3)",
     ]  # fmt: skip
     _, rows = signal_tables.changes(causes)
-    assert [row[1] for row in rows[:2]] == ["", "+0.0"]
+    assert [row[1] for row in rows[:2]] == ["", "1"]
     assert len(rows) == len(signal_tables.CAUSES)
 
 
@@ -38,6 +38,7 @@ def test_levels_are_those_of_the_block_after_a_transition() -> None:
     _, (row,) = signal_tables.transitions(found, stage=2)
     assert row[1].startswith("4\N{NO-BREAK SPACE}")  # the mean of the blocks 3 and 5
     assert row[2] == "1.04"
+    assert signal_tables.level_shares(found, 2).startswith("3.85 (NF")
 
 
 def test_a_metric_that_no_run_has_is_a_dash() -> None:

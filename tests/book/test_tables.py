@@ -33,6 +33,17 @@ def test_differences_are_paired_by_seed() -> None:
     assert list(tables.against(runs, "bn")) == ["nf"]
 
 
+def test_a_difference_has_a_side_where_its_interval_leaves_zero() -> None:
+    values = ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [-1.0, 1.0], [5.0])
+    assert [tables.side(estimate(v)) for v in values] == [1, -1, 0, 0]
+
+
+def test_choices_at_the_ends_of_a_grid_are_counted() -> None:
+    said = tables.edges((0.4, 0.1, 0.2), [0.1, 0.2, 0.4, 0.4])
+    assert "the grid (0.1, 0.2, 0.4): 1 of 4 at the smallest, 2 at the largest" in said
+    assert "no rate between them" in tables.edges((0.1, 0.4), [0.1])
+
+
 def test_a_metric_over_the_reference() -> None:
     own, other = ([run(metrics={"step_ms": ms}) for ms in both] for both in ((1.0, 3.0), (4.0, 4.0)))
     assert tables.over(own, other, "step_ms") == pytest.approx(0.5)
@@ -60,3 +71,19 @@ def test_a_figure_comes_before_its_caption(monkeypatch: pytest.MonkeyPatch) -> N
     assert said == ["what it shows", "text"]
     plots.markdown("two", "paragraphs")
     assert said[2:] == ["text", "text"]
+
+
+def test_a_dagger_in_a_table_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(plots, "markdown", lambda *texts: said.extend(texts))
+    plots.table(["a", "b"], [["x", estimate([1.0, 2.0])]])
+    assert len(said) == 1
+    plots.table(["a", "b"], [["x", estimate([1.0])]])
+    assert said[2:] == ["*\N{DAGGER} A single seed, so no interval.*"]
+
+
+@pytest.mark.parametrize(
+    ("background", "colour"), [((0, 0, 0, 1), "white"), ((1, 1, 1, 1), "black"), ((0.6, 0.6, 0.4, 1), "black")]
+)
+def test_text_stands_out_from_its_background(background: tuple[float, ...], colour: str) -> None:
+    assert plots.legible(background) == colour
