@@ -153,7 +153,12 @@ def beside_bn(search: Sequence[Record], final: Sequence[Record]) -> str:
 def large_batch(profile: str, results_dir: str = "") -> str:
     """The same from the records of the config."""
     search, final, scale = recorded("batch_size", profile, results_dir)
-    return f"{beside_bn(search, final)} ({scale})"
+    finer = grouped(recorded("rate_grid", profile, results_dir)[1], lambda r: r.method)
+    clipped, bn = (records.paired_difference(finer["nf_agc"], finer[other]) for other in ("nf", "bn"))
+    return (
+        f"{beside_bn(search, final)} With rates in steps of 2, clipped NF less unclipped is {clipped} points there, "
+        f"less BN {bn} ({scale})."
+    )
 
 
 def low_rate(profile: str, results_dir: str = "") -> str:
