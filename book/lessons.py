@@ -11,7 +11,7 @@ from experiments import claims, config, records
 from experiments.claims import Verdict
 from experiments.evidence import Finding
 from experiments.measure import RESULTS
-from experiments.plan import stages
+from experiments.plan import stages, whole
 from experiments.profiles import PROFILES
 from experiments.records import Record
 
@@ -74,12 +74,12 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
 
 
 def recorded(name: str, profile: str, results_dir: str = "") -> tuple[list[Record], list[Record], str]:
-    """Search and final runs of a config at the largest profile that has any, committed or of this build; and it."""
+    """Search and final runs of a config at the largest profile that has all, committed or of this build; and it."""
     for scale, folder in [*((p, RESULTS / p) for p in reversed(PROFILES)), (profile, Path(results_dir))]:
-        search, final = stages(config.sweep(name, scale), records.read(records.path_of(folder, name)))
-        if final:
-            return search, final, scale
-    raise FileNotFoundError(f"no records of {name}; run it first")
+        sweep, ledger = config.sweep(name, scale), records.read(records.path_of(folder, name))
+        if whole(sweep, ledger):
+            return *stages(sweep, ledger), scale
+    raise FileNotFoundError(f"no whole records of {name!r}; `python -m experiments run {name}` makes them")
 
 
 def usable_steps(profile: str, results_dir: str = "") -> tuple[float, float, str, str]:
@@ -153,11 +153,12 @@ def beside_bn(search: Sequence[Record], final: Sequence[Record]) -> str:
 def large_batch(profile: str, results_dir: str = "") -> str:
     """The same from the records of the config."""
     search, final, scale = recorded("batch_size", profile, results_dir)
-    finer = grouped(recorded("rate_grid", profile, results_dir)[1], lambda r: r.method)
-    clipped, bn = (records.paired_difference(finer["nf_agc"], finer[other]) for other in ("nf", "bn"))
+    _, found, other = recorded("rate_grid", profile, results_dir)
+    finer = grouped(found, lambda r: r.method)
+    clipped, bn = (records.paired_difference(finer["nf_agc"], finer[m]) for m in ("nf", "bn"))
     return (
-        f"{beside_bn(search, final)} With rates in steps of 2, clipped NF less unclipped is {clipped} points there, "
-        f"less BN {bn} ({scale})."
+        f"{beside_bn(search, final)} ({scale}) With rates in steps of 2, clipped NF less unclipped is {clipped} points "
+        f"at the largest batch, less BN {bn} ({other})."
     )
 
 

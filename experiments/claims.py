@@ -12,7 +12,7 @@ from experiments import config
 from experiments.config import Sweep
 from experiments.evidence import Finding as Finding
 from experiments.evidence import findings
-from experiments.plan import recorded, stale
+from experiments.plan import recorded, stale, whole
 from experiments.profiles import PROFILES
 from experiments.record import Record
 from experiments.records import Ledger, path_of, read
@@ -183,7 +183,7 @@ def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[V
 
 
 def verdicts_of(sweep: Sweep, ledger: Ledger, profile: str) -> list[Verdict]:
-    """The verdicts on the claims that a sweep tests by itself; none while a cell of it has no final run."""
+    """The verdicts on the claims that a sweep tests by itself; none while a run of it is missing."""
     records = _whole(sweep, ledger)
     alone = [claim.id for claim in claims().values() if claim.configs == (sweep.name,)]
     return [judge(claim_id, records, profile) for claim_id in alone if records]
@@ -211,9 +211,7 @@ def _current(folder: Path, name: str, profile: str) -> tuple[list[Record], int]:
 
 def _whole(sweep: Sweep, ledger: Ledger) -> list[Record]:
     """The runs of a sweep, none while one is missing: a rate was not chosen yet, or an average lacks a seed."""
-    runs, found = recorded(sweep, ledger)
-    done = [record for _, record in found if record.done]
-    return done if len(done) == len(runs) else []
+    return [record for _, record in recorded(sweep, ledger)[1]] if whole(sweep, ledger) else []
 
 
 def batch_size(record: Record) -> int:

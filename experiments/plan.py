@@ -51,6 +51,12 @@ def recorded(sweep: Sweep, ledger: Ledger) -> tuple[list[Run], list[tuple[Run, R
     return runs, [(run, record) for run in runs if (record := ledger.of(run.key, run.seed)) is not None]
 
 
+def whole(sweep: Sweep, ledger: Ledger) -> bool:
+    """Whether every run of a sweep as it is now is done: each rate of the search, and each seed."""
+    runs, found = recorded(sweep, ledger)
+    return len(runs) == sum(record.done for _, record in found)
+
+
 def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
     """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
     both = sweep.search(), final_runs(sweep, ledger)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from torch import nn
 
 from experiments.config import Outcome, Run
 from experiments.tasks.data import load
@@ -74,15 +73,6 @@ class Transfer(Run):
                 if self.frozen:
                     model.requires_grad_(requires_grad=False)
                 with seeded(self.seed, device):
-                    _new_classifier(model, self.model.num_classes)
+                    model.reset_classifier(self.model.num_classes)
             outcome = yield from fit(model, parts[-1], load(self.data, device), How.on(device))
         return replace(outcome, metrics=outcome.metrics | metrics)
-
-
-def _new_classifier(model: nn.Module, classes: int) -> None:
-    head = model.get_classifier()  # type: ignore[operator]
-    with torch.device(head.weight.device):
-        fresh = nn.Linear(head.in_features, classes)
-    nn.init.normal_(fresh.weight, std=0.01)
-    nn.init.zeros_(fresh.bias)
-    model.classifier = fresh
