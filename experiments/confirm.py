@@ -1,20 +1,16 @@
 """Records that changed code still gives: some of their runs are repeated, and compared to the last digit."""
 
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 from experiments import records
 from experiments.config import Run, Sweep
-from experiments.dispatch import dispatch
-from experiments.engine import Report, Where, backend_for, lost
-from experiments.journal import Journal
+from experiments.engine import Report, Where
 from experiments.plan import recorded, stale
 from experiments.provenance import commit, device_name
-from experiments.records import Record
+from experiments.records import Ledger, Record
+from experiments.repeat import repeat, repeat_at
 from experiments.sources import code_hash
 
 Pair = tuple[Run, Record]
@@ -24,12 +20,22 @@ class NotConfirmed(ValueError):
     """What the code computes now is not what is recorded."""
 
 
-def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
+def confirm(sweep: Sweep, where: Where, report: Report, earlier: str = "") -> tuple[int, int]:
     """Repeat a stale run of each method, network, batch size and clipping: if all are equal, all are of this code.
 
     The least costly run that ended well is taken of each. What must be equal: the status, every metric and every curve,
     to the last digit. A confirmed record keeps the commit that it was made at, and says under ``"confirmed"`` by how
     many runs, at which commit and when. Do not run the sweep meanwhile: its file is written anew.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    where : Where
+    report : function
+        Called with each repeated record.
+    earlier : str
+        A commit whose code made the records. That code repeats the runs as well, and what the two compute *here* must
+        be equal, in place of what is recorded: for records of a machine that is not at hand.
 
     Returns
     -------
@@ -42,7 +48,8 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
         If a repeated run differs. Nothing is changed then: the records are history, `run --fresh` makes them again.
         Measured times always differ.
     ValueError
-        If the records were made on another device: its arithmetic may round otherwise.
+        If the records were made on another device, whose arithmetic may round otherwise, and `earlier` is not given; or
+        if that commit's code is not what made them.
     """
     path = records.path_of(where.results, sweep.name)
     ledger = records.read(path)
@@ -50,27 +57,25 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
     if not old:
         return 0, 0
     foreign = {r.provenance["device"] for _, r in old} - {device_name(where.device)}
-    if foreign:
+    if foreign and not earlier:
         raise ValueError(
             f"device={str(where.device)!r} is {device_name(where.device)}, and the stale records of {sweep.name!r} "
-            f"were made on {', '.join(sorted(foreign))}: equal numbers are only to be expected there"
+            f"were made on {', '.join(sorted(foreign))}: equal numbers are only to be expected there. Compare with "
+            "what the code that made them computes here: --earlier COMMIT"
         )
     chosen = sample(old)
-    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "again.jsonl") as journal:
-        backend = backend_for(sweep, where, len(chosen))
-        try:
-            for record in dispatch([run for run, _ in chosen], backend, journal, partial(lost, sweep.name, where)):
-                report(record)
-        finally:
-            backend.close(now=True)
-        again = records.read(journal.path)
-        differing = [what for run, was in chosen if (what := difference(was, again.of(run.key, run.seed)))]
+    runs = [run for run, _ in chosen]
+    before = _by_commit(earlier, sweep, where, chosen) if earlier else [record for _, record in chosen]
+    again = repeat(sweep, where, runs, report)
+    differing = [what for run, was in zip(runs, before) if (what := difference(was, again.of(run.key, run.seed)))]
     if differing:
         raise NotConfirmed(
             f"{sweep.name}, {where.profile}: {'; '.join(differing)}. The records stay those of earlier code; "
             f"`python -m experiments run {sweep.name} --profile {where.profile} --fresh` makes them again"
         )
     note = {"runs": len(chosen), "commit": commit()[0], "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    if earlier:
+        note |= {"beside": before[0].provenance["commit"], "device": device_name(where.device)}
     now = {
         (r.key, r.seed): replace(
             r, provenance=r.provenance | {"code": code_hash(type(run).__module__), "confirmed": note}
@@ -79,6 +84,21 @@ def confirm(sweep: Sweep, where: Where, report: Report) -> tuple[int, int]:
     }
     records.rewrite(path, lambda record: now.get((record.key, record.seed), record))
     return len(chosen), len(old)
+
+
+def _by_commit(earlier: str, sweep: Sweep, where: Where, chosen: list[Pair]) -> list[Record]:
+    """What a commit's code computes of these runs, if it is the code that their records are of."""
+    ledger: Ledger = repeat_at(earlier, sweep, where, [run for run, _ in chosen])
+    found: list[Record] = []
+    for run, was in chosen:
+        record = ledger.of(run.key, run.seed)
+        if record is None or record.provenance["code"] != was.provenance["code"]:
+            raise ValueError(
+                f"earlier={earlier!r} is not the code that the record of {was.method}, seed {was.seed}, is of, which "
+                f"was made or confirmed at {was.provenance.get('confirmed', was.provenance)['commit'][:7]}"
+            )
+        found.append(record)
+    return found
 
 
 def sample(pairs: Iterable[Pair]) -> list[Pair]:

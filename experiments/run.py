@@ -94,6 +94,7 @@ def confirm(
     profile: ProfileOption = "smoke",
     results: ResultsOption = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    earlier: Annotated[str, typer.Option(help="commit whose code made the records, to compare with it here")] = "",
 ) -> None:
     """Repeat a few runs whose records are stale; where all digits are the same, the records are of this code again."""
     from experiments import confirm
@@ -103,7 +104,7 @@ def confirm(
     for name in config.queue() if names == ["all"] else names:
         try:
             sweep, where = plan(name, profile, results, device, None, None, False, "")
-            repeated, kept = confirm.confirm(sweep, where, lambda record: None)
+            repeated, kept = confirm.confirm(sweep, where, lambda record: None, earlier)
             said = f"{repeated} runs repeated, all equal: {kept} records confirmed" if kept else "nothing is stale"
             console.print(f"{name}, {profile}: {said}", highlight=False)
         except confirm.NotConfirmed as error:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from nfnets_lite.agc_groups import Bundle, Grads, Plan, Units, make_plan, norm_over
+from nfnets_lite.agc_groups import Bundle, Grads, Plan, Units, make_plan
+from nfnets_lite.agc_norms import kept_by_layers, norm_over
 from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
+from nfnets_lite.standardize_ways import Kept
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor]
 
@@ -71,10 +73,12 @@ class AdaptiveClip:
                 raise ValueError(f"{name}={value} must be above 0 (clip_factor around 0.01, eps around 1e-3)")
         self.clip_factor, self.eps = clip_factor, eps
         self.units: Units
+        self._kept: dict[int, Kept] = {}  # what layers know of their weights, by the weights' id
         self._plan: Plan | None = None
         if isinstance(parameters, nn.Module):
             roles = parameter_roles(parameters, classifier=classifier).values()
             self.units = [(p, role) for p, role in roles if role.clip]
+            self._kept = kept_by_layers(parameters)
         else:
             tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             for tensor in tensors:
@@ -86,7 +90,8 @@ class AdaptiveClip:
             self.units = [(p, Role("weight", unit_dim_of(p), clip=True, decay=True)) for p in tensors]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_plan": None}  # its views of one tensor would each come back with memory of its own
+        # A plan's views of one tensor would each come back with memory of its own, and every id is another then.
+        return {**self.__dict__, "_plan": None, "_kept": {}}
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
@@ -105,9 +110,9 @@ class AdaptiveClip:
 
     def _planned(self, grads: Grads) -> Plan:
         if torch.compiler.is_compiling():  # what is traced stays in the graph, and nothing of it is for other calls
-            return make_plan(self.units, grads)
+            return make_plan(self.units, grads, self._kept)
         if self._plan is None or not self._plan.fits(self.units, grads):
-            self._plan = make_plan(self.units, grads)
+            self._plan = make_plan(self.units, grads, self._kept)
         return self._plan
 
     def _clip_many(self, bundle: Bundle, all_grads: Grads) -> tuple[Tensor, int]:
@@ -115,7 +120,8 @@ class AdaptiveClip:
         grads = [grad for place in bundle.places if (grad := all_grads[place]) is not None]
         if bundle.rows is not None and bundle.rows.ready(grads):
             return bundle.rows.clip_(grads, self.clip_factor, self.eps)
-        factor, above = self._factor(bundle.norms(bundle.parameters), bundle.norms(grads))
+        norm = bundle.norms(grads)
+        factor, above = self._factor(bundle.weight_norms(norm, self.clip_factor, self.eps), norm)
         total = above.sum()
         if total.device.type != "cpu" or torch.compiler.is_compiling():
             torch._foreach_mul_(grads, bundle.views(factor))
@@ -195,7 +201,8 @@ def adaptive_clip_grad_(
     -----
     Call it once per update, after the last ``backward`` of an accumulation, on *unscaled* gradients:
     ``scaler.unscale_(optimizer)``, this, ``scaler.step(optimizer)``, ``scaler.update()``. The optimizer adds weight
-    decay and momentum afterwards. Parameters without a gradient are passed over; NaN stays NaN.
+    decay and momentum afterwards. Parameters without a gradient are passed over; NaN stays NaN. On a CPU the norms of
+    large standardised weights are known from the forward pass, unless they were changed since other than by ``.data``.
     NFNet (arXiv 2102.06171), section 4.
 
     Examples

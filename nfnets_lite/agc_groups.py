@@ -1,6 +1,7 @@
 """What adaptive clipping measures together: worked out once, and again when the gradients are of another kind."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import is_
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from nfnets_lite.agc_norms import Group, Standardized
 from nfnets_lite.roles import Role
+from nfnets_lite.standardize_ways import Kept
 
 if TYPE_CHECKING:
     from nfnets_lite.agc_triton import Rows
@@ -17,47 +20,7 @@ if TYPE_CHECKING:
 Units: TypeAlias = list[tuple[Tensor, Role]]
 Grads: TypeAlias = list[Tensor | None]
 SMALL = 2**14  # elements: up to here a kernel's launch costs more than a copy beside the others of a shape
-
-
-def norm_over(axes: list[int] | None, x: Tensor, *, keepdim: bool = False) -> Tensor:
-    """L2 norms over these axes, of the whole tensor for None; computed in at least float32."""
-    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-    if axes == []:  # each number is a unit; torch would take no axes for all of them
-        return x.abs().to(dtype)
-    norm: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=keepdim, dtype=dtype)
-    return norm
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tensors of one shape, whose units are measured in one call.
-
-    Parameters
-    ----------
-    span : slice
-        Where they stand in their bundle.
-    unit_dim : int or None
-        The unit axis of each; None: each is one unit.
-    axes : list of int or None
-        What a norm runs over once they are one tensor; None: everything.
-    shape : tuple of int
-        ``(tensors, ...)``: of their units, so that each part broadcasts against its tensor.
-    """
-
-    span: slice
-    unit_dim: int | None
-    axes: list[int] | None
-    shape: tuple[int, ...]
-
-    def norms(self, tensors: list[Tensor]) -> Tensor:
-        """Norms of their units, one tensor's after the other's; the numbers are those of `unitwise_norm`."""
-        if len(tensors) == 1:
-            x = tensors[0]
-        elif self.unit_dim is None:
-            x = torch.stack(tensors).reshape(len(tensors), -1)
-        else:
-            x = torch.cat(tensors, self.unit_dim)
-        return norm_over(self.axes, x).flatten()
+LARGE = 2**16  # elements: from here on a weight that need not be read saves more than it takes to know that
 
 
 @dataclass(frozen=True)
@@ -72,6 +35,8 @@ class Bundle:
     groups : list of Group
     dtype : torch.dtype
         Of the factors.
+    standardized : Standardized or None
+        The parameters of the last so many groups, where layers standardise them on a CPU.
     rows : Rows or None
         The same gradients as one kernel takes them, on a GPU.
     """
@@ -80,11 +45,23 @@ class Bundle:
     parameters: list[Tensor]
     groups: list[Group]
     dtype: torch.dtype
+    standardized: Standardized | None
     rows: "Rows | None"
 
     def norms(self, tensors: list[Tensor]) -> Tensor:
         """Norms of all units of the parameters, or of their gradients."""
         return torch.cat([group.norms(tensors[group.span]) for group in self.groups])
+
+    def weight_norms(self, grads: Tensor, clip_factor: float, eps: float) -> Tensor:
+        """Norms of all units of the parameters, as far as it takes to compare them with these of their gradients."""
+        behind = self.standardized
+        last: Tensor | None = None
+        if behind is not None and not torch.compiler.is_compiling():
+            last = behind.norms(grads[-len(behind.owners) :], clip_factor, eps)
+        if behind is None or last is None:
+            return self.norms(self.parameters)
+        others = [group.norms(self.parameters[group.span]) for group in self.groups[: -len(behind.weights)]]
+        return torch.cat([*others, last])
 
     def views(self, factor: Tensor) -> list[Tensor]:
         """Cut a number for each unit into one tensor for each gradient."""
@@ -161,8 +138,8 @@ def _memory(parameter: Tensor, grad: Tensor) -> tuple[object, ...]:
     return grad.stride(), parameter.stride(), parameter.shape, parameter.device
 
 
-def make_plan(units: Units, grads: Grads) -> Plan:
-    """Sort the gradients into bundles, and each bundle into groups."""
+def make_plan(units: Units, grads: Grads, kept: Mapping[int, Kept]) -> Plan:
+    """Sort the gradients into bundles, and those into groups; `kept` is what layers keep, by the id of their weight."""
     alone: list[int] = []
     bundles: dict[tuple[object, ...], list[int]] = {}
     for place, ((parameter, role), grad) in enumerate(zip(units, grads)):
@@ -179,7 +156,7 @@ def make_plan(units: Units, grads: Grads) -> Plan:
             key = (grad.device, grad.dtype == torch.float64, _for_a_kernel(parameter, grad, role))
             bundles.setdefault(key, []).append(place)
     present = {place: grad for place, grad in enumerate(grads) if grad is not None}
-    made = [_bundle(units, present, places, in_rows=key[-1] is not None) for key, places in bundles.items()]
+    made = [_bundle(units, present, places, kept, in_rows=key[-1] is not None) for key, places in bundles.items()]
     kinds = [None if grad is None else kind_of(parameter, grad) for (parameter, _), grad in zip(units, grads)]
     return Plan(list(units), kinds, alone, made)
 
@@ -193,15 +170,21 @@ def _for_a_kernel(parameter: Tensor, grad: Tensor, role: Role) -> tuple[torch.dt
     return (parameter.dtype, grad.dtype) if agc_triton.takes(parameter, grad, role.unit_dim) else None
 
 
-def _bundle(units: Units, grads: dict[int, Tensor], places: list[int], *, in_rows: bool) -> Bundle:
+def _bundle(
+    units: Units, grads: dict[int, Tensor], places: list[int], kept: Mapping[int, Kept], *, in_rows: bool
+) -> Bundle:
     alike: dict[object, list[int]] = {}
+    measured: list[int] = []
     for place in places:
         (parameter, role), grad = units[place], grads[place]
-        key = (grad.shape, role.unit_dim, parameter.dtype, grad.dtype) if grad.numel() <= SMALL else place
-        alike.setdefault(key, []).append(place)
+        if id(parameter) in kept and role.unit_dim == 0 and grad.numel() > LARGE and not grad.is_cuda:
+            measured.append(place)
+        else:
+            key = (grad.shape, role.unit_dim, parameter.dtype, grad.dtype) if grad.numel() <= SMALL else place
+            alike.setdefault(key, []).append(place)
     groups: list[Group] = []
     ordered: list[int] = []
-    for members in alike.values():
+    for members in [*alike.values(), *([place] for place in measured)]:
         sizes, unit_dim = grads[members[0]].shape, units[members[0]][1].unit_dim
         axes: list[int] | None = [d for d in range(len(sizes)) if d != unit_dim]
         if unit_dim is None:
@@ -216,4 +199,6 @@ def _bundle(units: Units, grads: dict[int, Tensor], places: list[int], *, in_row
         from nfnets_lite.agc_triton import Rows
 
         rows = Rows(parameters, [units[place][1].unit_dim for place in ordered])
-    return Bundle(ordered, parameters, groups, torch.float64 if double else torch.float32, rows)
+    weights = [units[place][0] for place in measured]
+    standardized = Standardized(weights, [kept[id(weight)] for weight in weights]) if weights else None
+    return Bundle(ordered, parameters, groups, torch.float64 if double else torch.float32, standardized, rows)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nfnets_lite.eager import is_eager
+from nfnets_lite.standardize_ways import standardized
 
 
 def standardize_weight(
@@ -60,63 +60,7 @@ def standardize_weight(
         )
     if not eps > 0:
         raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-4): a constant filter divides by its root")
-    if unit_dim == 0 and is_eager(weight):
-        kind = weight.device.type
-        fast = _by_group_norm if kind == "cpu" else _by_kernel if kind == "cuda" else None
-        made = None if fast is None else fast(weight, gain, eps, factor)
-        if made is not None:
-            return made
-    return _by_the_formula(weight, gain, eps, unit_dim, factor)
-
-
-def _by_the_formula(weight: Tensor, gain: Tensor | None, eps: float, unit_dim: int, factor: float) -> Tensor:
-    """`standardize_weight` in plain operations, whatever the device, and however often it is differentiated."""
-    w = _wide(weight)
-    over = [d for d in range(w.ndim) if d != unit_dim % w.ndim]
-    centred = w - w.mean(over, keepdim=True)
-    scale = (centred * centred).sum(over, keepdim=True).clamp(min=eps).rsqrt()
-    if gain is not None:
-        shape = [1] * w.ndim
-        shape[unit_dim] = w.shape[unit_dim]
-        scale = scale * gain.to(w.dtype).reshape(shape)
-    return (centred * (scale if factor == 1.0 else scale * factor)).to(weight.dtype)
-
-
-def _wide(weight: Tensor) -> Tensor:
-    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
-
-
-def _by_kernel(weight: Tensor, gain: Tensor | None, eps: float, factor: float) -> Tensor | None:
-    """The formula by one kernel of ours, and one in the backward pass; None for what they do not take."""
-    from nfnets_lite import standardize_triton  # not at the top: it imports triton
-
-    if not standardize_triton.takes(weight) or not standardize_triton.works(weight.device):
-        return None
-    return standardize_triton.standardize(weight, gain, eps, factor)
-
-
-def _by_group_norm(weight: Tensor, gain: Tensor | None, eps: float, factor: float) -> Tensor | None:
-    """The formula by one kernel, and one in the backward pass.
-
-    None where the floor under the variance is reached, or where a unit's numbers are not one piece of memory.
-    """
-    w, units, fan_in = _wide(weight), len(weight), weight.shape[1:].numel()
-    order: list[int] | None = None
-    if not w.is_contiguous():  # channels last: a unit's numbers in another order, which no statistic notices
-        order = [0, *sorted(range(1, w.ndim), key=w.stride, reverse=True)]
-        w = w.permute(order)
-        if not w.is_contiguous():
-            return None
-    to_norm = factor * fan_in**-0.5
-    scale = w.new_full((units,), to_norm) if gain is None else gain.to(w.dtype) * to_norm
-    # The kernel adds its epsilon to the variance: far below what the floor lets pass, it is lost in rounding.
-    rows, little = w.reshape(1, units, fan_in), 1e-16 * eps / fan_in
-    made, _, inverse_std = torch.native_group_norm(rows, scale, None, 1, units, fan_in, units, little)
-    reached = not inverse_std.amax().item() * eps**0.5 <= fan_in**0.5  # also by what is not a number
-    if reached:
-        return None
-    made = made.view(w.shape).to(weight.dtype)
-    return made if order is None else made.permute([order.index(d) for d in range(w.ndim)])
+    return standardized(weight, gain, eps, unit_dim, factor)
 
 
 def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nfnets_lite.agc_triton import DTYPES, LONGEST, in_rows, is_capturing, tl, triton
-from nfnets_lite.standardize import _by_the_formula
+from nfnets_lite.standardize_ways import by_the_formula
 
 _FOUND: dict[torch.device, bool] = {}
 
@@ -137,7 +137,7 @@ def _formula_again(
     grad: Tensor, weight: Tensor, gain: Tensor | None, eps: float, factor: float
 ) -> tuple[Tensor | None, Tensor | None]:
     wanted = [x for x in (weight, gain) if x is not None and x.requires_grad]
-    made = _by_the_formula(weight, gain, eps, 0, factor)
+    made = by_the_formula(weight, gain, eps, 0, factor)
     found = iter(torch.autograd.grad(made, wanted, grad, create_graph=True))
     d_weight, d_gain = (next(found) if x is not None and x.requires_grad else None for x in (weight, gain))
     return d_weight, d_gain
@@ -165,7 +165,7 @@ def _difference(device: torch.device) -> str:
     gain = torch.tensor([1.5, 0.5], device=device).requires_grad_()
     probe = torch.arange(8.0, device=device).view(2, 4).cos()
     results = []
-    for made in (standardize(weight, gain, 1e-4, 2.0), _by_the_formula(weight, gain, 1e-4, 0, 2.0)):
+    for made in (standardize(weight, gain, 1e-4, 2.0), by_the_formula(weight, gain, 1e-4, 0, 2.0)):
         d_weight, d_gain = torch.autograd.grad(made, (weight, gain), probe)
         results.append(torch.cat([made.detach(), d_weight, d_gain[:, None]], dim=1))
     apart = float(((results[0] - results[1]).abs() / results[1].abs().clamp(min=1e-3)).max())

@@ -17,7 +17,8 @@ from nfnets_lite.conv import (
     WSConv2d,
 )
 from nfnets_lite.eager import is_eager
-from nfnets_lite.standardize import _by_group_norm, _by_the_formula, standardize_weight, unit_std_weight
+from nfnets_lite.standardize import standardize_weight, unit_std_weight
+from nfnets_lite.standardize_ways import by_group_norm, by_the_formula
 
 LAYERS = [
     (ScaledStdConv1d(3, 4, 3, padding="same", stride=2), (2, 3, 5)),
@@ -75,7 +76,7 @@ def test_the_fast_way_is_the_formula(case: str, dtype: torch.dtype) -> None:
         weight = weight.to(memory_format=torch.channels_last)
     gain, probe = torch.rand(6, dtype=dtype) + 0.5, torch.randn_like(weight)
     found = []
-    for make in (standardize_weight, _by_the_formula):
+    for make in (standardize_weight, by_the_formula):
         w, g = weight.clone().requires_grad_(), gain.clone().requires_grad_()
         given = None if case == "no gain" else g
         made = make(w, given, eps=1e-4, unit_dim=0, factor=1.7)
@@ -95,12 +96,12 @@ def test_the_fast_way_takes_what_is_one_piece_of_memory_for_each_unit() -> None:
         (torch.randn(6, 4, 2, 3, 3), torch.channels_last_3d),
     ):
         weight = weight.to(memory_format=layout)
-        made = _by_group_norm(weight, None, 1e-4, 1.0)
+        made = by_group_norm(weight, None, 1e-4, 1.0)
         assert made is not None
         assert made.is_contiguous(memory_format=layout)
         torch.testing.assert_close(made, standardize_weight(weight.contiguous()))
     for cut in (torch.randn(6, 4, 3, 5)[..., :3], torch.randn(4, 6, 3, 3).transpose(0, 1)):
-        assert _by_group_norm(cut, None, 1e-4, 1.0) is None
+        assert by_group_norm(cut, None, 1e-4, 1.0) is None
         torch.testing.assert_close(standardize_weight(cut), standardize_weight(cut.contiguous()))
 
 

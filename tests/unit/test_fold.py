@@ -50,7 +50,8 @@ def test_folded_networks_give_the_same_outputs_from_plain_convolutions(name: str
     assert model.training
     x = images()
     expected = model.eval()(x)
-    torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    # Float32 through all layers, in another order of factors: processors differ in the last digits.
+    torch.testing.assert_close(folded(x), expected, rtol=0, atol=3e-6 * float(expected.abs().max()))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     convs = [layer for layer in folded.modules() if isinstance(layer, nn.Conv2d)]
     for conv in convs:

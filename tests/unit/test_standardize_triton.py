@@ -9,7 +9,8 @@ from kernel_builds import machine_code, needs_triton, run_interpreted
 from torch import Tensor
 
 from nfnets_lite import ScaledStdConv2d, standardize_triton
-from nfnets_lite.standardize import _by_the_formula, standardize_weight
+from nfnets_lite.standardize import standardize_weight
+from nfnets_lite.standardize_ways import by_the_formula
 
 # Rows that one program holds at once, longer ones, a single unit, and a fan-in of 1, of which nothing is left.
 SHAPES = [(8, 4, 3, 3), (5, 27), (2, 5000), (1, 6, 1, 1), (6, 1, 1, 1), (3, 2, 5)]
@@ -40,7 +41,7 @@ def results(
 
 
 def formula(weight: Tensor, gain: Tensor | None, eps: float, factor: float) -> Tensor:
-    return _by_the_formula(weight, gain, eps, 0, factor)
+    return by_the_formula(weight, gain, eps, 0, factor)
 
 
 def assert_alike(make: Make, weight: Tensor, gain: Tensor | None, factor: float, eps: float = EPS) -> None:
