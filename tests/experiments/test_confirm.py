@@ -1,6 +1,8 @@
 """Records that changed code still gives."""
 
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import small_sweep
 from typer.testing import CliRunner
 
-from experiments import confirm, plan, records, run, sources
+from experiments import config, confirm, plan, provenance, records, repeat, run, sources
 from experiments.config import Sweep
 from experiments.engine import Where, run_sweep
 from experiments.records import Record
@@ -96,6 +98,93 @@ def test_another_device_cannot_confirm(sweep: Sweep, where: Where, monkeypatch: 
     monkeypatch.setattr(confirm, "device_name", lambda device: "an abacus")
     with pytest.raises(ValueError, match="is an abacus, and the stale records of 'small' were made on CPU"):
         confirm.confirm(sweep, where, ignore)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This checkout's files as they are now in a repository of their own, and a commit after that with a change."""
+    root = tmp_path_factory.mktemp("repository")
+    try:
+        listed = subprocess.run(
+            ("git", "-C", str(provenance.ROOT), "ls-files", "-co", "--exclude-standard", *provenance.SOURCE[:3]),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout at hand")
+    for name in listed.stdout.splitlines():
+        if not name.startswith("experiments/results"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(provenance.ROOT / name, root / name)
+
+    def git(*args: str) -> None:
+        who = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+        subprocess.run(("git", "-C", str(root), *who, *args), check=True, capture_output=True)
+
+    git("init", "--quiet")
+    for tag in ("made", "changed"):
+        git("add", "--all")
+        git("commit", "--quiet", "-m", tag)
+        git("tag", tag)
+        with (root / "nfnets_lite" / "eager.py").open("a") as file:
+            file.write("ANOTHER = 1\n")
+    return root
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Sweep, Where]:
+    """Stale records of another machine, whose digits are others."""
+    monkeypatch.setattr(repeat, "ROOT", repository)
+    sweep = config.sweep("gradient_ratios", "smoke")
+    sweep = replace(sweep, cells=sweep.cells[:2]).with_seeds(1)
+    where = replace(small_sweep.where(tmp_path), profile="smoke")
+    path = records.path_of(tmp_path, sweep.name)
+    run_sweep(sweep, where, ignore)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["provenance"]["device"] = "CPU (an abacus)"
+        line["metrics"] = {name: value + 1e-9 for name, value in line["metrics"].items()}
+    path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+    for module in (confirm, plan):
+        monkeypatch.setattr(module, "code_hash", lambda name: "another")
+    return sweep, where
+
+
+def test_records_of_another_machine_are_held_against_the_code_that_made_them(elsewhere: tuple[Sweep, Where]) -> None:
+    sweep, where = elsewhere
+    path = records.path_of(where.results, sweep.name)
+    before = path.read_text()
+    with pytest.raises(ValueError, match="--earlier COMMIT"):
+        confirm.confirm(sweep, where, ignore)
+    with pytest.raises(ValueError, match="invalid reference: nonsense"):
+        confirm.confirm(sweep, where, ignore, "nonsense")
+    with pytest.raises(ValueError, match=r"earlier='changed' is not the code that the record of \w+, seed 0, is of"):
+        confirm.confirm(sweep, where, ignore, "changed")
+    assert path.read_text() == before
+    repeated, kept = confirm.confirm(sweep, where, ignore, "made")
+    assert 0 < repeated <= kept == len(before.splitlines())
+    for was, now in zip(map(json.loads, before.splitlines()), records.read(path).records):
+        assert now.metrics == was["metrics"]
+        assert now.provenance["device"] == "CPU (an abacus)"
+        note = now.provenance["confirmed"]
+        assert note["device"] == provenance.device_name(where.device)
+        assert len(note["beside"]) == 40
+    listed = subprocess.run(("git", "-C", str(repeat.ROOT), "worktree", "list"), capture_output=True, text=True)
+    assert len(listed.stdout.splitlines()) == 1
+
+
+def test_a_digit_that_the_code_changes_is_seen_on_another_machine_too(
+    elsewhere: tuple[Sweep, Where], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, where = elsewhere
+    compute = confirm.repeat
+
+    def otherwise(*args: object) -> records.Ledger:
+        found = compute(*args)  # type: ignore[arg-type]
+        return replace(found, records=[replace(r, metrics={**r.metrics, "loss": 0.5}) for r in found.records])
+
+    monkeypatch.setattr(confirm, "repeat", otherwise)
+    with pytest.raises(confirm.NotConfirmed, match=r"loss .* became 0\.5"):
+        confirm.confirm(sweep, where, ignore, "made")
 
 
 def test_the_least_costly_run_that_ended_well_stands_for_its_method(sweep: Sweep, where: Where) -> None:

@@ -251,3 +251,15 @@ def test_below_the_bound_for_large_weights_everything_is_measured() -> None:
     give_grads(clip, 0.5)
     clip()
     assert clip._plan.bundles[0].standardized is None
+
+
+def test_compiled_clipping_measures_everything_and_gives_the_same() -> None:
+    model = Net()
+    model()
+    clip, before, _ = both_ways(model, 1e-2)
+    expected = [p.grad.clone() for p, _ in clip.units]
+    for (p, _), grad in zip(clip.units, before):
+        p.grad = grad
+    torch.compiler.reset()
+    torch.compile(lambda: clip(), backend="eager", fullgraph=True)()
+    torch.testing.assert_close([p.grad for p, _ in clip.units], expected, rtol=0, atol=0)
