@@ -25,7 +25,7 @@ FETCH := @:
 $(READY)%: ;
 else
 RUN   := $(BIN)/python
-FETCH := -$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt
+FETCH := -$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # The interpreter is checked first: an old one fails much later, with a message about something else.
 $(BIN)/python:
@@ -78,7 +78,8 @@ test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
 # waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.
 bench: $(READY)test  ## ours beside the ordinary way of training, timm and the machine's limits, ratios with spread (4 min; DEVICE)
-	$(FETCH) timm huggingface_hub safetensors pyyaml
+	$(FETCH) huggingface_hub safetensors pyyaml
+	$(FETCH) --no-deps timm
 	env -u OMP_WAIT_POLICY $(RUN) -m experiments bench --device $(DEVICE)
 
 lint: $(READY)test  ## ruff and mypy (20 s)
