@@ -55,7 +55,7 @@ class Scale:
     cifar_batch: int = 64
     share_batch: int = 32
     inference_side: int = 224
-    repeats: int = 11
+    repeats: int = 31
     few: int = 6
     many: int = 31
     autocast: bool = False
