@@ -156,10 +156,10 @@ class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
     Notes
     -----
     Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are at least float32, under autocast too. The standardised
-    weight is made anew each call, in evaluation as well; `nfnets_lite.fold` makes it once, for good. In training on a CPU
-    the layer keeps the last one's memory for the next, up to a call without gradients: asking the system for it anew
-    takes longer than to standardise. A fan-in of 1 (a depthwise 1x1) leaves nothing once its mean is taken off: the
-    output is the bias.
+    weight is made anew each call, in evaluation as well; `nfnets_lite.fold` makes it once, for good. In training on a
+    CPU the layer keeps the last one's memory for the next, up to a call without gradients: asking the system for it
+    anew takes longer than to standardise. A fan-in of 1 (a depthwise 1x1) leaves nothing once its mean is taken off:
+    the output is the bias.
     NF-ResNet (arXiv 2101.08692), section 4.2.
 
     Examples
