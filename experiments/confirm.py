@@ -93,9 +93,10 @@ def _by_commit(earlier: str, sweep: Sweep, where: Where, chosen: list[Pair]) -> 
     for run, was in chosen:
         record = ledger.of(run.key, run.seed)
         if record is None or record.provenance["code"] != was.provenance["code"]:
+            at = was.provenance.get("confirmed", was.provenance)["commit"][:7]
             raise ValueError(
                 f"earlier={earlier!r} is not the code that the record of {was.method}, seed {was.seed}, is of, which "
-                f"was made or confirmed at {was.provenance.get('confirmed', was.provenance)['commit'][:7]}"
+                f"was made or confirmed at {at}: pass that one"
             )
         found.append(record)
     return found
