@@ -69,7 +69,7 @@ test-slow: $(READY)test  ## the tests left out of `test` (6 min)
 	$(RUN) -m pytest -m alone tests/browser
 
 # These files, and no plugin of pytest, ask for little beside torch: a machine with a GPU may have nothing else.
-GPU_TESTS := $(addprefix tests/unit/test_,agc_groups.py agc_triton.py standardize_triton.py) \
+GPU_TESTS := tests/unit/test_agc_calls.py \
              $(addprefix tests/experiments/test_,peers.py step.py train.py transfer.py)
 
 test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a rule of thumb)

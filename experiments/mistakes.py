@@ -17,7 +17,7 @@ from experiments.scales import DATA, network
 from experiments.tasks.data import load
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.ratios import Watch
-from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_, unitwise_norm
+from nfnets_lite.agc import adaptive_clip_grad_, unitwise_norm
 from nfnets_lite.models import create_model
 from nfnets_lite.optim import param_groups
 from nfnets_lite.roles import parameter_roles
@@ -64,9 +64,10 @@ def only(*, weights: bool) -> Update:
 
     def update(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
         loss_of(model, images, labels).backward()  # type: ignore[no-untyped-call]
-        clip = AdaptiveClip(model, FACTOR)
-        clip.units = [(p, role) for p, role in clip.units if (role.kind == "weight") == weights]
-        clip()
+        roles = parameter_roles(model).items()
+        adaptive_clip_grad_(
+            {name: (p, role) for name, (p, role) in roles if (role.kind == "weight") == weights}, FACTOR
+        )
         optimizer.step()
 
     return update

@@ -12,7 +12,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.padding import pad_same
 from nfnets_lite.standardize import standardize_weight, unit_std_weight
-from nfnets_lite.standardize_ways import Kept, standardized
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -93,7 +92,6 @@ class _ScaledStd(_Standardized):
     def __init__(self, *args: Any, eps: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, eps=eps, **kwargs)
         self.gain = nn.Parameter(self.weight.new_ones(self.out_channels))
-        self.kept = Kept()
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1 / fan_in), gain 1, bias 0: the reference's start."""
@@ -103,21 +101,7 @@ class _ScaledStd(_Standardized):
 
     def effective_weight(self) -> Tensor:
         """The weight that convolves: shape and dtype of `weight`, each output unit of mean 0 and norm `gain`."""
-        return self._standardized(self.gain)
-
-    def _standardized(self, gain: Tensor, factor: float = 1.0) -> Tensor:
-        return standardized(self.weight, gain, self.eps, self.unit_dim, factor, self.kept)
-
-
-class _ScaledStdConv(_ScaledStd, _SameConv):
-    """Standardised weights and SAME padding; ``conv(x, f, s)`` is ``s * conv(f * x)``, multiplied on the weight."""
-
-    def forward(self, x: Tensor, factor: float = 1.0, scale: Tensor | None = None) -> Tensor:
-        if factor == 1.0 and scale is None:
-            return self._convolve(x, self.effective_weight(), self.bias)
-        gain: Tensor = self.gain if scale is None else self.gain * scale
-        bias = self.bias if scale is None or self.bias is None else self.bias * scale
-        return self._convolve(x, self._standardized(gain, factor), bias)
+        return standardize_weight(self.weight, self.gain, eps=self.eps, unit_dim=self.unit_dim)
 
 
 class Conv2d(_SameConv, nn.Conv2d):
@@ -138,7 +122,7 @@ class Conv3d(_SameConv, nn.Conv3d):
     """`Conv2d` for volumes: ``(N, I, D, H, W) -> (N, O, D', H', W')``."""
 
 
-class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
+class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
     r"""`torch.nn.Conv2d` with scaled weight standardisation: `standardize_weight` of its weight, then the convolution.
 
     Parameters
@@ -156,10 +140,8 @@ class ScaledStdConv2d(_ScaledStdConv, nn.Conv2d):
     Notes
     -----
     Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are at least float32, under autocast too. The standardised
-    weight is made anew each call, in evaluation as well; `nfnets_lite.fold` makes it once, for good. In training on a
-    CPU the layer keeps the last one's memory for the next, up to a call without gradients: asking the system for it
-    anew takes longer than to standardise. A fan-in of 1 (a depthwise 1x1) leaves nothing once its mean is taken off:
-    the output is the bias.
+    weight is made anew each call, in evaluation as well; `nfnets_lite.fold` makes it once, for good. A fan-in of 1 (a
+    depthwise 1x1) leaves nothing once its mean is taken off: the output is the bias.
     NF-ResNet (arXiv 2101.08692), section 4.2.
 
     Examples
@@ -215,7 +197,7 @@ class WSConv2d(_Standardized, _SameConv, nn.Conv2d):
         return unit_std_weight(self.weight, eps=self.eps)
 
 
-class ScaledStdConv1d(_ScaledStdConv, nn.Conv1d):
+class ScaledStdConv1d(_ScaledStd, _SameConv, nn.Conv1d):
     """`ScaledStdConv2d` for sequences: ``(N, I, L) -> (N, O, L')``.
 
     Examples
@@ -225,7 +207,7 @@ class ScaledStdConv1d(_ScaledStdConv, nn.Conv1d):
     """
 
 
-class ScaledStdConv3d(_ScaledStdConv, nn.Conv3d):
+class ScaledStdConv3d(_ScaledStd, _SameConv, nn.Conv3d):
     """`ScaledStdConv2d` for volumes: ``(N, I, D, H, W) -> (N, O, D', H', W')``.
 
     Examples

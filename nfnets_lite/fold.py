@@ -14,7 +14,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _Standardized
-from nfnets_lite.models.fused import Chain
 from nfnets_lite.models.resnet import Block
 from nfnets_lite.norm import inference_affine
 
@@ -112,7 +111,7 @@ def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, 
 
 
 def _runs_in_order(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) and type(module).forward in (nn.Sequential.forward, Chain.forward)
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

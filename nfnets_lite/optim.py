@@ -1,7 +1,6 @@
 """What an optimizer needs to know of a model: what decays, what is clipped, and a report of both."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -56,9 +55,7 @@ class AttachedClip:
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
     ) -> None:
         self.fraction = torch.tensor(float("nan"))
-        self._new_clip = partial(AdaptiveClip, model, clip_factor, eps, classifier=classifier)
-        self._known: set[int] = set()
-        self._model = model
+        self._model, self._clip_factor, self._eps, self._classifier = model, clip_factor, eps, classifier
         self._update(optimizer)
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
@@ -78,8 +75,9 @@ class AttachedClip:
                 "before its optimizer is built"
             )
         self._known = {id(p) for p in stepped if p.requires_grad}
-        self._clip = self._new_clip()
-        self._clip.units = [(p, role) for p, role in self._clip.units if id(p) in self._known]
+        roles = parameter_roles(self._model, classifier=self._classifier)
+        stepped_roles = {name: (p, role) for name, (p, role) in roles.items() if id(p) in self._known}
+        self._clip = AdaptiveClip(stepped_roles, self._clip_factor, self._eps)
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

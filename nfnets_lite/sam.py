@@ -53,8 +53,9 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     """
     if not radius > 0:
         raise ValueError(f"radius={radius} must be above 0 (the papers use 0.05)")
-    tensors = list(parameters.parameters() if isinstance(parameters, nn.Module) else parameters)
-    moved = [(p, p.detach().clone()) for p in tensors if p.grad is not None]
+    tensors = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
+    # By identity: a parameter that is given twice climbs once.
+    moved = [(p, p.detach().clone()) for p in {id(p): p for p in tensors}.values() if p.grad is not None]
     if not moved:
         raise ValueError("no parameter has a gradient to climb; call backward() on the ascent loss first")
     with torch.no_grad():

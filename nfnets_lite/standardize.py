@@ -3,18 +3,16 @@
 import torch
 from torch import Tensor
 
-from nfnets_lite.standardize_ways import standardized
+from nfnets_lite import _fast
 
 
-def standardize_weight(
-    weight: Tensor, gain: Tensor | None = None, *, eps: float = 1e-4, unit_dim: int = 0, factor: float = 1.0
-) -> Tensor:
+def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float = 1e-4, unit_dim: int = 0) -> Tensor:
     r"""Standardise each output unit of a weight over its fan-in, then scale it.
 
-    .. math:: \hat W_i = f g_i \, \frac{W_i - \mu_i}{\sqrt{\max(N \sigma_i^2,\ \epsilon)}}
+    .. math:: \hat W_i = g_i \, \frac{W_i - \mu_i}{\sqrt{\max(N \sigma_i^2,\ \epsilon)}}
 
-    with mean and *biased* variance over the N weights of unit i. Every unit then has norm ``f * g_i``, so a convolution
-    of independent unit-variance inputs has outputs of variance ``(f * g_i) ** 2`` and no mean shift.
+    with mean and *biased* variance over the N weights of unit i. Every unit then has norm ``g_i``, so a convolution of
+    independent unit-variance inputs has outputs of variance ``g_i ** 2`` and no mean shift.
 
     Parameters
     ----------
@@ -26,8 +24,6 @@ def standardize_weight(
         Lower bound on N times the variance: it *replaces* smaller values, it is not added.
     unit_dim : int
         Axis of the output units: 0 for a convolution or a linear layer, 1 for a transposed convolution.
-    factor : float
-        A constant on all units, f: a convolution's input that ought to be multiplied can have its weight multiplied.
 
     Returns
     -------
@@ -44,8 +40,7 @@ def standardize_weight(
     NF-ResNet (arXiv 2101.08692), section 4.2, to the letter of the authors' code. timm adds 1e-5 to the variance and
     other ports use the unbiased variance: both give another network. A constant filter gives zeros, not NaN.
 
-    In eager mode a CPU takes torch's group norm kernel, several times as fast, where no unit is below `eps`, and a GPU
-    one of ours, where Triton is; both also for weights in channels last. Everything else takes plain operations.
+    In eager mode on a CPU the same numbers come from torch's group norm kernel, which is several times as fast.
 
     Examples
     --------
@@ -60,7 +55,23 @@ def standardize_weight(
         )
     if not eps > 0:
         raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-4): a constant filter divides by its root")
-    return standardized(weight, gain, eps, unit_dim, factor)
+    if unit_dim == 0 and _fast.applies_to(weight):
+        made = _fast.standardized(weight, gain, eps)
+        if made is not None:
+            return made
+    return _by_the_formula(weight, gain, eps, unit_dim)
+
+
+def _by_the_formula(weight: Tensor, gain: Tensor | None, eps: float, unit_dim: int) -> Tensor:
+    w = _fast.at_least_float32(weight)
+    over = [d for d in range(w.ndim) if d != unit_dim % w.ndim]
+    centred = w - w.mean(over, keepdim=True)
+    scale = (centred * centred).sum(over, keepdim=True).clamp(min=eps).rsqrt()
+    if gain is not None:
+        shape = [1] * w.ndim
+        shape[unit_dim] = w.shape[unit_dim]
+        scale = scale * gain.to(w.dtype).reshape(shape)
+    return (centred * scale).to(weight.dtype)
 
 
 def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
@@ -106,7 +117,7 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     if not eps > 0:
         raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-5): a constant filter divides by it")
     over = list(range(1, weight.ndim))
-    w = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+    w = _fast.at_least_float32(weight)
     centred = w - w.mean(over, keepdim=True)
     # A norm, not torch.std: its derivative at 0 is 0 as well, and on a CPU it is several times as fast.
     norm = torch.linalg.vector_norm(centred, dim=over, keepdim=True)

@@ -19,16 +19,17 @@ def clipping(model: nn.Module, clip: Clip) -> Clipping:
     For ``"global"`` the gradient of all that `clip.layers` covers is the one unit.
     """
     blocks = len(_blocks(model)) if clip.layers in BY_PLACE else 0
-    roles = parameter_roles(model).items()
-    chosen = [p for name, (p, role) in roles if _covered(clip.layers, role, name, blocks)]
+    chosen = {
+        name: (parameter, replace(role, clip=True))
+        for name, (parameter, role) in parameter_roles(model).items()
+        if _covered(clip.layers, role, name, blocks)
+    }
     if clip.rule == "global":
-        return lambda: (nn.utils.clip_grad_norm_(chosen, clip.factor) > clip.factor).float()
-    agc = AdaptiveClip(model, clip.factor, clip.eps, classifier=None)
-    wanted = {id(p) for p in chosen}
-    agc.units = [(p, role) for p, role in agc.units if id(p) in wanted]
+        parameters = [parameter for parameter, _ in chosen.values()]
+        return lambda: (nn.utils.clip_grad_norm_(parameters, clip.factor) > clip.factor).float()
     if clip.rule == "layer":
-        agc.units = [(p, replace(role, unit_dim=None, groups=1)) for p, role in agc.units]
-    return agc
+        chosen = {name: (p, replace(role, unit_dim=None, groups=1)) for name, (p, role) in chosen.items()}
+    return AdaptiveClip(chosen, clip.factor, clip.eps)
 
 
 def _blocks(model: nn.Module) -> nn.Sequential:

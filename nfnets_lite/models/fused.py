@@ -1,70 +1,79 @@
-"""Factors of activations, taken into the weight of a convolution before or behind: a smaller tensor.
+"""A residual block with the constants on its activations multiplied into the weights behind them.
 
-A network without norms multiplies each activation by its gain and each branch by its skip gain, forward and backward:
-memory traffic that batch norm's own multiplication would not add. The products are the same up to rounding. Whatever
-looks at an activation or at a layer behind it (a hook) or stands in its place still sees and gives the whole of it.
+A normalizer-free block multiplies each activation by a gain and its branch by a skip gain. Forward and backward, these
+products pass over activations. Multiplied into weights, the same products pass over much smaller tensors.
 """
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from nfnets_lite import _fast
 from nfnets_lite.activations import ACTIVATIONS, ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d
-from nfnets_lite.models.parts import SqueezeExcite
+from nfnets_lite.models.parts import times
+from nfnets_lite.padding import avg_pool_same
+from nfnets_lite.standardize import standardize_weight
+
+if TYPE_CHECKING:
+    from nfnets_lite.models.resnet import Block
 
 
-class Chain(nn.Sequential):
-    """Layers one after another; an activation's factor in front of a standardised convolution goes into its weight.
+def fused_block(block: "Block", x: Tensor) -> Tensor | None:
+    """``block(x)`` to rounding, in fewer passes; None where the plain way has to be taken.
 
-    `factor` multiplies the input; other than 1 the first layer must be one that `takes_factor`. `scale`, a 0-d tensor,
-    multiplies the output; `takes_scale` says whether the last layer can.
+    The fused way needs a CPU in eager mode. No hook and no replaced ``forward`` may watch the block or its parts.
     """
-
-    def forward(self, x: Tensor, factor: float = 1.0, scale: Tensor | None = None) -> Tensor:
-        layers = list(self)
-        for layer, following in zip(layers, [*layers[1:], None]):
-            given = {} if factor == 1.0 else {"factor": factor}
-            if following is None and scale is not None:
-                x = layer(x, **given, scale=scale)
-            elif given or not takes_factor(following):
-                x, factor = layer(x, **given), 1.0
-            else:
-                x, factor = without_factor(layer, x)
-        return x
-
-
-def takes_factor(layer: nn.Module | None) -> bool:
-    """Whether ``layer(x, factor)`` is ``layer(factor * x)``, and nobody looks at the input.
-
-    A class that derives may make its weight another way.
-    """
-    return type(layer) is ScaledStdConv2d and not is_watched(layer)
+    if not _fast.applies_to(x) or _is_observed(block):
+        return None
+    join = block.join
+    factor, out = _run(_leaves(block.enter), 1.0, x)
+    shortcut = times(factor, out) if join.activated_skip and not block.transition else x
+    if block.transition:
+        pooled = avg_pool_same(out) if block.pool_shortcut else out
+        shortcut = times(*_run(_leaves(block.shortcut), factor, pooled))
+    gain = join.branch if block.skip_gain is None else block.skip_gain * join.branch
+    layers = list(_leaves(block.branch))
+    if layers and type(last := layers[-1]) is ScaledStdConv2d:
+        factor, out = _run(layers[:-1], factor, out)
+        out = _convolved(last, factor, out, gain)
+    else:
+        out = times(gain, times(*_run(layers, factor, out)))
+    return times(join.skip, shortcut) + block.drop(block.shift(out))  # type: ignore[no-any-return]
 
 
-def takes_scale(branch: nn.Module) -> bool:
-    """Whether ``branch(x, scale=s)`` is ``s * branch(x)``, and nobody looks at ``branch(x)``."""
-    if not isinstance(branch, Chain) or not len(branch) or is_watched(branch) or is_watched(branch[-1]):
-        return False
-    return type(branch[-1]) in (ScaledStdConv2d, SqueezeExcite)
-
-
-def without_factor(layer: nn.Module, x: Tensor) -> tuple[Tensor, float]:
-    """An output and a number whose product is ``layer(x)``."""
-    act = layer[-1] if isinstance(layer, nn.Sequential) and len(layer) else None
-    if type(act) is not ScaledActivation or is_watched(layer) or is_watched(act):
-        return layer(x), 1.0
-    assert isinstance(layer, nn.Sequential)
-    for before in list(layer)[:-1]:
-        x = before(x)
-    return ACTIVATIONS[act.name](x), act.scale
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether a hook sees what goes into the module or comes out of it."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or _has_any_global_hook()  # type: ignore[no-untyped-call]
+def _is_observed(block: nn.Module) -> bool:
+    """Whether a hook, or a ``forward`` put on an instance, sees what goes through the block or its parts."""
+    return bool(_has_any_global_hook()) or any(  # type: ignore[no-untyped-call]
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or "forward" in vars(m)
+        for m in block.modules()
     )
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of nested Sequentials, in the order in which they run."""
+    if type(module) is not nn.Sequential:
+        yield module
+        return
+    for layer in module:
+        yield from _leaves(layer)
+
+
+def _run(layers: Iterable[nn.Module], factor: float, x: Tensor) -> tuple[float, Tensor]:
+    """A number and a tensor whose product is ``layers(factor * x)``."""
+    for layer in layers:
+        if type(layer) is ScaledActivation:
+            factor, x = layer.scale, ACTIVATIONS[layer.name](times(factor, x))
+        elif type(layer) is ScaledStdConv2d:
+            factor, x = 1.0, _convolved(layer, factor, x)
+        elif type(layer) is not nn.Identity:
+            factor, x = 1.0, layer(times(factor, x))
+    return factor, x
+
+
+def _convolved(conv: ScaledStdConv2d, factor: float, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    """``gain * conv(factor * x)``; the factors multiply the layer's gain and bias."""
+    weight = standardize_weight(conv.weight, times(gain * factor, conv.gain), eps=conv.eps)
+    return conv._convolve(x, weight, None if conv.bias is None else times(gain, conv.bias))

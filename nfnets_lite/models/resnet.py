@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.models.fused import Chain, is_watched, takes_factor, takes_scale, without_factor
+from nfnets_lite.models.fused import fused_block
 from nfnets_lite.models.parts import (
     CentringBias,
     MaxPool,
@@ -18,6 +18,7 @@ from nfnets_lite.models.parts import (
     conv,
     norm_act,
     norm_name,
+    times,
 )
 from nfnets_lite.models.residual import Join, joins
 from nfnets_lite.models.spec import BlockSpec, ResNetSpec
@@ -52,27 +53,16 @@ class Block(nn.Module):
         self.shift = ScalarBias() if spec.residual == "fixup" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor
-        takers = [self.branch[0], self.shortcut] if self.transition else [self.branch[0]]
-        fused = isinstance(self.branch, Chain) and not is_watched(self.branch) and all(map(takes_factor, takers))
-        out, factor = without_factor(self.enter, x) if fused else (self.enter(x), 1.0)
-        rest = () if factor == 1.0 else (factor,)
+        fused = fused_block(self, x)
+        if fused is not None:
+            return fused
+        out = self.enter(x)
         shortcut = out if self.join.activated_skip else x
         if self.transition:
-            shortcut = self.shortcut(avg_pool_same(out) if self.pool_shortcut else out, *rest)
-        if self.skip_gain is None:
-            out = self.branch(out, *rest)
-            out = out if self.join.branch == 1.0 else out * self.join.branch
-        elif takes_scale(self.branch):
-            out = self.branch(out, *rest, scale=self.skip_gain * self.join.branch)
-        else:
-            out = self.branch(out, *rest) * (self.skip_gain * self.join.branch)
-        out = self.drop(self.shift(out))
-        return out + (shortcut if self.join.skip == 1.0 else shortcut * self.join.skip)
-
-
-def _chain(spec: ResNetSpec) -> nn.Sequential:
-    return Chain() if spec.conv.startswith("scaled_ws") else nn.Sequential()
+            shortcut = self.shortcut(avg_pool_same(out) if self.pool_shortcut else out)
+        gain = self.join.branch if self.skip_gain is None else self.skip_gain * self.join.branch
+        branch = self.drop(self.shift(times(gain, self.branch(out))))
+        return times(self.join.skip, shortcut) + branch  # type: ignore[no-any-return]
 
 
 def _branch(spec: ResNetSpec, plan: BlockSpec) -> nn.Sequential:
@@ -80,7 +70,7 @@ def _branch(spec: ResNetSpec, plan: BlockSpec) -> nn.Sequential:
     if spec.se_ratio and "se" not in order:
         order.append("se")
     kernels = [k for k in order if isinstance(k, int)]
-    branch, channels, convs = _chain(spec), plan.inputs, 0
+    branch, channels, convs = nn.Sequential(), plan.inputs, 0
     strided = next(i for i, kernel in enumerate(kernels) if kernel > 1)
     if spec.residual == "rescale":
         branch.append(CentringBias(channels))
@@ -104,7 +94,7 @@ def _stem(spec: ResNetSpec) -> nn.Sequential:
         "imagenet": ((7, spec.stem_channels, 2),),
         "nfnet": ((3, 16, 2), (3, 32, 1), (3, 64, 1), (3, spec.stem_channels, 2)),
     }
-    layers, channels = _chain(spec), spec.in_channels
+    layers, channels = nn.Sequential(), spec.in_channels
     for kernel, width, stride in stems[spec.stem]:
         if len(layers):
             layers.append(norm_act(spec, channels, norm_name(spec)))

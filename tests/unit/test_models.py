@@ -7,11 +7,10 @@ from math import prod
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from nfnets_lite import create_model, list_models
-from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d, WSConv2d
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import METHODS, RESOLUTIONS, RegNetSpec, ResNet, ResNetSpec, model_spec
@@ -426,73 +425,6 @@ def test_a_method_is_its_own_whatever_it_replaces() -> None:
     for first, second in product(("bn_act_first", "gn_ws", "rescale", "nf", "ghost_bn"), CHOSEN):
         spec = model_spec(model_spec("cifar_resnet8", method=first), method=second)
         assert replace(spec, se_scale=2.0) == model_spec("cifar_resnet8", method=second)
-
-
-@pytest.mark.parametrize("name", ["nfnet_f0", "nf_regnet_b0", "se_nf_resnet50", "nf_resnet50"])
-def test_a_factor_in_the_weight_gives_what_one_on_the_activation_gives(name: str) -> None:
-    """What is watched by a hook is computed in full, so hooks everywhere are the plain way of computing."""
-    torch.manual_seed(0)
-    model, x = small(name, skip_gain=0.5).double().eval(), torch.randn(2, 3, 40, 33, dtype=torch.float64)
-    fused = model(x)
-    fused.square().sum().backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    model.zero_grad()
-    seen: list[Tensor] = []
-    watched = [m for m in model.modules() if isinstance(m, ScaledActivation)] + [b.branch for b in blocks(model)]
-    for module in watched:
-        module.register_forward_hook(lambda module, args, out: seen.append(out))
-    plain = model(x)
-    plain.square().sum().backward()
-    torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
-    for parameter_name, parameter in model.named_parameters():
-        torch.testing.assert_close(gradients[parameter_name], parameter.grad, rtol=1e-8, atol=1e-12)
-    assert len(seen) == len(watched)
-
-
-def test_the_skip_gain_is_in_the_weight_only_where_nobody_looks_at_the_branch() -> None:
-    model, x = tiny("nf", skip_gain=0.5).double().eval(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
-    block = blocks(model)[0]
-    fused, seen = block(x), []
-    handle = block.branch[-1].register_forward_hook(lambda module, args, out: seen.append(out))
-    torch.testing.assert_close(block(x), fused)
-    handle.remove()
-    torch.testing.assert_close(fused, x + block.join.branch * 0.5 * seen[0])
-
-
-@pytest.mark.parametrize("everywhere", [False, True], ids=["one hook", "a global hook"])
-def test_a_hook_sees_the_whole_of_what_goes_in(everywhere: bool) -> None:
-    model, x = tiny("nf", skip_gain=0.5).double().eval(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
-    block, seen = blocks(model)[1], dict[nn.Module, Tensor]()
-    whole, fused = block.enter(x), block(x)
-
-    def look(module: nn.Module, args: tuple[Tensor, ...], *_out: Tensor) -> None:
-        assert len(args) == 1 or module is block.branch[-1]
-        seen[module] = args[0]
-
-    for watched in (block.branch, block.branch[0], block.shortcut):
-        seen.clear()
-        hook = nn.modules.module.register_module_forward_hook if everywhere else watched.register_forward_pre_hook
-        handle = hook(look)
-        torch.testing.assert_close(block(x), fused)
-        handle.remove()
-        torch.testing.assert_close(seen[watched], whole)
-
-
-def test_what_takes_an_activations_or_a_convolutions_place_is_asked() -> None:
-    class Double(ScaledStdConv2d):
-        def effective_weight(self) -> Tensor:
-            return 2 * super().effective_weight()
-
-    torch.manual_seed(0)
-    model = tiny("nf", skip_gain=1.0).eval()
-    block, x = blocks(model)[1], torch.randn(2, 8, 6, 6)
-    assert block.transition
-    plain, act = block(x), block.enter.act
-    block.enter.act = nn.Sequential(act)  # the same, but no longer known to have a factor
-    torch.testing.assert_close(block(x), plain)
-    block.enter.act = act
-    block.shortcut.__class__ = Double
-    torch.testing.assert_close(block(x) - plain, block.shortcut(block.enter(x)) / 2)
 
 
 def test_regnet_block_is_the_authors() -> None:

@@ -1,0 +1,55 @@
+"""Faster ways to the same numbers on a CPU. Eager mode alone takes them; all else takes the plain operations."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+
+def applies_to(x: Tensor) -> bool:
+    """Whether an operation on `x` runs now, on a CPU, and unobserved: nothing traces, compiles, exports or maps it."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, nn.Parameter)
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+        and _get_current_dispatch_mode() is None
+    )
+
+
+def standardized(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor | None:
+    """`nfnets_lite.standardize_weight` by torch's group norm kernel, which takes one pass forward and one backward.
+
+    Returns None where the kernel would give other numbers or needs a copy: for a unit whose variance is below the
+    floor `eps` or overflows, and for a weight with gaps in its memory.
+    """
+    w, units, fan_in = at_least_float32(weight), len(weight), weight.shape[1:].numel()
+    order = list(range(w.ndim))
+    if not w.is_contiguous():  # channels last: mean and variance do not depend on the order of a unit's numbers
+        order = [0, *sorted(order[1:], key=w.stride, reverse=True)]
+        w = w.permute(order)
+        if not w.is_contiguous():
+            return None
+    scale = w.new_full((units,), fan_in**-0.5) if gain is None else gain.to(w.dtype) * fan_in**-0.5
+    # The kernel adds its epsilon to the variance. This one is lost in rounding wherever the floor is not reached.
+    negligible = 1e-16 * eps / fan_in
+    rows = w.view(1, units, fan_in)
+    made, _, inverse_std = torch.native_group_norm(rows, scale, None, 1, units, fan_in, units, negligible)
+    least, largest = (float(bound) for bound in inverse_std.detach().aminmax())
+    if not (least > 0 and largest * eps**0.5 <= fan_in**0.5):  # false for NaN too
+        return None
+    return made.view(w.shape).permute([order.index(d) for d in range(w.ndim)]).to(weight.dtype)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh form of GELU, in float32 and without gradients: ``x * sigmoid(2u)``. torch's kernel has a slow tanh."""
+    slope = 2 * (2 / torch.pi) ** 0.5
+    gate = torch.addcmul(x.new_full((), slope), x, x, value=0.044715 * slope)
+    return gate.mul_(x).sigmoid_().mul_(x)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself in float32 or float64, else a copy in float32."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
