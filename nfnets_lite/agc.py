@@ -141,20 +141,23 @@ class AdaptiveClip:
 
     def _clip(self, unit_dims: tuple[int, ...], weights: list[Tensor], grads: list[Tensor]) -> Tensor:
         """Clip gradients of one shape in place; returns which of their units were above the bound, 1-d."""
-        norm = _norms(grads, unit_dims)
-        bound = _norms(weights, unit_dims).clamp(min=self.eps) * self.clip_factor
-        above = norm > bound  # false for a NaN norm: that unit stays as it is, visible
-        factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
-        # The squares of finite numbers can overflow. Such a unit becomes NaN, which is seen, rather than zero.
-        factor = torch.where(norm == torch.inf, torch.nan, factor)
+        factor, above = self._factor(_norms(weights, unit_dims), _norms(grads, unit_dims))
         places = list(range(len(grads)))
-        if grads[0].device.type == "cpu" and not torch.compiler.is_compiling() and not _is_sharded(grads[0]):
+        if grads[0].device.type == "cpu" and not torch.compiler.is_compiling() and not _is_sharded(above):
             # Reading a result makes a GPU wait and breaks a graph. On a CPU it saves writing what is not clipped.
-            places = above.view(len(grads), -1).any(1).nonzero().flatten().tolist()
+            places = above.view(len(grads), above[0].numel()).any(1).nonzero().flatten().tolist()
         if places:
             torch._foreach_mul_([grads[i] for i in places], [factor[i] for i in places])
         above = above.flatten()
         return above.full_tensor() if _is_sharded(above) else above  # type: ignore[attr-defined]
+
+    def _factor(self, weight: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """What each unit's gradient is multiplied by, and which units are above their bound, from two norms a unit."""
+        bound = weight.clamp(min=self.eps) * self.clip_factor
+        above = norm > bound  # false for a NaN norm: that unit stays as it is, visible
+        factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
+        # The squares of finite numbers can overflow. Such a unit becomes NaN, which is seen, rather than zero.
+        return torch.where(norm == torch.inf, torch.nan, factor), above
 
 
 def _is_sharded(x: Tensor) -> bool:

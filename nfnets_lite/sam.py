@@ -61,7 +61,8 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     with torch.no_grad():
         squares = [_whole(unitwise_norm(p.grad, None)).float() ** 2 for p, _ in moved if p.grad is not None]
         norm = torch.stack(squares).sum().sqrt()
-        scale = radius / norm.clamp(min=1e-12)
+        # An infinite norm makes the weights NaN for the second pass, which is seen, rather than leave them in place.
+        scale = torch.where(norm == torch.inf, torch.nan, radius / norm.clamp(min=1e-12))
         for p, _ in moved:
             assert p.grad is not None
             p.add_(p.grad * scale)

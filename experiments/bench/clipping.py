@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from experiments.bench.measured import Found, Measured, Timm, beside_limit, copying
 from experiments.bench.report import Side
-from experiments.bench.targets import F0_CAPTURED, F0_HALF, F0_NONE, R56_HALF, R56_NONE, Scale
+from experiments.bench.targets import F0_HALF, F0_NONE, R56_HALF, R56_NONE, Scale
 from experiments.bench.timing import Unequal, Work, in_turns, ms, ratio
 from nfnets_lite.agc import AdaptiveClip, unitwise_norm
 from nfnets_lite.models import create_model
@@ -51,9 +51,6 @@ def _side_by_side(
     total = sum(p.numel() * p.element_size() for p in parameters)
     if large:
         sides["copy"] = copying(total, device)
-    captured = large and not share and device.type == "cuda"
-    if captured:
-        sides["captured"] = replayed(clip)
     reset()
     clipped = float(clip())
     if abs(clipped - share) > 0.02:
@@ -79,20 +76,7 @@ def _side_by_side(
     )  # fmt: skip
     if large:
         found[subject, "ours / bytes limit"] = beside_limit(times, must, total, ours)
-    if captured:
-        replays = {"ours": times["captured"], "copy": times["copy"]}
-        side = Side("ours, captured", ms(times["captured"]), bytes=must)
-        found[F0_CAPTURED, "ours / bytes limit"] = beside_limit(replays, must, total, side)
     return found
-
-
-def replayed(clip: AdaptiveClip) -> Work:
-    """The same without Python: a CUDA graph of one call, as a captured training step holds it."""
-    clip()  # builds the kernel, and tells it where the gradients are
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        clip()
-    return graph.replay
 
 
 def gradients(clip: AdaptiveClip, share: float) -> list[Tensor]:

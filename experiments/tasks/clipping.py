@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from experiments.tasks.recipe import Clip
@@ -25,11 +27,18 @@ def clipping(model: nn.Module, clip: Clip) -> Clipping:
         if _covered(clip.layers, role, name, blocks)
     }
     if clip.rule == "global":
-        parameters = [parameter for parameter, _ in chosen.values()]
-        return lambda: (nn.utils.clip_grad_norm_(parameters, clip.factor) > clip.factor).float()
+        return partial(_clip_whole, [parameter for parameter, _ in chosen.values()], clip.factor)
     if clip.rule == "layer":
         chosen = {name: (p, replace(role, unit_dim=None, groups=1)) for name, (p, role) in chosen.items()}
     return AdaptiveClip(chosen, clip.factor, clip.eps)
+
+
+def _clip_whole(parameters: list[Tensor], bound: float) -> Tensor:
+    """Shorten the whole gradient to `bound` where it is longer; returns 1 where it was, else 0."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    # A norm that overflows would make every gradient zero. NaN is seen.
+    nn.utils.clip_grads_with_norm_(parameters, bound, torch.where(norm == torch.inf, torch.nan, norm))
+    return (norm > bound).float()
 
 
 def _blocks(model: nn.Module) -> nn.Sequential:

@@ -85,6 +85,7 @@ class Lars(_Stepper):
     def rule(self, p: Tensor, grad: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         weight, norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(grad)
         ratio = self.trust * weight / (norm + group["weight_decay"] * weight)
+        ratio = torch.where(norm == torch.inf, torch.nan, ratio)  # squares that overflow are seen, not a step of 0
         scale = torch.where((weight > 0) & (norm > 0), ratio, 1.0)
         step = grad.add(p, alpha=group["weight_decay"]) * (scale * group["lr"])
         p.sub_(buffer.mul_(group["momentum"]).add_(step))

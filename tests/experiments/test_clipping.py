@@ -85,6 +85,16 @@ def test_a_global_norm_within_its_bound_is_left_alone() -> None:
         np.testing.assert_array_equal(grad, before[name])
 
 
+@pytest.mark.parametrize("rule", ["agc", "layer", "global"])
+def test_a_norm_that_overflows_stays_visible(rule: str) -> None:
+    model = made()
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 2e22)
+    assert float(clipping(model, Clip(rule=rule, factor=FACTOR))()) == 1
+    after = grads_of(model)
+    assert not any((grad == 0).any() for grad in after.values())
+
+
 def test_a_global_norm_is_over_what_is_covered() -> None:
     model = made()
     clipping(model, Clip(rule="global", factor=FACTOR, layers="all"))()
@@ -255,6 +265,11 @@ def test_a_gradient_that_is_not_a_number_stays_visible() -> None:
     for name in FORMULAS:
         moved = stepped(name, torch.ones(1, 2), bad)
         assert not bool(moved.isfinite().all()), name
+
+
+def test_a_norm_that_overflows_is_no_step_of_zero() -> None:
+    moved = stepped("lars", torch.ones(2, 3), torch.full((2, 3), 2e22))
+    assert not bool((moved == 0).any())
 
 
 def test_a_closure_is_refused() -> None:

@@ -35,6 +35,22 @@ def test_the_length_is_over_all_parameters_and_those_without_gradient_stay() -> 
     assert all(torch.equal(x.detach(), torch.ones_like(x)) for x in (a, b, c))
 
 
+def test_a_parameter_that_is_given_twice_climbs_once() -> None:
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    w.square().sum().backward()
+    with ascended([w, w], radius=0.5):
+        torch.testing.assert_close(w.detach(), torch.tensor([3.3, 4.4]))
+    assert torch.equal(w.detach(), torch.tensor([3.0, 4.0]))
+
+
+def test_a_norm_that_overflows_is_seen() -> None:
+    w = torch.tensor([3.0, 4.0], requires_grad=True)
+    w.grad = torch.full((2,), 2e22)
+    with ascended([w]):
+        assert bool(w.isnan().all())
+    assert torch.equal(w.detach(), torch.tensor([3.0, 4.0]))
+
+
 def test_an_error_inside_puts_the_weights_back() -> None:
     w = torch.ones(2, requires_grad=True)
     w.sum().backward()
