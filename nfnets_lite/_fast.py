@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from nfnets_lite.norm.common import at_least_float32
+
 
 def applies_to(x: Tensor) -> bool:
     """Whether an operation on `x` runs now, on a CPU, and unobserved: nothing traces, compiles, exports or maps it."""
@@ -48,8 +50,3 @@ def gelu(x: Tensor) -> Tensor:
     slope = 2 * (2 / torch.pi) ** 0.5
     gate = torch.addcmul(x.new_full((), slope), x, x, value=0.044715 * slope)
     return gate.mul_(x).sigmoid_().mul_(x)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` itself in float32 or float64, else a copy in float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils.parametrize import ParametrizationList
 
 Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
@@ -65,6 +66,8 @@ def parameter_roles(
     Parameters
     ----------
     model : nn.Module
+        A parametrised tensor (``weight_norm``, ``spectral_norm``, ``orthogonal``) passes its role on to the parameters
+        that it is made from, but the lengths in ``weight_norm`` are a gain.
         A module of your own declares its parameters by an attribute, on the class or on an instance:
         ``agc_unit_dims = {"kernel": 0, "scale": None}``. An axis makes a weight, None a gain (one unit, no decay).
     classifier : "auto", nn.Module, iterable of nn.Module or None
@@ -97,7 +100,13 @@ def parameter_roles(
                 continue
             seen.add(id(parameter))
             name = f"{prefix}.{leaf}" if prefix else leaf
-            role = _role(name, leaf, parameter, module)
+            if isinstance(module, ParametrizationList):  # of one tensor of a layer, such as "0.parametrizations.weight"
+                layer, _, tensor = prefix.rpartition("parametrizations.")
+                role = GAIN
+                if not _is_magnitude(leaf, parameter):
+                    role = _role(name, tensor, parameter, model.get_submodule(layer.removesuffix(".")))
+            else:
+                role = _role(name, leaf, parameter, module)
             if id(parameter) in exempt:  # by identity: it may be an embedding's as well
                 role = replace(role, kind="classifier", clip=False) if role.kind == "weight" else CLASSIFIER
             roles[name] = (parameter, role)
@@ -134,6 +143,12 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
     if isinstance(module, (*_CONV, *_ROWS)):
         return Role("weight", unit_dim, clip=True, decay=True)
     return UNKNOWN if unit_dim is not None else vector
+
+
+def _is_magnitude(leaf: str, parameter: Tensor) -> bool:
+    """Whether a parametrised weight has this as the lengths of its units: `weight_norm` calls them original0."""
+    known = leaf == "original0" and unit_dim_of(parameter) is None
+    return known or (leaf.startswith("original") and parameter.ndim <= 1)
 
 
 def _declared(name: str, parameter: Tensor, unit_dim: object) -> Role:
@@ -176,7 +191,8 @@ def _weights(head: nn.Module) -> Iterator[Tensor]:
     for name, module in head.named_modules():
         declared = getattr(module, "agc_unit_dims", {})
         gains = [leaf for leaf, axis in declared.items() if axis is None] if isinstance(declared, Mapping) else []
-        found = [p for leaf, p in module.named_parameters(recurse=False) if p.ndim > 1 and leaf not in gains]
+        tensors = [(leaf, p) for leaf, p in module.named_parameters(recurse=False) if leaf not in gains]
+        found = [p for leaf, p in tensors if p.ndim > 1 and not _is_magnitude(leaf, p)]
         if found and not isinstance(module, _AFFINE):
             holders[name] = found
     if "" not in holders and len(holders) > 1:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from nfnets_lite import _fast
+from nfnets_lite.norm.common import at_least_float32
 
 
 def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float = 1e-4, unit_dim: int = 0) -> Tensor:
@@ -63,7 +64,7 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
 
 
 def _by_the_formula(weight: Tensor, gain: Tensor | None, eps: float, unit_dim: int) -> Tensor:
-    w = _fast.at_least_float32(weight)
+    w = at_least_float32(weight)
     over = [d for d in range(w.ndim) if d != unit_dim % w.ndim]
     centred = w - w.mean(over, keepdim=True)
     scale = (centred * centred).sum(over, keepdim=True).clamp(min=eps).rsqrt()
@@ -117,7 +118,7 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     if not eps > 0:
         raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-5): a constant filter divides by it")
     over = list(range(1, weight.ndim))
-    w = _fast.at_least_float32(weight)
+    w = at_least_float32(weight)
     centred = w - w.mean(over, keepdim=True)
     # A norm, not torch.std: its derivative at 0 is 0 as well, and on a CPU it is several times as fast.
     norm = torch.linalg.vector_norm(centred, dim=over, keepdim=True)

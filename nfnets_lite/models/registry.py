@@ -11,6 +11,7 @@ from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.models.vit import VisionTransformer, ViTSpec
 
 Spec: TypeAlias = ResNetSpec | ViTSpec
+Width: TypeAlias = float | Sequence[int] | None
 
 _CIFAR = ResNetSpec(
     depth=(1, 1, 1), width=(16, 32, 64), strides=(1, 2, 2), branch=(3, 3), bottleneck=1.0,
@@ -57,27 +58,13 @@ def list_models(pattern: str = "") -> list[str]:
 # A name that is a variable counts as a ResNet's for type checkers: all but one are.
 @overload
 def model_spec(
-    name: Literal["vit_tiny"] | ViTSpec,
-    *,
-    method: str | None = None,
-    width: float | Sequence[int] | None = None,
-    **overrides: Any,
+    name: Literal["vit_tiny"] | ViTSpec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> ViTSpec: ...
 @overload
 def model_spec(
-    name: str | ResNetSpec,
-    *,
-    method: str | None = None,
-    width: float | Sequence[int] | None = None,
-    **overrides: Any,
+    name: str | ResNetSpec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> ResNetSpec: ...
-def model_spec(
-    name: str | Spec,
-    *,
-    method: str | None = None,
-    width: float | Sequence[int] | None = None,
-    **overrides: Any,
-) -> Spec:
+def model_spec(name: str | Spec, *, method: str | None = None, width: Width = None, **overrides: Any) -> Spec:
     """The frozen specification behind a name, with a method preset and single fields replaced, in that order.
 
     The arguments are those of `create_model`.
@@ -116,26 +103,14 @@ def _widths(spec: Spec, width: float | Sequence[int]) -> dict[str, Any]:
 
 @overload
 def create_model(
-    name: Literal["vit_tiny"] | ViTSpec,
-    *,
-    method: str | None = None,
-    width: float | Sequence[int] | None = None,
-    **overrides: Any,
+    name: Literal["vit_tiny"] | ViTSpec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> VisionTransformer: ...
 @overload
 def create_model(
-    name: str | ResNetSpec,
-    *,
-    method: str | None = None,
-    width: float | Sequence[int] | None = None,
-    **overrides: Any,
+    name: str | ResNetSpec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> ResNet: ...
 def create_model(
-    name: str | Spec,
-    *,
-    method: str | None = None,
-    width: float | Sequence[int] | None = None,
-    **overrides: Any,
+    name: str | Spec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> ResNet | VisionTransformer:
     """Build a model, with fresh parameters from torch's global generator.
 

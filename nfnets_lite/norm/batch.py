@@ -94,9 +94,8 @@ class GhostBatchNorm2d(BatchNorm2d):
 
     Notes
     -----
-    Only examples of the same part are coupled. The arithmetic is batch norm's: one call of torch's kernel per part on
-    a CPU, and on a GPU one for all of them, on a copy whose channels are those of every part. Evaluation is batch
-    norm's: running statistics, foldable.
+    Only examples of the same part are coupled. Each part is one call of torch's batch norm. Evaluation is batch norm's:
+    running statistics, foldable.
     Hoffer, Hubara and Soudry (arXiv 1705.08741), section 4, algorithm 1.
 
     Examples
@@ -130,40 +129,13 @@ class GhostBatchNorm2d(BatchNorm2d):
             )
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(len(input) // self.size)
-        # Joining moves every value to another place and back: on a CPU that pays only where there is nothing to move.
-        return self._joined(input) if input.is_cuda or self.size == 1 else self._one_by_one(input)
-
-    def _one_by_one(self, input: Tensor) -> Tensor:
-        args = (self.running_mean, self.running_var, self.weight, self.bias, True)
-        parts = torch.split(input, self.size)
-        if self.momentum is None:
-            rates = [1 / (self._parts_before(len(parts)) + k) for k in range(1, len(parts) + 1)]
+        parts, args = torch.split(input, self.size), (self.running_mean, self.running_var, self.weight, self.bias, True)
+        if self.momentum is None:  # an average of all parts; reading their count waits for a GPU, as in torch's own
+            last = int(self.num_batches_tracked)
+            rates = [1 / count for count in range(last - len(parts) + 1, last + 1)]
         else:
             rates = [self.momentum] * len(parts)
         return torch.cat([F.batch_norm(part, *args, rate, self.eps) for part, rate in zip(parts, rates)])
-
-    def _parts_before(self, parts: int) -> int:
-        assert self.num_batches_tracked is not None
-        return int(self.num_batches_tracked) - parts  # waits for a GPU, as torch's own does without a momentum
-
-    def _joined(self, input: Tensor) -> Tensor:
-        """The same by one call, the parts as channels of a batch of `size`."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        parts, channels, momentum = len(input) // self.size, input.shape[1], self.momentum
-        shape = (parts, self.size, *input.shape[1:])
-        x = input.reshape(shape).transpose(0, 1).flatten(1, 2)
-        mean, var = (self.running_mean.new_zeros(parts * channels) for _ in range(2))
-        out = F.batch_norm(x, mean, var, self.weight.repeat(parts), self.bias.repeat(parts), True, 1.0, self.eps)
-        if momentum is None:
-            before = self._parts_before(parts)
-            kept, left = before / (before + parts), mean.new_full((parts,), 1 / (before + parts))
-        else:
-            later = torch.arange(parts - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-            kept, left = (1 - momentum) ** parts, momentum * (1 - momentum) ** later
-        for running, found in ((self.running_mean, mean), (self.running_var, var)):
-            running.mul_(kept).add_(left @ found.view(parts, channels))
-        return out.reshape(self.size, parts, *input.shape[1:]).transpose(0, 1).flatten(0, 1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, size={self.size}"  # type: ignore[no-untyped-call]

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
-from nfnets_lite import create_model, param_groups
+from nfnets_lite import adaptive_clip_grad_, create_model, param_groups
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
 from nfnets_lite.optim import agc_report
 from nfnets_lite.roles import parameter_roles
@@ -109,6 +110,34 @@ def test_declared_axes_are_taken_on_class_and_instance() -> None:
     odd.agc_unit_dims = {"kernel": 4}
     with pytest.raises(ValueError, match=r"declares 4 for parameter 'kernel' of shape \(3, 3, 2, 4\); give one of"):
         parameter_roles(odd)
+
+
+def test_parametrised_weights_have_the_roles_of_what_they_make() -> None:
+    net = nn.Sequential(
+        weight_norm(nn.Conv2d(3, 4, 3)),
+        spectral_norm(nn.Conv2d(4, 4, 3)),
+        weight_norm(nn.ConvTranspose2d(4, 6, 3, groups=2), dim=1),
+        orthogonal(nn.Linear(4, 4)),
+        weight_norm(nn.Linear(4, 1)),
+    )
+    weights = {"0": (0, 1), "1": (0, 1), "2": (1, 2), "3": (0, 1), "4": (None, 1)}
+    roles = parameter_roles(net, classifier=net[4])
+    for name, (parameter, role) in roles.items():
+        layer, leaf = name.split(".", 1)
+        if leaf.endswith(("original", "original1")):
+            assert (role.unit_dim, role.groups) == weights[layer], name
+            assert role.decay
+            assert role.clip == (layer != "4")
+        elif leaf.endswith("original0"):
+            assert role.kind == "gain", name
+        else:
+            assert role.kind == "bias", name
+        parameter.grad = torch.ones_like(parameter)
+    assert float(adaptive_clip_grad_(net, 1e-6, classifier=net[4])) == 1.0
+    assert list(parameter_roles(spectral_norm(nn.Conv2d(4, 4, 3)), classifier=None)) == [
+        "bias",
+        "parametrizations.weight.original",
+    ]
 
 
 def test_flattened_weights_are_refused() -> None:
