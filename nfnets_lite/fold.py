@@ -185,11 +185,11 @@ def _absorb_factors(model: nn.Module) -> None:
     for chain in (m for m in model.modules() if isinstance(m, nn.Sequential) and _runs_in_order(m)):
         for layer, following in pairwise(chain):
             move(layer, [following])
-    for block in (m for m in model.modules() if isinstance(m, Block)):
-        move(block.enter, [block.branch[0], *([block.shortcut] if block.transition else [])])
-        # A gate behind the last convolution takes the gain as it runs, at no cost; there it stays in the state dict.
-        if folded(block.branch[-1]):
-            for tensor in block.branch[-1].parameters():
+    for block in (m for m in model.modules() if isinstance(m, Block) and _runs_in_order(m.branch) and len(m.branch)):
+        first, last = block.branch[0], block.branch[-1]
+        move(block.enter, [first, *([block.shortcut] if block.transition else [])])
+        if folded(last):  # not a gate, behind which the gain stays in the state dict
+            for tensor in last.parameters():
                 tensor.mul_(block.join.branch * (1.0 if block.skip_gain is None else float(block.skip_gain)))
             block.skip_gain, block.join = None, replace(block.join, branch=1.0, gain=None)
 

@@ -41,6 +41,22 @@ def images() -> Tensor:
     return torch.randn(2, 3, 33, 40, generator=torch.Generator().manual_seed(1))
 
 
+@torch.no_grad()
+def test_a_branch_may_be_any_module() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    model, x = network("cifar_resnet8"), images()
+    expected = model(x)
+    model.blocks[0].branch = Wrapper(model.blocks[0].branch)
+    torch.testing.assert_close(fold(model)(x), expected, rtol=0, atol=3e-6 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("name", TINY)
 @torch.no_grad()
 def test_folded_networks_give_the_same_outputs_from_plain_convolutions(name: str) -> None:
