@@ -67,7 +67,7 @@ class Verdict:
     profile: str
     findings: tuple[Finding, ...] = ()
     strictly: str = ""  # the verdict with every condition judged by its 95 % t interval
-    stale: int = 0  # records of its sweeps that were made by earlier code
+    stale: int = 0  # records of its sweeps that `plan.stale` tells
 
     @property
     def scale(self) -> str:
@@ -202,7 +202,7 @@ def _latest(claim: Claim, current: Callable[[str, str], tuple[list[Record], int]
 
 
 def _current(folder: Path, name: str, profile: str) -> tuple[list[Record], int]:
-    """The runs of a sweep as it is now, and how many are of earlier code; none while one is missing."""
+    """The runs of a sweep as it is now, and how many records are stale; none while one is missing."""
     if name not in config.names() or not path_of(folder, name).is_file():
         return [], 0
     sweep, ledger = config.sweep(name, profile), read(path_of(folder, name))

@@ -24,9 +24,9 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from experiments.config import Run
+from experiments.plan import stale
 from experiments.pool import Work, WorkerDied
 from experiments.records import Record
-from experiments.sources import code_hash
 
 AHEAD = 2  # runs a thread: the next one is there when one ends
 TIMEOUT = 15
@@ -52,7 +52,7 @@ class Cluster:
                 "as tcp://HOST:8786. Start one with `dask scheduler`, or leave --scheduler out for local processes"
             ) from error
         self._pool = self._client.get_executor(pure=False)
-        self._modules: dict[Future[Record], str] = {}
+        self._runs: dict[Future[Record], Run] = {}
 
     @property
     def capacity(self) -> int:
@@ -65,7 +65,7 @@ class Cluster:
 
     def submit(self, run: Run) -> Future[Record]:
         future: Future[Record] = self._pool.submit(self._work, run)
-        self._modules[future] = type(run).__module__
+        self._runs[future] = run
         return future
 
     def result(self, future: Future[Record]) -> Record:
@@ -80,13 +80,7 @@ class Cluster:
                 f"a worker of scheduler={self._address!r} cannot import what a run needs ({error}); "
                 "start the workers in the repository's folder, with the environment of this process"
             ) from error
-        theirs, ours = record.provenance["code"], code_hash(self._modules.pop(future))
-        if theirs != ours:
-            raise ValueError(
-                f"a worker of scheduler={self._address!r} computes with code {theirs}, and this process has "
-                f"{ours}; nothing of it was recorded. Bring its checkout to the same commit and start it again"
-            )
-        return record
+        return accepted(self._runs.pop(future), record, self._address)
 
     def close(self, *, now: bool) -> None:
         self._pool.shutdown(wait=not now)
@@ -97,3 +91,14 @@ class Cluster:
             f"scheduler={self._address!r} went away; finished runs are recorded. "
             "Start it again and give the same command: it goes on from there"
         )
+
+
+def accepted(run: Run, record: Record, address: str) -> Record:
+    """The record that a worker made of a run; a ValueError if the worker's code computes other numbers than ours."""
+    if stale(run, record):
+        raise ValueError(
+            f"a worker of scheduler={address!r} has NUMERICS={record.numerics} for {type(run).__name__}, and this "
+            f"process has {run.NUMERICS}; the worker's result was not recorded. Bring the worker's checkout to the "
+            "commit of this process and start the worker again"
+        )
+    return record

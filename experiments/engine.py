@@ -33,8 +33,8 @@ _TURN = threading.Lock()
 class Where:
     """Where a sweep reads, writes and runs.
 
-    `fresh` repeats runs whose record was made by other code (see `sources.code_hash`); otherwise a record under the
-    same key is taken as it is. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is
+    `fresh` repeats runs whose record is stale (see `plan.stale`); otherwise a record under the same key is taken as it
+    is. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is
     the number of runs that one process has under way at once, where there is one process. No run is begun after `until`
     of `time.monotonic`: `dispatch.OutOfTime` says so.
     """
@@ -143,7 +143,7 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
         torch.cuda.reset_peak_memory_stats(device)
     # The wall clock may jump; it is noted, and never computed with.
     started, energy = _now(), energy_j(device)
-    origin = provenance(device, type(run).__module__)
+    origin = provenance(device)
     steps, outcome, seconds = run.steps(device), None, 0.0
     while outcome is None:
         clock = time.perf_counter()
@@ -165,20 +165,17 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
     metrics = {name: value for name, value in outcome.metrics.items() if isfinite(value)}
     return Record(
         sweep, profile, run.method, run.key, run.seed, outcome.status, outcome.reason, run.resolved, metrics,
-        outcome.curve, origin,
+        outcome.curve, origin, run.NUMERICS,
     )  # fmt: skip
 
 
 def lost(sweep: str, where: Where, run: Run, reason: str, seconds: float) -> Record:
     """The record of a run that left none, because its process died."""
     name = str(where.device) if where.scheduler else device_name(where.device)
-    origin = provenance(torch.device("cpu"), type(run).__module__) | {
-        "device": name,
-        "start": _now(),
-        "seconds": round(seconds, 3),
-    }
+    origin = provenance(torch.device("cpu")) | {"device": name, "start": _now(), "seconds": round(seconds, 3)}
     return Record(
-        sweep, where.profile, run.method, run.key, run.seed, "failed", reason, run.resolved, {}, {}, origin
+        sweep, where.profile, run.method, run.key, run.seed, "failed", reason, run.resolved, {}, {}, origin,
+        run.NUMERICS,
     )  # fmt: skip
 
 

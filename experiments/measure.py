@@ -44,7 +44,7 @@ def measure(
     workers : int, optional
         Processes; None: one a core on a CPU, one on a GPU.
     fresh : bool
-        Repeat runs whose record was made by other code.
+        Repeat runs whose record is stale (see `plan.stale`).
     scheduler : str
         Address of a dask scheduler, in place of local processes.
     """
@@ -76,8 +76,9 @@ def obtain(name: str, profile: str, results: str | Path = "", *, rerun: bool = F
         )
     if old := sum(stale(run, record) for run, record in found):
         warnings.warn(
-            f"{old} of {len(found)} records of {name!r} at profile {profile!r} were made by earlier code; "
-            f"`python -m experiments confirm {name} --profile {profile}` says whether this code still gives them",
+            f"{old} of {len(found)} records of {name!r} at profile {profile!r} are stale: the numbers that their kind "
+            f"of run computes have changed since. `python -m experiments run {name} --profile {profile} --fresh` makes "
+            "them again",
             stacklevel=2,
         )
     return ledger

@@ -6,7 +6,6 @@ from statistics import fmean
 from experiments import records
 from experiments.config import Run, Sweep
 from experiments.records import Ledger, Record
-from experiments.sources import code_hash
 
 
 def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
@@ -19,9 +18,12 @@ def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
     return [run for run in runs if not usable(run)]
 
 
-def stale(run: Run, record: Record) -> bool:
-    """Whether the code that computes such a run has changed since the record was made."""
-    return bool(record.provenance.get("code") != code_hash(type(run).__module__))
+def stale(run: Run | None, record: Record) -> bool:
+    """Whether a record is not what its run would give now: the numerics of the run's kind were raised since.
+
+    `run` is None for a record whose key is no run of the sweep, which is stale as well.
+    """
+    return run is None or record.numerics != run.NUMERICS
 
 
 def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, code, versions, device."""
+"""Where a number comes from: commit, versions, device."""
 
 import importlib
 import platform
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 import nfnets_lite
-from experiments.sources import code_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ("nfnets_lite", "experiments", "data_scripts", ":!experiments/results")
@@ -67,13 +66,12 @@ def energy_j(device: torch.device) -> float | None:
         return None
 
 
-def provenance(device: torch.device, module: str) -> dict[str, Any]:
-    """What is the same for every run of a kind, whose class is in `module`, in a process."""
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What is the same for every run of a process on a device."""
     revision, dirty = commit()
     return {
         "commit": revision,
         "dirty": dirty,
-        "code": code_hash(module),
         "versions": {
             "nfnets_lite": nfnets_lite.__version__,
             "torch": torch.__version__,

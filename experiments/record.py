@@ -2,25 +2,30 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-SCHEMA = 1
+SCHEMA = 2
 DONE = ("ok", "diverged")
-# Decoding all of 100,000 lines takes seconds and most of a gigabyte, and most readers want a few of them: these fields
-# are decoded when one of them is first asked for.
+# Decoding all of 100,000 lines takes seconds and most of a gigabyte, and most readers want a few of them. So a line
+# begins with the small fields, and the late ones are decoded when one of them is first asked for.
+EARLY = ("schema", "sweep", "method", "key", "seed", "status", "numerics")
 LATE = ("config", "curve", "metrics", "profile", "provenance", "reason")
-START = b'{"config": {'
-HEAD = re.compile(rb'\}, "key": "([^"\\]*)", "method": "([^"\\]*)", "metrics": \{')
-TAIL = re.compile(rb'", "schema": (\d+), "seed": (\d+), "status": "(\w+)", "sweep": "([^"\\]*)"\}\n')
+START = b'{"schema": '
+HEAD = re.compile(
+    rb'\{"schema": (\d+), "sweep": "([^"\\]*)", "method": "([^"\\]*)", "key": "([^"\\]*)", "seed": (\d+), '
+    rb'"status": "(\w+)", "numerics": (\d+), "config": \{'
+)
+UNTOLD = {"numerics": 0}  # a line of schema 1 does not say it
 
 
 @dataclass(frozen=True)
 class Record:
     """One run and what came of it.
 
-    `key` is the hash of `config` (which is the run without its seed and its label); `status` is ``"ok"``,
-    ``"diverged"`` (a result) or ``"failed"`` (an error, repeated at the next start), with the reason.
+    `key` is the run's key, `config` every field of the run but its seed and its label; `status` is ``"ok"``,
+    ``"diverged"`` (a result) or ``"failed"`` (an error, repeated at the next start), with the reason. `numerics` is the
+    `NUMERICS` of the run's kind when the run was computed; 0 if a record of schema 1 does not say.
     """
 
     sweep: str
@@ -34,6 +39,7 @@ class Record:
     metrics: dict[str, float]
     curve: dict[str, list[Any]]
     provenance: dict[str, Any]
+    numerics: int
     schema: int = SCHEMA
 
     @property
@@ -43,7 +49,9 @@ class Record:
 
     def line(self) -> bytes:
         """The record as it stands in the file."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False).encode() + b"\n"
+        parts = ((name, getattr(self, name)) for name in (*EARLY, *LATE))
+        fields = (f'"{name}": {json.dumps(value, sort_keys=True, allow_nan=False)}' for name, value in parts)
+        return f"{{{', '.join(fields)}}}\n".encode()
 
     if not TYPE_CHECKING:  # a type checker would take it for leave to ask for any name
 
@@ -69,12 +77,25 @@ class NewerSchema(ValueError):
 
 def parse(line: bytes, names: dict[bytes, str]) -> Record:
     """The record of a line; a ValueError or TypeError says why there is none. `names` keeps equal strings once."""
-    record = _outlined(line, names)
-    if record is None:
+    head = HEAD.match(line)
+    # A second start is that of the line after a torn one, run together with it.
+    if head is None or line.find(START, 1) > 0 or not line.endswith(b"}\n"):
         fields = json.loads(line)
         _check_schema(fields.get("schema", SCHEMA) if isinstance(fields, dict) else SCHEMA)
-        return Record(**fields)
-    _check_schema(record.schema)
+        return Record(**(UNTOLD | fields))
+    schema, sweep, method, key, seed, status, numerics = head.groups()
+    _check_schema(int(schema))
+    record = object.__new__(Record)
+    record.__dict__.update(
+        schema=int(schema),
+        sweep=names.get(sweep) or names.setdefault(sweep, sweep.decode()),
+        method=names.get(method) or names.setdefault(method, method.decode()),
+        key=names.get(key) or names.setdefault(key, key.decode()),
+        seed=int(seed),
+        status=names.get(status) or names.setdefault(status, status.decode()),
+        numerics=int(numerics),
+        _line=line,
+    )
     return record
 
 
@@ -84,24 +105,3 @@ def _check_schema(schema: int) -> None:
             f"schema={schema}; this code reads up to {SCHEMA}. It was written by a newer version: "
             "update this checkout, or pass --results with another folder"
         )
-
-
-def _outlined(line: bytes, names: dict[bytes, str]) -> Record | None:
-    """A record with its large fields left for later; None if the line is not just as `Record.line` writes it."""
-    head = HEAD.match(line, line.find(b'}, "key": "'))
-    tail = TAIL.fullmatch(line, line.rfind(b'", "schema": '))
-    # A second start is that of the line after a torn one, run together with it.
-    if head is None or tail is None or line.find(START, 1) > 0 or not line.startswith(START):
-        return None
-    key, method, (schema, seed, status, sweep) = *head.groups(), tail.groups()
-    record = object.__new__(Record)
-    record.__dict__.update(
-        sweep=names.get(sweep) or names.setdefault(sweep, sweep.decode()),
-        method=names.get(method) or names.setdefault(method, method.decode()),
-        key=names.get(key) or names.setdefault(key, key.decode()),
-        seed=int(seed),
-        status=names.get(status) or names.setdefault(status, status.decode()),
-        schema=int(schema),
-        _line=line,
-    )
-    return record

@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|confirm|list|status|doctor|bench``."""
+"""The command line: ``python -m experiments run|list|status|doctor|bench``."""
 
 import time
 from dataclasses import replace
@@ -33,7 +33,7 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="number of final seeds")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int | None, typer.Option(help="processes (default: cores on CPU, 1 on GPU)")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="replace records made by other code")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace stale records")] = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask scheduler, in place of local processes")] = "",
     streams: Annotated[int | None, typer.Option(help="runs at once in one process (default: 4 on a GPU)")] = None,
     minutes: Annotated[float | None, typer.Option(help="begin no run after so many minutes")] = None,
@@ -86,34 +86,6 @@ def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
         for found in verdict.findings:
             said = f"  {found.name}: {found.measured} (asked: {found.wanted}), {found.said}"
             console.print(said, highlight=False, markup=False)
-
-
-@app.command()
-def confirm(
-    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all")],
-    profile: ProfileOption = "smoke",
-    results: ResultsOption = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    earlier: Annotated[str, typer.Option(help="commit whose code made the records, to compare with it here")] = "",
-) -> None:
-    """Repeat a few runs whose records are stale; where all digits are the same, the records are of this code again."""
-    from experiments import confirm
-
-    console = Console(soft_wrap=True)
-    differ = 0
-    for name in config.queue() if names == ["all"] else names:
-        try:
-            sweep, where = plan(name, profile, results, device, None, None, False, "")
-            repeated, kept = confirm.confirm(sweep, where, lambda record: None, earlier)
-            said = f"{repeated} runs repeated, all equal: {kept} records confirmed" if kept else "nothing is stale"
-            console.print(f"{name}, {profile}: {said}", highlight=False)
-        except confirm.NotConfirmed as error:
-            differ += 1
-            console.print(f"not confirmed: {error}", style="red", markup=False)
-        except (ValueError, OSError) as error:
-            console.print(f"error: {error}", style="red", markup=False)
-            raise typer.Exit(2) from error
-    raise typer.Exit(1 if differ else 0)
 
 
 @app.command("list")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments import config, records
+from experiments.cost import all_runs
 from experiments.plan import recorded, stale
 from experiments.profiles import PROFILES
 
@@ -15,7 +16,8 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     """Rows of a table, each with what was wrong with its file.
 
     Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
-    Stale: the code that computes them has changed since. Cost: the seconds that all of them took, in hours.
+    Stale: all records of the file that `plan.stale` tells, those of runs that the sweep has no more too. Cost: the
+    seconds that all of them took, in hours.
     """
     for name in config.names():
         for profile in PROFILES:
@@ -24,7 +26,8 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
             runs, pairs = recorded(sweep, ledger)
             found = [r for _, r in pairs]
             count = Counter(r.status for r in found)
-            old = sum(stale(run, r) for run, r in pairs)
+            known = all_runs(sweep) if ledger.records else {}
+            old = sum(stale(known.get(r.key), r) for r in ledger.records)
             devices = ", ".join(sorted({r.provenance["device"] for r in found}))
             seconds = sum(r.provenance["seconds"] for r in found)
             numbers = (

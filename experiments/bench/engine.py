@@ -223,7 +223,7 @@ def main(device_name: str, console: Console) -> None:
         "cores": os.cpu_count(),
         "threads_ordinary": torch.get_num_threads(),
         "load": os.getloadavg(),
-        "provenance": provenance(device, Training.__module__),
+        "provenance": provenance(device),
         "start": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     target = OUT.with_stem(f"{OUT.stem}-{device.type}")

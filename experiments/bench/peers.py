@@ -100,7 +100,7 @@ def _row(target: Target, device: str, found: Found) -> Row:
 def facts(device: torch.device, scale: Scale, timm: Timm) -> dict[str, Any]:
     """How a report was made."""
     return {
-        "provenance": provenance(device, __name__),
+        "provenance": provenance(device),
         "timm": timm if isinstance(timm, str) else timm.__version__,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -90,7 +90,7 @@ def _train(run: LargeRun, data: Path, out: Path, layout: Layout) -> None:
 
 def record(run: LargeRun, result: "Result", at: World, started: str, seconds: float) -> Record:
     """The line that the book reads; `seconds` are those since the last start, if the run was resumed."""
-    origin = provenance(at.device, "experiments.large.trainer") | {
+    origin = provenance(at.device) | {
         "start": started, "seconds": seconds, "peak_memory_mb": round(peak_memory_mb(at.device), 1),
         "processes": at.size,
     }  # fmt: skip
@@ -98,6 +98,7 @@ def record(run: LargeRun, result: "Result", at: World, started: str, seconds: fl
     return Record(
         sweep=run.name, profile=run.profile, method="nf_agc", key=run.key, seed=run.seed, status=result.status,
         reason=result.reason, config=run.resolved, metrics=metrics, curve=result.curve, provenance=origin,
+        numerics=run.NUMERICS,
     )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """What one large run is, as frozen data, and its learning-rate schedule. Nothing here executes."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import cos, pi
-from typing import Literal
+from typing import ClassVar, Literal
 
+from experiments.keys import key_of
 from nfnets_lite.models import ResNetSpec, Resolution
+
+APART = ("name", "profile", "seed")  # the fields of a run that do not enter its key
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class LargeRecipe:
 class LargeRun:
     """One run, fully resolved. `key` names everything but the seed and the name."""
 
+    NUMERICS: ClassVar[int] = 1  # not raised yet
+
     name: str
     profile: str
     model: ResNetSpec
@@ -98,12 +101,12 @@ class LargeRun:
     @cached_property
     def resolved(self) -> dict[str, object]:
         """Every field but the names and the seed, as plain data."""
-        return {name: value for name, value in asdict(self).items() if name not in ("name", "profile", "seed")}
+        return {name: value for name, value in asdict(self).items() if name not in APART}
 
     @cached_property
     def key(self) -> str:
-        """Hash of the resolved fields: the same key is the same experiment."""
-        return hashlib.sha256(json.dumps(self.resolved, sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of the fields that differ from their defaults: the same key is the same experiment."""
+        return key_of(self, APART)
 
 
 @dataclass(frozen=True)

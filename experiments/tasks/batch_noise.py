@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ class BatchNoise(Run):
     The noise at a batch size is the standard deviation of a logit over the batches, over that of the logit between
     images. `images` are looked at, in `draws` batches each.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: ResNetSpec
     data: Data

@@ -6,6 +6,7 @@ Axes: P pairs of a batch, N = 2 P images, C channels, H W space, D of an embeddi
 from collections.abc import Generator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class Contrastive(Run):
     batch, in training and evaluation mode on the same views; `probe_accuracy`, of a linear classifier (ridge
     regression) on the features in front of the embedding.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: ResNetSpec
     data: Data

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class Federated(Training):
     Metrics: ``DOMAIN_accuracy``, `mean_accuracy` over the domains (also as `accuracy`, by which a search goes) and
     `worst_domain_accuracy`.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     rounds: int = 10
     local_norms: bool = False

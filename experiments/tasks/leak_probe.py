@@ -6,6 +6,7 @@ Axes: N images of a batch, C channels, H W space.
 from collections.abc import Generator, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class LeakProbe(Run):
     in evaluation mode; `coupling`, at the start, the largest derivative of the first image's output by another image
     over the largest by itself, with that of every image as a curve.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: Spec
     data: Data

@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class Ratios(Training):
     threshold, the classifier's weight left out. Curves, each at the same up to `POINTS` updates, named in ``at``:
     ``<kind>_<level>`` for the quantiles `LEVELS` over the units of a kind of `KINDS`; None where it is not finite.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     thresholds: tuple[float, ...] = (0.01, 0.04, 0.16)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from math import exp, isfinite, log
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ class Signals(Run):
     change : str
         A key of `CHANGES`; ``"evaluation"`` measures in that mode.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: ResNetSpec
     data: Data | None

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ SEEN = 2000  # training images whose accuracy is taken at the end
 @dataclass(frozen=True)
 class Training(Run):
     """One training of a model on data by a recipe, judged on its split."""
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: Spec
     data: Data

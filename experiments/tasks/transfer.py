@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -22,6 +22,8 @@ class Transfer(Run):
     `source` None trains from scratch. `frozen` fine-tunes the new classifier alone; batch norms still see the new
     images and move their running statistics. The searched rate is that of the fine-tuning.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: Spec
     source: Data | None

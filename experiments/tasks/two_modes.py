@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class TwoModes(Training):
     Metrics: `accuracy` and `loss` in evaluation mode, `batch_accuracy` in training mode, all on the same images: whole
     batches of the judged split, each image in one of them at most.
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     classes: int = 0
 

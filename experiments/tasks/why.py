@@ -4,7 +4,7 @@ from collections.abc import Generator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class Landscape(Run):
     recipe's peak rate along the negative gradient (Santurkar et al., arXiv 1805.11604, section 3.2). `noisy` puts
     noise behind every batch norm whose mean and scale are new for every update (section 2.1).
     """
+
+    NUMERICS: ClassVar[int] = 1  # not raised yet
 
     model: ResNetSpec
     data: Data

@@ -28,4 +28,4 @@ def run(
     measured = {**({} if accuracy is None else {"accuracy": accuracy}), **(metrics or {})}
     origin = {"device": "a device", "commit": "0123456789", "dirty": False}
     kept = {name: list(values) for name, values in (curve or {}).items()}
-    return Record("sweep", "smoke", method, key or method, seed, status, "", config, measured, kept, origin)
+    return Record("sweep", "smoke", method, key or method, seed, status, "", config, measured, kept, origin, 1)

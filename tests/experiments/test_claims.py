@@ -22,7 +22,9 @@ def final(method: str, size: int, accuracies: list[float], **recipe: Any) -> lis
     setting = {"model": {"num_classes": 10}, "split": "test", "recipe": {"batch_size": size, **recipe}}
     key = f"{method}{setting}"
     return [
-        Record("batch_size", "gpu", method, key, seed, "ok", "", setting, {"accuracy": a}, {}, {"device": "a device"})
+        Record(
+            "batch_size", "gpu", method, key, seed, "ok", "", setting, {"accuracy": a}, {}, {"device": "a device"}, 1
+        )
         for seed, a in enumerate(accuracies)
     ]
 
@@ -352,7 +354,7 @@ def planned(name: str, profile: str) -> list[Record]:
     finals = [run for cell in made.cells for run in made.at(cell, made.rates[0])] if made.rates else made.as_they_are()
     return [
         Record(name, profile, run.method, run.key, run.seed, "ok", "", json.loads(json.dumps(run.resolved)), Anything(),
-               {}, {})
+               {}, {}, run.NUMERICS)
         for run in (*made.search(), *finals)
     ]  # fmt: skip
 
@@ -381,8 +383,9 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
         large = run.resolved["recipe"]["batch_size"] == 512
         numbers = {"accuracy": accuracy[run.method.removesuffix(":updates")] if large else 0.9}
         return Record(
-            "batch_size", profile, run.method, run.key, run.seed, "ok", "", run.resolved, numbers, {}, {"device": "d"}
-        )
+            "batch_size", profile, run.method, run.key, run.seed, "ok", "", run.resolved, numbers, {}, {"device": "d"},
+            run.NUMERICS - (profile == "smoke"),
+        )  # fmt: skip
 
     def write(profile: str, runs: list[config.Run]) -> None:
         (tmp_path / profile).mkdir()
@@ -398,7 +401,7 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     write("gpu", config.sweep("batch_size", "gpu").search())  # the final runs are still to come
 
     found = {verdict.claim.id: verdict for verdict in claims.verdicts(tmp_path)}
-    assert found["NF-8"].stale == len(runs) + len(plan.final_runs(made, ledger))  # these say nothing of their code
+    assert found["NF-8"].stale == len(runs) + len(plan.final_runs(made, ledger))
     assert list(found) == list(claims.claims())
     assert (found["NF-8"].verdict, found["NF-8"].profile) == ("reproduced", "smoke")
     assert "smoke scale only" in found["NF-8"].scale

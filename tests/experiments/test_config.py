@@ -57,16 +57,6 @@ def test_depth_scaling_reaches_a_thousand_layers_with_every_method() -> None:
             assert start["skipinit_sqrt"] == pytest.approx(depth**-0.5)
 
 
-def test_key_is_the_experiment_not_the_seed_or_the_label() -> None:
-    from dataclasses import replace
-
-    run = config.sweep("batch_size", "smoke").search()[0]
-    assert replace(run, seed=7, method="other").key == run.key
-    assert replace(run, split="test").key != run.key
-    assert replace(run, recipe=replace(run.recipe, lr=0.3)).key != run.key
-    assert replace(run, model=replace(run.model, alpha=0.3)).key != run.key
-
-
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(ValueError, match=r"config 'batchsize' is not known; use one of .*batch_size"):
         config.sweep("batchsize", "smoke")

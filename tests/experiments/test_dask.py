@@ -4,17 +4,19 @@ import importlib.util
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_sweep import outcomes, sweep, where
 
 from experiments import cluster, records
-from experiments.config import Run
-from experiments.engine import run_sweep
+from experiments.config import Run, drain
+from experiments.engine import _job, run_sweep
 from experiments.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,15 @@ def test_without_dask_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ValueError, match=r"scheduler='tcp://h:1' needs dask.distributed.*pip install"):
         cluster.Cluster(work, "tcp://h:1")
+
+
+def test_a_worker_with_other_numerics_is_refused() -> None:
+    run = sweep().search()[0]
+    record = drain(_job(run, "small", "smoke", torch.device("cpu")))
+    assert cluster.accepted(run, record, "tcp://h:1") is record
+    for other in (run.NUMERICS - 1, run.NUMERICS + 1):
+        with pytest.raises(ValueError, match=f"NUMERICS={other} for Training, and this process has {run.NUMERICS}"):
+            cluster.accepted(run, replace(record, numerics=other), "tcp://h:1")
 
 
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs dask.distributed")

@@ -100,8 +100,11 @@ def test_the_command_keeps_its_records_apart_and_says_the_verdicts(
     path.parent.mkdir()
     for cell in on_data(config.sweep("sam", "small"), "cifar100").as_they_are():
         metrics = {"accuracy": accuracy.get(cell.method, 0.5) + cell.seed / 1e4}
-        origin = {"device": "a device", "code": "", "seconds": 1.0}
-        made = Record("sam", "small", cell.method, cell.key, cell.seed, "ok", "", cell.resolved, metrics, {}, origin)
+        origin = {"device": "a device", "seconds": 1.0}
+        made = Record(
+            "sam", "small", cell.method, cell.key, cell.seed, "ok", "", cell.resolved, metrics, {}, origin,
+            cell.NUMERICS,
+        )  # fmt: skip
         records.append(path, made)
     said = CliRunner().invoke(run.app, ["run", "sam", "--profile", "small", "--data", "cifar100"])
     assert said.exit_code == 0, said.output

@@ -18,7 +18,8 @@ from experiments import config, engine, records
 from experiments import run as command
 from experiments.config import Outcome, Run, Sweep, drain
 from experiments.engine import Where, run_sweep
-from experiments.plan import best_rate, pending, stages
+from experiments.plan import best_rate, pending, stages, stale
+from experiments.tasks.ratios import Ratios
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
@@ -50,7 +51,8 @@ def test_search_then_final_runs_at_the_best_rate(tmp_path: Path) -> None:
     assert {r.config["split"] for r in final} == {"test"}
     assert len(seen) == len(ledger.records) == 4
     provenance = final[0].provenance
-    assert {"commit", "dirty", "code", "versions", "device", "start", "seconds", "peak_memory_mb"} <= set(provenance)
+    assert {"commit", "dirty", "versions", "device", "start", "seconds", "peak_memory_mb"} <= set(provenance)
+    assert {r.numerics for r in ledger.records} == {Training.NUMERICS}
     assert records.read(records.path_of(tmp_path, "tiny")) == ledger
 
 
@@ -111,19 +113,28 @@ def test_a_run_that_diverges_only_when_it_is_judged_is_recorded(
     assert ledger.records[0].metrics == {"accuracy": 0.1, "updates": 3}
 
 
-def test_fresh_repeats_what_other_code_recorded(tmp_path: Path) -> None:
+def test_fresh_repeats_stale_records(tmp_path: Path) -> None:
     ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     runs = tiny().search()
     assert pending(runs, ledger, fresh=True) == []
-    aged = tuple(replace(r, provenance={**r.provenance, "code": "other"}) for r in ledger.records)
+    aged = tuple(replace(r, numerics=r.numerics - 1) for r in ledger.records)
     old = replace(ledger, records=aged)
     assert pending(runs, old, fresh=False) == []
     assert pending(runs, old, fresh=True) == runs
     path = records.path_of(tmp_path, "tiny")
-    records.rewrite(path, lambda r: replace(r, provenance={**r.provenance, "code": "other"}))
+    records.rewrite(path, lambda r: replace(r, numerics=r.numerics - 1))
     again = run_sweep(tiny(), where(tmp_path, fresh=True), lambda _: None).records
     assert len(path.read_bytes().splitlines()) == len(again) == len(ledger.records)  # the old lines are gone
-    assert {r.provenance["code"] for r in again} == {r.provenance["code"] for r in ledger.records}
+    assert {r.numerics for r in again} == {Training.NUMERICS}
+
+
+def test_raised_numerics_make_records_of_their_kind_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, ledger = tiny(), run_sweep(tiny(), where(tmp_path), lambda _: None)
+    kept = Ratios("nf", MODEL, Data("digits", train=64), Recipe(16, 3, 0.0))
+    monkeypatch.setattr(Training, "NUMERICS", Training.NUMERICS + 1)
+    assert pending(sweep.search(), ledger, fresh=True) == sweep.search()
+    assert not stale(kept, replace(ledger.records[0], numerics=kept.NUMERICS))
+    assert stale(None, ledger.records[0]), "a record of no run of the sweep"
 
 
 def test_a_tie_goes_to_the_smaller_rate_and_divergence_counts_as_chance(tmp_path: Path) -> None:
@@ -326,9 +337,10 @@ def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
     monkeypatch.setattr(config, "sweep", lambda name, profile: tiny(seeds=3))
     ledger = run_sweep(tiny(), where(tmp_path / "smoke"), lambda _: None)
     last = ledger.records[-1]
-    records.append(ledger.path, replace(last, status="failed", provenance={**last.provenance, "code": "other"}))
+    records.append(ledger.path, replace(last, status="failed", numerics=0))
+    records.append(ledger.path, replace(last, key="of a run that the sweep has no more"))
     row, warning = next(rows(tmp_path))
-    assert row[:7] == ("tiny", "smoke", "3", "1", "1", "1", "1")
+    assert row[:7] == ("tiny", "smoke", "3", "1", "1", "1", "2")
     assert row[8].endswith(" h")
     assert not warning
 

@@ -17,7 +17,7 @@ from experiments.records import Record
 def record(key: str = "k", seed: int = 0, status: str = "ok", accuracy: float = 0.5, method: str = "bn") -> Record:
     config = {"model": {"num_classes": 10}, "split": "test", "recipe": {"batch_size": 8, "lr": 0.1}}
     metrics = {"accuracy": accuracy} if status == "ok" else {}
-    return Record("s", "smoke", method, key, seed, status, "", config, metrics, {}, {"code": "c"})
+    return Record("s", "smoke", method, key, seed, status, "", config, metrics, {}, {"device": "d"}, 1)
 
 
 def test_round_trip_and_last_wins(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_newer_schema_is_said_and_not_guessed_at(tmp_path: Path) -> None:
     newer = replace(record(seed=1), schema=7).line()
     for line in (newer, newer.replace(b'"config"', b'"colour": "red", "config"')):
         path.write_bytes(record().line() + line)
-        with pytest.raises(ValueError, match=r"s\.jsonl, line 2 has schema=7; this code reads up to 1.*update"):
+        with pytest.raises(ValueError, match=r"s\.jsonl, line 2 has schema=7; this code reads up to 2.*update"):
             records.read(path)
 
 
@@ -181,6 +181,14 @@ def test_a_record_that_was_read_is_the_record_that_was_written(tmp_path: Path) -
     assert records.read(path).records[1].line() == record(seed=1).line()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = read[0].nothing  # type: ignore[attr-defined]
+
+
+def test_a_line_of_schema_1_has_numerics_0(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    fields = {name: value for name, value in json.loads(record().line()).items() if name != "numerics"}
+    path.write_text(json.dumps(fields | {"schema": 1}, sort_keys=True) + "\n")
+    (found,) = records.read(path).records
+    assert (found.numerics, found.schema, found.metrics) == (0, 1, {"accuracy": 0.5})
 
 
 def test_damage_inside_a_line_is_said_when_it_is_looked_at(tmp_path: Path) -> None:
