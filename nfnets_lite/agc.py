@@ -98,18 +98,20 @@ class AdaptiveClip:
         self.clip_factor, self.eps = clip_factor, eps
         if isinstance(parameters, nn.Module):
             parameters = parameter_roles(parameters, classifier=classifier)
-        if isinstance(parameters, Mapping):
-            chosen = [(p, role) for p, role in parameters.values() if role.clip]
-        else:
-            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            for tensor in tensors:
-                if not isinstance(tensor, Tensor):
+        given = parameters.values() if isinstance(parameters, Mapping) else parameters
+        units: dict[int, tuple[Tensor, Role]] = {}  # by identity, so that each parameter is clipped once
+        for entry in [given] if isinstance(given, Tensor) else given:
+            match entry:
+                case Tensor():
+                    units[id(entry)] = (entry, Role("weight", unit_dim_of(entry), clip=True, decay=True))
+                case (Tensor() as parameter, Role() as role):
+                    units |= {id(parameter): (parameter, role)} if role.clip else {}
+                case _:
                     raise TypeError(
-                        f"parameters holds a {type(tensor).__name__}; pass a model, parameter_roles(model), tensors or "
+                        f"parameters holds a {type(entry).__name__}; pass a model, parameter_roles(model), tensors or "
                         "one tensor (model.parameters(), not named_parameters() nor optimizer groups)"
                     )
-            chosen = [(p, Role("weight", unit_dim_of(p), clip=True, decay=True)) for p in tensors]
-        self.units = tuple({id(p): (p, role) for p, role in chosen}.values())
+        self.units = tuple(units.values())
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
@@ -148,8 +150,7 @@ class AdaptiveClip:
             places = above.view(len(grads), above[0].numel()).any(1).nonzero().flatten().tolist()
         if places:
             torch._foreach_mul_([grads[i] for i in places], [factor[i] for i in places])
-        above = above.flatten()
-        return above.full_tensor() if _is_sharded(above) else above  # type: ignore[attr-defined]
+        return (above.full_tensor() if _is_sharded(above) else above).flatten()  # type: ignore[attr-defined]
 
     def _factor(self, weight: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
         """What each unit's gradient is multiplied by, and which units are above their bound, from two norms a unit."""

@@ -299,8 +299,12 @@ def test_gradients_that_cannot_be_clipped_are_refused() -> None:
         adaptive_clip_grad_(embedding)
     with pytest.raises(ValueError, match=r"none of the 12 to be clipped has a gradient; call this after"):
         adaptive_clip_grad_(make_net())
-    with pytest.raises(TypeError, match=r"holds a tuple; pass a model"):
+    with pytest.raises(TypeError, match=r"holds a tuple; pass a model, parameter_roles\(model\), tensors or one"):
         AdaptiveClip(make_net().named_parameters())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"holds a dict; pass a model"):
+        AdaptiveClip(sgd(make_net()).param_groups)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"holds a str; pass a model"):
+        AdaptiveClip({"kernel": "weight"})  # type: ignore[dict-item]
 
 
 def test_missing_gradients_are_passed_over() -> None:
