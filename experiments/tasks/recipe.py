@@ -13,7 +13,8 @@ class Data:
 
     `train` and `validation` are disjoint parts of the published training images, drawn once, the same for every seed;
     `test` images are the first ones of the published test set. None takes all that is left. `pool` averages pixels.
-    `classes` keeps the labels below it only; None: all.
+    `classes` keeps the labels below it only; None: all. `patches`, a side in pixels, has the network see whitened
+    patches of that side in place of pixels (`experiments.tasks.patches`); 0: pixels.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Data:
     test: int | None = None
     pool: int = 1
     classes: int | None = None
+    patches: int = 0
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def evaluate(model: nn.Module, data: Split, autocast: bool = False, chunk: int =
     for start in range(0, len(data), chunk):
         images, labels = data.images[start : start + chunk], data.labels[start : start + chunk]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            logits: Tensor = model(images)
+            logits: Tensor = model(data.seen(images))
         correct += int((logits.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
     return {"accuracy": correct / len(data), "loss": loss / len(data)}
