@@ -30,12 +30,13 @@ class Data:
 class Augment:
     """Random changes of the training images.
 
-    `crop_flip`: crop from 4 pixels of zero padding and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
+    `crop_flip`: crop from `pad` pixels of zero padding and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
     distribution of an image's share (0: off); with both, each takes half of the batch. `randaugment`: magnitude of 4
     layers (0: off).
     """
 
     crop_flip: bool = False
+    pad: int = 4
     mixup: float = 0.0
     cutmix: float = 0.0
     randaugment: float = 0.0

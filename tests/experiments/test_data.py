@@ -7,7 +7,7 @@ import torch
 
 from experiments.configs import transfer
 from experiments.tasks import data
-from experiments.tasks.draws import PAD, batch, crop_and_flip, draw, mix
+from experiments.tasks.draws import batch, crop_and_flip, draw, mix
 from experiments.tasks.recipe import Augment, Data
 
 CPU = torch.device("cpu")
