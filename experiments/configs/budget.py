@@ -11,8 +11,8 @@ All methods share one network, one batch size and one schedule. Learning rate an
 images in trainings of one length, by equally many tries. BN, GN and NF have 9 learning rates in steps of the root of 2.
 Methods that clip have 3 learning rates in steps of 2, each with 3 thresholds in steps of 4. A grid is widened where the
 best setting lies at its end, at most three times. The setting found serves every length. The longest trainings are of
-BN and of NF with AGC only. Two controls stand at one length, each with a search of its own: BN with AGC, and NF with AGC
-from the published start (alpha 0.2, skip gain 0).
+BN and of NF with AGC only. Two controls stand at one length, each with a search of its own: BN with AGC, and NF with
+AGC from the published start (alpha 0.2, skip gain 0).
 """
 
 from dataclasses import dataclass, replace
