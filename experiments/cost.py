@@ -9,7 +9,7 @@ from statistics import fmean, median
 from experiments import records
 from experiments.config import Run, Sweep
 from experiments.engine import Where
-from experiments.plan import final_runs, pending
+from experiments.plan import final_runs, pending, search_runs
 from experiments.provenance import device_name
 from experiments.records import Record
 from experiments.undrawn import Undrawn
@@ -18,7 +18,7 @@ from experiments.undrawn import Undrawn
 def runs_left(sweep: Sweep, where: Where) -> list[Run]:
     """Runs left to do. While a search is unfinished its final runs are not known, so all of them count."""
     ledger = records.read(records.path_of(where.results, sweep.name))
-    search, finals = pending(sweep.search(), ledger, where.fresh), final_runs(sweep, ledger)
+    search, finals = pending(search_runs(sweep, ledger), ledger, where.fresh), final_runs(sweep, ledger)
     return search + (finals if search else pending(finals, ledger, where.fresh))
 
 
@@ -55,7 +55,7 @@ def estimates(whole: Mapping[str, Run], runs: Iterable[Run], done: Sequence[Reco
 
 def all_runs(sweep: Sweep) -> dict[str, Run]:
     """Every run that the sweep may have, by key: its final ones at whatever rate."""
-    finals = (run for cell in sweep.cells for rate in sweep.rates for run in sweep.at(cell, rate))
+    finals = (run for cell in sweep.cells for setting in sweep.grid(cell).settings() for run in sweep.at(cell, setting))
     return {run.key: run for run in (*sweep.search(), *sweep.cells, *finals)}
 
 

@@ -16,7 +16,7 @@ from experiments import records
 from experiments.config import Outcome, Run, Sweep, drain
 from experiments.dispatch import dispatch
 from experiments.journal import Journal
-from experiments.plan import final_runs, pending
+from experiments.plan import final_runs, pending, search_runs
 from experiments.pool import Backend, Here, Local
 from experiments.provenance import device_name, energy_j, peak_memory_mb, provenance
 from experiments.records import Ledger, Record
@@ -77,16 +77,17 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     path = records.path_of(where.results, sweep.name)
     for name in sorted({name for cell in sweep.cells for name in cell.datasets}):
         prepare(name)
-    plans: tuple[Callable[[Ledger], list[Run]], ...] = (lambda _: sweep.search(), partial(final_runs, sweep))
+    search, final = partial(search_runs, sweep), partial(final_runs, sweep)
+    stages = (*[search] * (1 + sweep.widenings), final)
     died = partial(lost, sweep.name, where)
     backend: Backend | None = None
     try:
-        for plan in plans:
+        for number, stage in enumerate(stages):
             with Journal(path) as journal:
                 if journal.ledger.torn:
                     warnings.warn(journal.ledger.torn, stacklevel=2)
-                # A rate that was not tried to the end must not lose to others for that.
-                if plan is not plans[0] and (lacking := pending(sweep.search(), journal.ledger, fresh=False)):
+                # A setting that was not tried to the end must not lose to others for that.
+                if number and (lacking := pending(search(journal.ledger), journal.ledger, fresh=False)):
                     failed = [record for run in lacking if (record := journal.ledger.of(run.key, run.seed))]
                     if failed:
                         warnings.warn(
@@ -95,10 +96,11 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
                             "has repeated them",
                             stacklevel=2,
                         )
-                    break
+                    if failed or stage is final:
+                        break
                 # Long runs first, that no worker is left alone with one at the end.
                 runs = sorted(
-                    pending(plan(journal.ledger), journal.ledger, where.fresh),
+                    pending(stage(journal.ledger), journal.ledger, where.fresh),
                     key=lambda run: (-run.effort(where.device.type), run.seed),
                 )
                 if runs:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from experiments import records
-from experiments.config import Run, Sweep
+from experiments.config import Grid, Run, Setting, Sweep, unique
 from experiments.records import Ledger, Record
 
 
@@ -26,30 +26,61 @@ def stale(run: Run | None, record: Record) -> bool:
     return run is None or record.numerics != run.NUMERICS
 
 
-def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
-    """The learning rate with the best mean validation accuracy; a tie goes to the smaller rate.
+def grid(sweep: Sweep, cell: Run, ledger: Ledger) -> Grid:
+    """The grid of a cell, widened as often as the sweep allows beyond ends at which the best setting lies.
 
-    A run that diverged counts as 0 here, below chance: no such rate is preferred to one that trained. So does one that
-    failed or is missing, before the search is over: nothing may rest on the choice until then.
+    It is widened only once every setting that it has so far was tried.
     """
+    found = sweep.grid(cell)
+    for _ in range(sweep.widenings):
+        if pending([run for setting in found.settings() for run in sweep.tries(cell, setting)], ledger, fresh=False):
+            break
+        found = found.widened(_best(sweep, cell, found, ledger))
+    return found
 
-    def score(rate: float) -> float:
-        found = [ledger.of(run.key, run.seed) for run in sweep.at(cell, rate, search=True)]
+
+def search_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
+    """The runs that are judged on validation images, as far as the records say which settings are to be tried."""
+    return unique(
+        run
+        for cell in sweep.cells
+        for setting in grid(sweep, cell, ledger).settings()
+        for run in sweep.tries(cell, setting)
+    )
+
+
+def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
+    """The learning rate of the cell's best setting."""
+    return best_setting(sweep, cell, ledger).lr
+
+
+def best_setting(sweep: Sweep, cell: Run, ledger: Ledger) -> Setting:
+    """The setting with the best mean validation accuracy; a tie goes to the smaller rate, then the smaller threshold.
+
+    A run that diverged counts as 0 here, below chance: no such setting is preferred to one that trained. So does one
+    that failed or is missing, before the search is over: nothing may rest on the choice until then.
+    """
+    return _best(sweep, cell, grid(sweep, cell, ledger), ledger)
+
+
+def _best(sweep: Sweep, cell: Run, grid: Grid, ledger: Ledger) -> Setting:
+    def score(setting: Setting) -> float:
+        found = [ledger.of(run.key, run.seed) for run in sweep.tries(cell, setting)]
         return fmean(records.accuracy(r) if r is not None and r.status == "ok" else 0.0 for r in found)
 
-    return max(sorted(sweep.rates), key=score)
+    return max(grid.settings(), key=score)
 
 
 def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
-    """The runs that are judged on test images, each cell at the rate its search chose."""
-    if not sweep.rates:
+    """The runs that are judged on test images, each cell at the setting its search chose."""
+    if not sweep.searched:
         return sweep.as_they_are()
-    return [run for cell in sweep.cells for run in sweep.at(cell, best_rate(sweep, cell, ledger))]
+    return [run for cell in sweep.cells for run in sweep.at(cell, best_setting(sweep, cell, ledger))]
 
 
 def recorded(sweep: Sweep, ledger: Ledger) -> tuple[list[Run], list[tuple[Run, Record]]]:
     """All runs of a sweep as it is now, search and final; and those that have a record, done or failed, with it."""
-    runs = [*sweep.search(), *final_runs(sweep, ledger)]
+    runs = [*search_runs(sweep, ledger), *final_runs(sweep, ledger)]
     return runs, [(run, record) for run in runs if (record := ledger.of(run.key, run.seed)) is not None]
 
 
@@ -61,6 +92,6 @@ def whole(sweep: Sweep, ledger: Ledger) -> bool:
 
 def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
     """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
-    both = sweep.search(), final_runs(sweep, ledger)
+    both = search_runs(sweep, ledger), final_runs(sweep, ledger)
     search, final = ([ledger.of(run.key, run.seed) for run in runs] for runs in both)
     return [r for r in search if r is not None and r.done], [r for r in final if r is not None and r.done]

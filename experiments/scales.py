@@ -15,6 +15,9 @@ DATA: Mapping[str, Data] = MappingProxyType(
         "paper": Data("imagenet", validation=10000),
     }
 )
+# The headline sweeps: all training images but those that choose hyper-parameters, seen through whitened patches.
+PATCHES = Data("cifar10", train=45000, validation=5000, patches=2)
+WHOLE: Mapping[str, Data] = MappingProxyType({**DATA, "small": PATCHES, "gpu": PATCHES})
 CHANNELS: Mapping[str, int] = MappingProxyType({"digits": 1, "fashion_mnist": 1})
 CROPS = Augment(crop_flip=True)
 PLAIN = Augment()
@@ -35,6 +38,24 @@ def network(profile: str, **overrides: Any) -> ResNetSpec:
     found = model_spec("cifar_resnet8", **{**shape, **overrides})
     assert isinstance(found, ResNetSpec)
     return found
+
+
+def learner(profile: str) -> ResNetSpec:
+    """The network of the headline sweeps: wide, shallow, and quick to learn.
+
+    Three blocks with two 3x3 convolutions each, every block at half the resolution of the one before. On CIFAR-10 the
+    first block takes whitened patches (`experiments.tasks.patches`), and there is no stem. NF starts with alpha 1 and
+    skip gain 1, as in `network`. docs/decisions has the search that found this shape.
+    """
+    if profile in ("smoke", "paper"):
+        return network(profile)
+    width = {"small": (32, 64, 128), "gpu": (128, 256, 512)}[profile]
+    return network(profile, width=width, strides=(2, 2, 2), stem="none", stem_width=24, in_channels=24)
+
+
+def augmentation(profile: str) -> Augment:
+    """Crops and flips of the headline sweeps; none of digits, which are too small and have no mirror images."""
+    return {"smoke": PLAIN, "paper": CROPS}.get(profile, Augment(crop_flip=True, pad=2))
 
 
 def crops(profile: str) -> Augment:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from experiments.config import Outcome, Run
 from experiments.tasks.data import Split, load
 from experiments.tasks.descent import descend, one_thread, seeded, steps_down
-from experiments.tasks.draws import PAD, crop_and_flip
+from experiments.tasks.draws import crop_and_flip
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import on_stream
 from experiments.tasks.training import update_time
@@ -125,9 +125,9 @@ def view(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
     def uniform(*shape: int) -> Tensor:
         return jitter * (torch.rand(shape, generator=generator, device=x.device) - 0.5)
 
-    reach = max(1, min(PAD, side // 8))
-    shift = torch.randint(PAD - reach, PAD + reach + 1, (n, 2), generator=generator, device=x.device)
-    moved = crop_and_flip(x, shift, torch.zeros(n, dtype=torch.bool, device=x.device))
+    reach = max(1, min(4, side // 8))
+    shift = torch.randint(0, 2 * reach + 1, (n, 2), generator=generator, device=x.device)
+    moved = crop_and_flip(x, shift, torch.zeros(n, dtype=torch.bool, device=x.device), reach)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     return moved * (1 + uniform(n, channels, 1, 1)) + uniform(n, channels, 1, 1) + 0.5 * jitter * noise
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import data_scripts
+from experiments.tasks.patches import seen_through, whitening_filters
 from experiments.tasks.recipe import Data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,16 +27,22 @@ FULL = {"digits": 1437, "cifar10": 50_000, "fashion_mnist": 60_000, "imagenet": 
 class Split:
     """Images ``(N, C, H, W)`` float32, zero mean and unit variance over the training images; labels ``(N,)`` int64.
 
-    `mean` and `std`, ``(1, C, 1, 1)``, lead back to pixels of 0 to 255.
+    `mean` and `std`, ``(1, C, 1, 1)``, lead back to pixels of 0 to 255. `filters` whiten patches; None: a network sees
+    the pixels.
     """
 
     images: Tensor
     labels: Tensor
     mean: Tensor
     std: Tensor
+    filters: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What a network is given of these images, which may have been augmented."""
+        return images if self.filters is None else seen_through(self.filters, images)
 
     def first(self, count: int) -> "Split":
         """The first so many."""
@@ -104,12 +111,15 @@ def load(data: Data, device: torch.device, apart: Data | None = None) -> dict[st
     images = {split: _pooled(published[f"{part}_images"][rows], data.pool) for split, (part, rows) in take.items()}
     labels = {split: published[f"{part}_labels"][rows] for split, (part, rows) in take.items()}
     std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)
+    images = {split: (images[split] - mean) / std for split in SPLITS}
+    filters = whitening_filters(images["train"], data.patches).to(device) if data.patches else None
     return {
         split: Split(
-            ((images[split] - mean) / std).to(device),
+            images[split].to(device),
             torch.from_numpy(labels[split].astype(np.int64)).to(device),
             mean.to(device),
             std.to(device),
+            filters,
         )
         for split in SPLITS
     }

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from experiments.tasks.data import Split
 from experiments.tasks.recipe import Augment
 
-PAD = 4
 LAYERS = 4  # of RandAugment, as in the NFNet recipe
 
 
@@ -63,7 +62,7 @@ def draw(
     epochs = [torch.randperm(count, generator=generator) for _ in range(-(-total // count))]
     found = Draws(torch.cat(epochs)[:total].view(updates, batch_size))
     if augment.crop_flip:
-        shift = torch.randint(0, 2 * PAD + 1, (updates, batch_size, 2), generator=generator)
+        shift = torch.randint(0, 2 * augment.pad + 1, (updates, batch_size, 2), generator=generator)
         flip = torch.rand((updates, batch_size), generator=generator) < 0.5
         found = replace(found, shift=shift, flip=flip)
     if augment.mixup or augment.cutmix:
@@ -82,7 +81,7 @@ def batch(split: Split, drawn: Draws, augment: Augment, classes: int) -> tuple[T
     """Images of a batch, and their labels: ``(N,)``, or ``(N, classes)`` where images are mixed."""
     images, labels = split.images[drawn.rows], split.labels[drawn.rows]
     if drawn.shift is not None and drawn.flip is not None:
-        images = crop_and_flip(images, drawn.shift, drawn.flip)
+        images = crop_and_flip(images, drawn.shift, drawn.flip, augment.pad)
     if drawn.share is not None and drawn.box is not None:
         images, labels = mix(images, labels, drawn.share, drawn.box, augment, classes)
     if drawn.ops is not None:
@@ -90,22 +89,22 @@ def batch(split: Split, drawn: Draws, augment: Augment, classes: int) -> tuple[T
     return images, labels
 
 
-def crop_and_flip(x: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
-    """Crop from zero padding, and horizontal flip, image by image, on the images' device.
+def crop_and_flip(x: Tensor, shift: Tensor, flip: Tensor, pad: int) -> Tensor:
+    """Crop from `pad` pixels of zero padding, and flip horizontally, image by image, on the images' device.
 
     Parameters
     ----------
     x : Tensor
         ``(N, C, H, W)``.
     shift, flip : Tensor
-        ``(N, 2)`` pixels down and right, from 0 to ``2 * PAD``; ``(N,)`` bool.
+        ``(N, 2)`` pixels down and right, from 0 to ``2 * pad``; ``(N,)`` bool.
     """
     n, _, height, width = x.shape
     rows = torch.arange(height, device=x.device) + shift[:, :1]
     columns = torch.arange(width, device=x.device)
     columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
     index = torch.arange(n, device=x.device)[:, None, None]
-    padded = F.pad(x, (PAD,) * 4).permute(0, 2, 3, 1)
+    padded = F.pad(x, (pad,) * 4).permute(0, 2, 3, 1)
     return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 

@@ -13,7 +13,8 @@ class Data:
 
     `train` and `validation` are disjoint parts of the published training images, drawn once, the same for every seed;
     `test` images are the first ones of the published test set. None takes all that is left. `pool` averages pixels.
-    `classes` keeps the labels below it only; None: all.
+    `classes` keeps the labels below it only; None: all. `patches`, a side in pixels, has the network see whitened
+    patches of that side in place of pixels (`experiments.tasks.patches`); 0: pixels.
     """
 
     name: str
@@ -22,18 +23,20 @@ class Data:
     test: int | None = None
     pool: int = 1
     classes: int | None = None
+    patches: int = 0
 
 
 @dataclass(frozen=True)
 class Augment:
     """Random changes of the training images.
 
-    `crop_flip`: crop from 4 pixels of zero padding and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
+    `crop_flip`: crop from `pad` pixels of zero padding and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
     distribution of an image's share (0: off); with both, each takes half of the batch. `randaugment`: magnitude of 4
     layers (0: off).
     """
 
     crop_flip: bool = False
+    pad: int = 4
     mixup: float = 0.0
     cutmix: float = 0.0
     randaugment: float = 0.0

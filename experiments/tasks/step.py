@@ -35,7 +35,7 @@ class How:
     @classmethod
     def on(cls, device: torch.device) -> "How":
         """What a device does best."""
-        return cls(graph=device.type == "cuda", channels_last=device.type == "cuda")
+        return cls(graph=device.type == "cuda", channels_last=True)
 
 
 class Step:
@@ -105,7 +105,7 @@ class Step:
         images, targets = batch(self._split, drawn, self._recipe.augment, self._classes)
         if self._how.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return images, targets
+        return self._split.seen(images), targets
 
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
         recipe = self._recipe

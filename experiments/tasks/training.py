@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.config import Outcome, Run, drain
+from experiments.config import Outcome, Run, Setting, drain
 from experiments.tasks.data import FULL, SIDE, Split, load
 from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import Draws, draw
@@ -48,8 +48,16 @@ class Training(Run):
         passes = 1 + (recipe.sam.share if recipe.sam else 0)
         return passes * updates_of(recipe, images) * update_time(self.model, self.data, recipe.batch_size, device)
 
-    def at_rate(self, rate: float) -> Self:
-        return replace(self, recipe=replace(self.recipe, lr=rate))
+    def at(self, setting: Setting) -> Self:
+        clip = self.recipe.clip
+        if setting.threshold is not None:
+            if clip is None:
+                raise ValueError(f"threshold={setting.threshold}, but {self.method!r} does not clip; use None")
+            clip = replace(clip, factor=setting.threshold)
+        return replace(self, recipe=replace(self.recipe, lr=setting.lr, clip=clip))
+
+    def for_epochs(self, epochs: float) -> Self:
+        return replace(self, recipe=replace(self.recipe, epochs=epochs, updates=None))
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(train(self, device), device)
@@ -139,7 +147,7 @@ def evaluate(model: nn.Module, data: Split, autocast: bool = False, chunk: int =
     for start in range(0, len(data), chunk):
         images, labels = data.images[start : start + chunk], data.labels[start : start + chunk]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            logits: Tensor = model(images)
+            logits: Tensor = model(data.seen(images))
         correct += int((logits.argmax(1) == labels).sum())
         loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
     return {"accuracy": correct / len(data), "loss": loss / len(data)}

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from experiments.config import Outcome, Run
+from experiments.config import Outcome, Run, Setting
 from experiments.tasks.data import load
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.recipe import Data, Recipe
@@ -43,8 +43,8 @@ class Transfer(Run):
     def effort(self, device: str) -> float:
         return sum(part.effort(device) for part in self._parts())
 
-    def at_rate(self, rate: float) -> Self:
-        return replace(self, recipe=replace(self.recipe, lr=rate))
+    def at(self, setting: Setting) -> Self:
+        return replace(self, recipe=replace(self.recipe, lr=setting.lr))
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(self._steps(device), device)

@@ -89,6 +89,7 @@ def _branch(spec: ResNetSpec, plan: BlockSpec) -> nn.Sequential:
 
 def _stem(spec: ResNetSpec) -> nn.Sequential:
     stems = {
+        "none": (),
         "cifar": ((3, spec.stem_channels, 1),),
         "regnet": ((3, spec.stem_channels, 2),),
         "imagenet": ((7, spec.stem_channels, 2),),

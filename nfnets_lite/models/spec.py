@@ -11,7 +11,7 @@ from nfnets_lite.models.methods import METHODS, check_choices, plain_options
 from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
 
-STEM_STRIDE: Mapping[str, int] = MappingProxyType({"cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
+STEM_STRIDE: Mapping[str, int] = MappingProxyType({"none": 1, "cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
 CONVS = ("plain", "ws", "scaled_ws", "scaled_ws_dense")
 ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels: no network fits it
 
@@ -34,7 +34,7 @@ class ResNetSpec:
         Channels per group of the 3x3 convolutions, whose width is rounded down to a multiple of it; None: dense.
     stem : str
         ``"cifar"`` one 3x3; ``"regnet"`` one 3x3 stride 2; ``"imagenet"`` 7x7 stride 2, max pooling; ``"nfnet"`` four
-        3x3 with strides 2, 1, 1, 2.
+        3x3 with strides 2, 1, 1, 2; ``"none"``: the first block takes the input, which must have its channels.
     stem_width : int or float
         Channels out of the stem; a float is a factor on the first stage's width (rounded down).
     pooled_shortcut : bool
@@ -134,6 +134,11 @@ class ResNetSpec:
             value = getattr(self, name)
             if min(value if isinstance(value, tuple) else (value,)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.stem == "none" and self.stem_channels != self.in_channels:
+            raise ValueError(
+                f"stem='none' gives the first block the input's in_channels={self.in_channels}, and "
+                f"stem_width={self.stem_width} says {self.stem_channels} channels; set stem_width={self.in_channels}"
+            )
         check_choices(self.norm, self.norm_options, self.conv, self.residual, self.act_first, self.width[0])
         self.blocks()  # refuses a branch narrower than a group
 

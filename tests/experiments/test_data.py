@@ -7,7 +7,7 @@ import torch
 
 from experiments.configs import transfer
 from experiments.tasks import data
-from experiments.tasks.draws import PAD, batch, crop_and_flip, draw, mix
+from experiments.tasks.draws import batch, crop_and_flip, draw, mix
 from experiments.tasks.recipe import Augment, Data
 
 CPU = torch.device("cpu")
@@ -90,14 +90,16 @@ def test_the_order_does_not_depend_on_the_augmentation() -> None:
     assert torch.equal(drawn(10, 4, 5).rows, drawn(10, 4, 5, Augment(crop_flip=True, mixup=0.2)).rows)
 
 
-def test_crops_only_move_and_mirror() -> None:
+@pytest.mark.parametrize("pad", [2, 4])
+def test_crops_only_move_and_mirror(pad: int) -> None:
     x = torch.rand(64, 3, 8, 8) + 0.5
-    draws = drawn(64, 64, 1, Augment(crop_flip=True)).at(0)
-    y = crop_and_flip(x, draws.shift, draws.flip)
+    draws = drawn(64, 64, 1, Augment(crop_flip=True, pad=pad)).at(0)
+    assert (int(draws.shift.min()), int(draws.shift.max())) == (0, 2 * pad)
+    y = crop_and_flip(x, draws.shift, draws.flip, pad)
     assert y.shape == x.shape
-    padded = torch.nn.functional.pad(x, (PAD,) * 4)
+    padded = torch.nn.functional.pad(x, (pad,) * 4)
     for image, source in zip(y, padded):
-        crops = [source[:, i : i + 8, j : j + 8] for i in range(2 * PAD + 1) for j in range(2 * PAD + 1)]
+        crops = [source[:, i : i + 8, j : j + 8] for i in range(2 * pad + 1) for j in range(2 * pad + 1)]
         assert any(torch.equal(image, crop) or torch.equal(image, crop.flip(2)) for crop in crops)
     assert not torch.equal(x, y)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,11 @@ from typer.testing import CliRunner
 
 from experiments import config, engine, records
 from experiments import run as command
-from experiments.config import Outcome, Run, Sweep, drain
+from experiments.config import Grid, Outcome, Run, Setting, Sweep, drain
 from experiments.engine import Where, run_sweep
-from experiments.plan import best_rate, pending, stages, stale
+from experiments.plan import best_rate, best_setting, grid, pending, stages, stale
 from experiments.tasks.ratios import Ratios
-from experiments.tasks.recipe import Data, Recipe
+from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
 
@@ -412,3 +413,51 @@ print([faults() for _ in range(8)][-1])
         for way in ("kept", "as it is")
     }
     assert found["kept"] < found["as it is"] / 10
+
+
+def test_thresholds_are_searched_with_rates_in_short_trainings(tmp_path: Path) -> None:
+    cell = clipped(tiny().cells[0])
+    longer = replace(cell, recipe=replace(cell.recipe, epochs=4))
+    grid = Grid((0.05,), (0.01, 0.16))
+    sweep = Sweep("tiny", (cell, longer), grids=(grid, grid), search_epochs=1.0)
+    assert len(sweep.search()) == 2  # both lengths share their search
+    search, final = stages(sweep, run_sweep(sweep, where(tmp_path), lambda _: None))
+    assert {r.config["recipe"]["epochs"] for r in search} == {1.0}
+    assert {r.config["recipe"]["epochs"] for r in final} == {3, 4}
+    best = max(search, key=lambda r: r.metrics["accuracy"])
+    assert {r.config["recipe"]["clip"]["factor"] for r in final} == {best.config["recipe"]["clip"]["factor"]}
+
+
+def test_a_grid_is_widened_until_the_best_setting_lies_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(run: Training, device: torch.device) -> Generator[None, None, Outcome]:
+        yield
+        assert run.recipe.clip is not None
+        far = abs(log2(run.recipe.lr / 8.0)) + abs(log2(run.recipe.clip.factor / 0.01))  # octaves from the best
+        return Outcome("ok", "", {"accuracy": 1 - far / 100})
+
+    monkeypatch.setattr(Training, "steps", steps)
+    cell = clipped(tiny().cells[0])
+    sweep = Sweep("tiny", (cell,), grids=(Grid((1.0, 2.0, 4.0), (0.01, 0.04)),), widenings=3)
+    ledger = run_sweep(sweep, where(tmp_path), lambda _: None)
+    assert grid(sweep, cell, ledger) == Grid((1.0, 2.0, 4.0, 8.0, 16.0), (0.0025, 0.01, 0.04))
+    assert best_setting(sweep, cell, ledger) == Setting(8.0, 0.01)
+    assert {(r.config["recipe"]["lr"], r.seed) for r in stages(sweep, ledger)[1]} == {(8.0, 0), (8.0, 1), (8.0, 2)}
+    once = replace(sweep, widenings=1)
+    assert best_setting(once, cell, ledger) == Setting(8.0, 0.01)
+    assert grid(once, cell, ledger).rates == (1.0, 2.0, 4.0, 8.0)
+
+
+def clipped(cell: Run) -> Training:
+    assert isinstance(cell, Training)
+    return replace(cell, recipe=replace(cell.recipe, clip=Clip()))
+
+
+def test_grids_of_unequal_size_are_refused() -> None:
+    (cell,) = tiny().cells
+    with pytest.raises(ValueError, match="grids of sweep 'tiny' have 2, 1 settings for 2 cells"):
+        Sweep("tiny", (cell, cell), grids=(Grid((0.1, 0.2)), Grid((0.1,))))
+
+
+def test_a_threshold_for_what_does_not_clip_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"threshold=0.1, but 'nf' does not clip; use None"):
+        tiny().cells[0].at(Setting(0.1, 0.1))
