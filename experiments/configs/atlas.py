@@ -47,7 +47,7 @@ EFFECTS: Mapping[str, tuple[Effect, ...]] = MappingProxyType(
         ),
         "graphs": (Effect("accuracy, batch norm minus layer norm", "accuracy bn", "accuracy ln"),),
         "certified": (
-            Effect("verified error, He start minus start for bounds + BN", "verified error he", "verified error ibp bn"),
+            Effect("verified error, He minus start for bounds with BN", "verified error he", "verified error ibp bn"),
         ),
         "distilled": (
             Effect("4-bit accuracy, distilled minus noise", "bn distilled 4", "bn noise 4"),

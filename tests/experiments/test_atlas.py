@@ -64,7 +64,7 @@ def test_a_tiny_run_gives_what_the_effects_compare_and_gives_it_twice(entry: str
     assert torch.equal(torch.random.get_rng_state(), before)
     for effect in config.module("atlas").EFFECTS[entry]:
         assert {effect.plus, effect.minus} - {""} <= outcome.metrics.keys()
-    if entry in ("segmenter", "outliers", "collapse"):  # one with data of its own, one with orders, one with places
+    if entry in ("segmenter", "double_descent"):  # one with data of its own, one with images
         assert run.execute(CPU) == outcome
         assert replace(run, seed=4).execute(CPU) != outcome
 

@@ -60,7 +60,7 @@ def transport(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
 
 
 def midpoint(x: Tensor) -> Tensor:
-    """Midpoint of a batch ``(N, D)``: half, in Mobius's sense, of ``sum l x / sum (l - 1)``, l the `conformal` factor."""
+    """Midpoint of a batch ``(N, D)``: half, in Mobius's sense, of ``sum l x / sum (l - 1)``, l from `conformal`."""
     factor = conformal(x)
     klein = (factor * x).sum(0) / (factor - 1).sum(0)
     return klein / (1 + (1 - square(klein)).clamp_min(EPS).sqrt())
