@@ -7,9 +7,9 @@ Command: python -m experiments run atlas --profile small
 Cost: smoke 90 s on 2 cores; small 15 minutes on 2 cores; gpu and paper 30 minutes, by a rule of thumb.
 Expected: every difference of `EFFECTS` is above 0: it is written so that the paper's claim makes it positive.
 
-An effect is *seen* if the 95 % interval of its difference, paired by seed, lies above 0; it is *opposite* if the
-interval lies below 0; otherwise it is *not seen at this size*. Effects and sizes were fixed on other seeds than those
-of the records. An entry whose effect is not seen stays as it is.
+An effect is *seen* if the 95 % interval of its difference, paired by seed, lies above 0. Otherwise it is *not seen at
+this size*, also where the interval lies below 0. Effects and sizes were fixed on seeds from 100 on, which no record has,
+and an entry whose effect is not seen stays as it is.
 """
 
 from collections.abc import Mapping
