@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from math import isfinite
+from typing import ClassVar
 
 import torch
 
@@ -14,6 +15,8 @@ from experiments.demos.atlas.common import Scale
 @dataclass(frozen=True)
 class Atlas(Run):
     """A demonstration of `experiments.demos.atlas`, by name, at a size. Metrics are what the demonstration returns."""
+
+    NUMERICS: ClassVar[int] = 1
 
     entry: str
     scale: Scale

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from experiments.demos.atlas.common import Scale, digits, fit, reproducible
 
 DEPTH, EPS = 4, 1e-6
-FLOW = 4  # steps of Karcher's flow inside a norm
+FLOW = 3  # steps of Karcher's flow inside a norm
 
 
 def square(x: Tensor) -> Tensor:
