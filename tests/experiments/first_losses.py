@@ -18,6 +18,8 @@ import torch
 
 from experiments import tasks
 from experiments.config import Run
+from experiments.demos.atlas.common import Scale
+from experiments.tasks.atlas import Atlas
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.contrastive import Contrastive
 from experiments.tasks.federated import Federated
@@ -117,6 +119,8 @@ def runs() -> Iterator[tuple[str, Run]]:
     source = replace(DATA, classes=5)
     yield "whole", Transfer("nf", NF, source, GENTLE, DATA, GENTLE)
     yield "frozen", Transfer("bn", BN, source, GENTLE, DATA, GENTLE, frozen=True)
+    # Its numbers are no counts of images, which rounding may change by one.
+    yield "smoothness", Atlas("smoothness", "smoothness", Scale(DATA, updates=2, width=8, items=8))
     yield "nf_agc", Throughput("nf_agc", NF, BN, batch_size=2, side=8, clip=Clip(), rounds=1)
 
 

@@ -1,0 +1,1 @@
+"""Small demonstrations that chapters and tests call."""

@@ -1,0 +1,41 @@
+"""One demonstration of the atlas as a run: its numbers are the metrics of its record."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from math import isfinite
+from typing import ClassVar
+
+import torch
+
+from experiments.config import Outcome, Run
+from experiments.demos.atlas import ENTRIES, demonstration
+from experiments.demos.atlas.common import Scale
+
+
+@dataclass(frozen=True)
+class Atlas(Run):
+    """A demonstration of `experiments.demos.atlas`, by name, at a size. Metrics are what the demonstration returns."""
+
+    NUMERICS: ClassVar[int] = 1
+
+    entry: str
+    scale: Scale
+
+    def __post_init__(self) -> None:
+        if self.entry not in ENTRIES:
+            raise ValueError(f"entry={self.entry!r} is not known; use one of {', '.join(ENTRIES)}")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return (self.scale.data.name,)
+
+    def effort(self, device: str) -> float:
+        return 0.03 * self.scale.updates
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        metrics = demonstration(self.entry)(self.seed, self.scale, device)
+        yield from ()  # short, and at one with torch's global generator: never paused
+        bad = [name for name, value in metrics.items() if not isfinite(value)]
+        if bad:
+            return Outcome("diverged", f"not finite: {', '.join(bad)}", metrics)
+        return Outcome("ok", "", metrics)
