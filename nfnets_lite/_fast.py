@@ -16,7 +16,6 @@ def applies_to(x: Tensor) -> bool:
         and x.numel() > 0
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
         and _get_current_dispatch_mode() is None
     )
 
