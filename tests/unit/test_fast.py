@@ -104,6 +104,13 @@ def test_tangents_and_maps_go_through_the_formula() -> None:
     torch.testing.assert_close(torch.vmap(standardize_weight)(both)[1], standardize_weight(tangent))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_trace_holds_for_weights_at_the_floor_too() -> None:
+    weight = torch.randn(6, 4, 3, 3)
+    traced = torch.jit.trace(standardize_weight, weight)
+    torch.testing.assert_close(traced(1e-4 * weight), standardize_weight(1e-4 * weight))
+
+
 # --- a block whose gains are multiplied into the weights behind them
 
 
