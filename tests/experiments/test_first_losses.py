@@ -57,13 +57,15 @@ def test_a_change_of_numbers_is_refused_until_numerics_are_raised(
     assert first_losses.FILE.read_text() == before
     otherwise = replace(run, recipe=replace(run.recipe, lr=1.1 * run.recipe.lr))
     monkeypatch.setattr(first_losses, "RUNS", {"Training nf": otherwise})
-    with pytest.raises(SystemExit, match=r"became .*\n.* raise NUMERICS of Training \(now 1\) in experiments/tasks/tr"):
+    now = Training.NUMERICS
+    asked = rf"became .*\n.* raise NUMERICS of Training \(now {now}\) in experiments/tasks/tr"
+    with pytest.raises(SystemExit, match=asked):
         first_losses.main()
     assert first_losses.FILE.read_text() == before
-    monkeypatch.setattr(Training, "NUMERICS", 2)
+    monkeypatch.setattr(Training, "NUMERICS", now + 1)
     first_losses.main()
     after = json.loads(first_losses.FILE.read_text())
-    assert after["numerics"] == {"Training": 2}
+    assert after["numerics"] == {"Training": now + 1}
     assert moved(after["numbers"]["Training nf"], numbers(otherwise)) == []
 
 
