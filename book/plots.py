@@ -22,6 +22,8 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "bn": ("BN", BLUE, "o"),
     "nf": ("NF", RED, "s"),
     "nf_agc": ("NF + AGC", GREEN, "^"),
+    "bn_agc": ("BN + AGC", BLUE, "D"),
+    "nf_agc_published": ("NF + AGC, published start", GREEN, "v"),
     "gn": ("GN", ORANGE, "D"),
     "none": ("no norm", GREY, "<"),
     "half": ("(x + f) / √2", GREY, "v"),

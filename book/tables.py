@@ -52,6 +52,25 @@ def side(found: Estimate) -> int:
     return (found.low > 0) - (found.high < 0)
 
 
+def versus(difference: Estimate, plus: str, minus: str) -> str:
+    """Say how far `plus` is from `minus`, in points, with the 95 % interval.
+
+    Examples
+    --------
+    >>> versus(Estimate(-0.4, 0.1, -0.9, 0.1, 3), "NF with AGC", "BN")
+    'NF with AGC is 0.4 points below BN (95 % interval: 0.9 below to 0.1 above).'
+    """
+
+    def placed(value: float) -> str:
+        return f"{abs(value):.1f} {'below' if value < 0 else 'above'}"
+
+    if difference.low is None or difference.high is None:
+        spread = "one seed, no interval"
+    else:
+        spread = f"95 % interval: {placed(difference.low)} to {placed(difference.high)}"
+    return f"{plus} is {placed(difference.mean).replace(' ', ' points ')} {minus} ({spread})."
+
+
 def edges(rates: Sequence[float], chosen: Iterable[float]) -> str:
     """A sentence: how many of the chosen rates lie at an end of the grid that was searched."""
     picked, low, high = list(chosen), min(rates), max(rates)

@@ -52,23 +52,32 @@ def measure(
     return run_left(sweep, where, console or Console())
 
 
-def obtain(name: str, profile: str, results: str | Path = "", *, rerun: bool = False, device: str = "auto") -> Ledger:
+def obtain(
+    name: str,
+    profile: str,
+    results: str | Path = "",
+    *,
+    rerun: bool = False,
+    device: str = "auto",
+    partial: bool = False,
+) -> Ledger:
     """The records of a config, for a chapter: trained where `rerun` asks for it and something is missing or stale.
 
-    Without `rerun` nothing is trained, and a config that has no records at this profile is a FileNotFoundError.
+    Without `rerun` nothing is trained. A config that lacks runs at this profile is then a FileNotFoundError, unless
+    `partial` asks for the records that there are, which may be none.
     """
     if rerun:
         return measure(name, profile, results, device=device, fresh=True)
     config.module(name)
     ledger = records.read(records.path_of(Path(results) if results else RESULTS / check(profile), name))
-    if not ledger.records:
+    if not ledger.records and not partial:
         raise FileNotFoundError(
             f"no records of {name!r} at profile {profile!r} in {ledger.path}; make them with "
             f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
         )
     runs, found = recorded(config.sweep(name, profile), ledger)
     missing = len(runs) - sum(record.done for _, record in found)
-    if missing:
+    if missing and not partial:
         raise FileNotFoundError(
             f"{missing} of {len(runs)} runs of {name!r} at profile {profile!r} are not in {ledger.path}, whose "
             "records may be of an earlier version of the sweep; make them with "

@@ -1,0 +1,136 @@
+"""The sweep over lengths of training, read with all, some and none of its runs recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from book import lengths
+from experiments import claims, config
+from experiments.config import Run, Setting
+from experiments.measure import obtain
+from experiments.plan import best_setting, final_runs, search_runs
+from experiments.records import Ledger, Record, append, path_of
+
+SWEEP = config.sweep("budget", "smoke")
+
+
+def record(run: Run, accuracy: float) -> Record:
+    metrics = {"accuracy": accuracy, "train_accuracy": 1.0, "clipped_fraction": 0.25}
+    if run.resolved["recipe"]["clip"] is None:
+        del metrics["clipped_fraction"]
+    origin = {"device": "a device", "commit": "0123456789", "dirty": False}
+    return Record(
+        "budget", "smoke", run.method, run.key, run.seed, "ok", "", run.resolved, metrics, {}, origin, run.NUMERICS
+    )
+
+
+def ledger(records: Iterable[Record]) -> Ledger:
+    return Ledger(Path("budget.jsonl"), tuple(records))
+
+
+@cache
+def searched() -> list[Record]:
+    """A search whose best setting is the middle of each grid."""
+    middle = {cell.method: SWEEP.grid(cell).settings()[4] for cell in SWEEP.cells}
+
+    def reached(run: Run) -> float:
+        recipe = run.resolved["recipe"]
+        found = Setting(recipe["lr"], recipe["clip"]["factor"] if recipe["clip"] else None)
+        return 0.9 if found == middle[run.method] else 0.5
+
+    return [record(run, reached(run)) for run in search_runs(SWEEP, ledger(()))]
+
+
+@cache
+def whole() -> list[Record]:
+    """NF with AGC is 4 points below BN after 1 epoch, and 1, 2 and 3 points closer after each doubling."""
+
+    def reached(run: Run) -> float:
+        closer = {1.0: 0.0, 2.0: 0.01, 4.0: 0.02, 8.0: 0.03}[run.resolved["recipe"]["epochs"]]
+        return 0.9 + 0.001 * run.seed + (closer - 0.04 if run.method == "nf_agc" else 0.0)
+
+    search = searched()
+    return [*search, *[record(run, reached(run)) for run in final_runs(SWEEP, ledger(search))]]
+
+
+@pytest.mark.parametrize("tried", [0, 27])
+def test_before_the_search_ends_the_page_says_so_and_claims_nothing(tried: int) -> None:
+    study = lengths.read(SWEEP, ledger(searched()[:tried]))
+    said = f"The final runs are not recorded yet: {tried} of 54 trainings of the search are."
+    assert lengths.sentences(study) == [said]
+    assert lengths.heading(study) == "Nothing is measured yet"
+    assert claims.judge("BD-1", study.judged, "smoke").verdict == "not tested"
+    for rows in (lengths.accuracies(study, ("bn",)), lengths.settings(study, ("bn",)), lengths.differences(study)):
+        assert list(rows[1]) == []
+
+
+def test_a_cell_counts_once_all_its_seeds_are_recorded_and_no_claim_is_judged_before_all_cells_are() -> None:
+    longest = [r for r in whole() if r.config["split"] == "test" and r.method == "bn" and lengths.epochs(r) == 8.0]
+    study = lengths.read(SWEEP, ledger(r for r in whole() if r.key != longest[0].key or r.seed == 0))
+    assert study.epochs == [1.0, 2.0, 4.0]
+    assert study.of("bn", 8.0) == []
+    missing, last, first = lengths.sentences(study)
+    assert missing == "The final runs are not complete yet: 46 of 48 are recorded."
+    assert last == "After 4 epochs, NF with AGC is 2.0 points below BN (95 % interval: 2.0 below to 2.0 below)."
+    assert first.startswith("After 1 epoch, NF with AGC is 4.0 points below BN")
+    assert list(study.judged) == []
+
+
+def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
+    study = lengths.read(SWEEP, ledger(whole()))
+    assert study.missing == ""
+    assert len(lengths.sentences(study)) == 2
+    assert lengths.heading(study) == "Longer training helps NF with AGC more than BN"
+    assert lengths.change(study).mean == pytest.approx(3.0)
+    assert claims.judge("BD-2", study.judged, "smoke").verdict == "reproduced"
+    _, rows = lengths.differences(study)
+    assert [str(row[1])[:4] for row in rows] == ["-4.0", "-3.0", "-2.0", "-1.0"]
+    assert [str(row[2])[:4] for row in rows] == ["", "-3.0", "-2.0", "-1.0"]
+    _, rows = lengths.controls(study, ("bn", "bn_agc"), 4.0)
+    assert [row[0] for row in rows] == ["BN", "BN + AGC"]
+
+
+def test_the_chosen_setting_is_shown_with_its_grid() -> None:
+    records = whole()
+    study = lengths.read(SWEEP, ledger(records))
+    _, (bn, nf_agc) = lengths.settings(study, ("bn", "nf_agc"))
+    assert [str(cell) for cell in bn] == ["BN", "9", "0.4", "none", "no", ""]
+    assert [str(cell) for cell in nf_agc[:5]] == ["NF + AGC", "9", "0.4", "0.08", "no"]
+    assert str(nf_agc[5]).startswith("25.0")
+    at_end = {c.method: SWEEP.grid(c).settings()[-1] for c in SWEEP.cells}
+    widened = [r for r in records if r.config["split"] == "test" or r.method != "bn"]
+    widened += [record(run, 0.5 + run.resolved["recipe"]["lr"] / 10) for run in _tries("bn", widened)]
+    study = lengths.read(SWEEP, ledger(widened))
+    assert best_setting(SWEEP, SWEEP.cells[0], study.ledger).lr > at_end["bn"].lr
+    _, (bn,) = lengths.settings(study, ("bn",))
+    assert (bn[1], bn[4]) == (12, "yes")
+
+
+def _tries(method: str, found: list[Record]) -> list[Run]:
+    """The search of a method whose accuracy grows with the learning rate, through all widenings."""
+    runs: list[Run] = []
+    for _ in range(SWEEP.widenings + 1):
+        known = [record(run, 0.5 + run.resolved["recipe"]["lr"] / 10) for run in runs]
+        runs = [run for run in search_runs(SWEEP, ledger([*found, *known])) if run.method == method]
+    return runs
+
+
+def test_epochs_to_reach_are_interpolated_in_the_logarithm() -> None:
+    study = lengths.read(SWEEP, ledger(whole()))  # NF with AGC: 86.1, 87.1, 88.1 and 89.1 %
+    assert lengths.epochs_to_reach(study, 87.6) == pytest.approx(2 * 2**0.5)
+    assert lengths.epochs_to_reach(study, 50.0) == 1.0
+    assert lengths.epochs_to_reach(study, 90.1) == float("inf")
+
+
+def test_a_chapter_can_ask_for_a_sweep_that_is_not_whole(tmp_path: Path) -> None:
+    assert obtain("budget", "smoke", tmp_path, partial=True).records == ()
+    with pytest.raises(FileNotFoundError, match="no records of 'budget'"):
+        obtain("budget", "smoke", tmp_path)
+    append(path_of(tmp_path, "budget"), searched()[0])
+    assert len(obtain("budget", "smoke", tmp_path, partial=True).records) == 1
+    with pytest.raises(FileNotFoundError, match="101 of 102 runs"):
+        obtain("budget", "smoke", tmp_path)
