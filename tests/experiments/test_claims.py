@@ -294,7 +294,7 @@ RULE = {"name": "n", "plus": "bn", "at_least": 1}
         ({"conditions": [RULE], "verdict": "reproduced"}, "unknown fields verdict; use"),
         (
             {"conditions": [RULE], "config": "batchsize"},
-            "config 'batchsize' is not known; use one of activations, batch_size",
+            "config 'batchsize' is not known; use one of activations, atlas, batch_size",
         ),
         ({}, "has no rule"),
         ({"conditions": []}, "has no rule"),
@@ -351,7 +351,8 @@ class Anything(dict[str, float]):
 def planned(name: str, profile: str) -> list[Record]:
     """A record for every run of a config: each cell once in the search, at the first rate, and once for each seed."""
     made = config.sweep(name, profile)
-    finals = [run for cell in made.cells for run in made.at(cell, made.rates[0])] if made.rates else made.as_they_are()
+    grids = [(cell, made.grid(cell).settings()[0]) for cell in made.cells] if made.searched else []
+    finals = [run for cell, setting in grids for run in made.at(cell, setting)] or made.as_they_are()
     return [
         Record(name, profile, run.method, run.key, run.seed, "ok", "", json.loads(json.dumps(run.resolved)), Anything(),
                {}, {}, run.NUMERICS)

@@ -26,7 +26,7 @@ from nfnets_lite.models import model_spec
 MOVED = {
     *("activations", "batch_size", "clip_alternatives", "clipped_layers", "clipping_threshold", "collapse"),
     *("depth_scaling", "depthwise", "normalizers", "regularization", "sam", "statistics_batch", "transfer"),
-    *("rate_grid", "transformers"),
+    *("budget", "rate_grid", "transformers"),
 }
 
 
