@@ -62,10 +62,11 @@ class WeightAverage:
         self.decay, self.updates = decay, 0
         self._model = model
         # A step of the average is lost in half precision: it is smaller than what such a number can change by.
-        self.averages = {
-            name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-            for name, tensor in _averaged(model).items()
-        }
+        with torch.inference_mode(False):  # what is made in that mode could not be updated outside of it
+            self.averages = {
+                name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+                for name, tensor in _averaged(model).items()
+            }
 
     def decay_at(self, update: int) -> float:
         """Decay of one update, counted from 0: ``min(decay, (1 + update) / (10 + update))``."""

@@ -134,6 +134,16 @@ def test_the_average_follows_tensors_that_are_replaced(change: Callable[[nn.Modu
         torch.testing.assert_close(tensor, expected[name], check_dtype=False, rtol=0, atol=0, msg=name)
 
 
+def test_an_average_made_in_inference_mode_is_updated_outside_of_it() -> None:
+    model = nn.Linear(2, 2)
+    with torch.inference_mode():
+        average = WeightAverage(model, 0.0)
+        average.update()
+    nn.init.ones_(model.weight)
+    average.update()
+    assert torch.equal(average.averages["weight"], torch.ones(2, 2))
+
+
 def test_a_model_that_became_another_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     average = WeightAverage(model)
