@@ -36,7 +36,7 @@ def argument_hint(name: str, known: Collection[str]) -> str:
     Examples
     --------
     >>> argument_hint("in_chans", ["in_channels"])
-    "It is called in_channels here: in_channels=1"
+    'It is called in_channels here: in_channels=1'
     """
     near = get_close_matches(name, known, 1)
     return _ARGUMENTS.get(name) or (f"Did you mean {near[0]}?" if near else "")
