@@ -6,6 +6,9 @@ PROFILE ?= smoke
 DEVICE  ?= auto
 # Threads that wait by spinning slow a shared machine many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
+ifneq ($(words $(VENV)),1)
+$(error VENV='$(VENV)' must be one path without spaces: make cannot have a file with a space as a target)
+endif
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready-
 
@@ -49,10 +52,10 @@ execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFI
 	$(RUN) -m book.build $(BOOK) --execute-only
 
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
-	@$(RUN) -m book.scaffold $(NAME)
+	@$(RUN) -m book.scaffold "$(NAME)"
 
 results: $(READY)book  ## train what the records of a profile lack, most settling first (small 150 min; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
-	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(addprefix --results ,$(RESULTS))
+	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
 	$(RUN) -m experiments status
@@ -89,7 +92,7 @@ doctor: $(READY)book  ## versions, device, dtypes, data found, one forward and b
 	$(RUN) -m experiments doctor --device $(DEVICE)
 
 data: $(READY)book  ## fetch, verify and convert CIFAR-10 and Fashion-MNIST into data/ (2 min; FROM=DIR for files at hand)
-	$(RUN) -m data_scripts cifar10 fashion_mnist $(addprefix --from ,$(FROM))
+	$(RUN) -m data_scripts cifar10 fashion_mnist $(if $(FROM),--from "$(FROM)")
 
 clean:  ## remove what the book's build made; records and data stay (1 s)
 	rm -rf book/_build

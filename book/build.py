@@ -24,9 +24,10 @@ import typer
 
 from book import side_by_side, stamps
 from book.execute import execute, say
-from book.layout import Book, ChapterError, Job, Page, UsageError, select
+from book.layout import Book, BuildRuns, ChapterError, Job, Page, UsageError, select
 from book.prices import price
 from book.render import render
+from experiments.terminal import never_fail_to_print
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -225,8 +226,15 @@ def main(
     book = Book(ROOT, ROOT / "book", out.resolve())
     asked = None if rerun is None else bool(rerun)
     request = Request(profile, asked, device, tuple(chapter or ()), execute_only, timeout, log_output, at_once)
-    raise typer.Exit((show_status if status else run)(book, request, load_profiles()))
+    if status:
+        raise typer.Exit(show_status(book, request, load_profiles()))
+    try:
+        with book.alone():
+            raise typer.Exit(run(book, request, load_profiles()))
+    except BuildRuns as error:
+        raise typer.Exit(_complain(f"error: {error}", 2)) from None
 
 
 if __name__ == "__main__":
+    never_fail_to_print()
     app()

@@ -11,6 +11,23 @@ from typing import Any
 from book.execute import assignments
 
 REPOSITORY = "https://github.com/nfnets-lite/nfnets-lite"
+# The folder is named by the release and moved into place when it is whole: a second run finds it, and only it.
+SETUP = """import importlib.util, os, shutil, subprocess, sys
+
+if importlib.util.find_spec("experiments") is None:  # outside of the repository: fetch it as it was released
+    release, source = "{release}", "{source}"
+    folder = f"nfnets-lite-{{release}}"
+    if not os.path.isdir(folder):
+        shutil.rmtree("nfnets-lite.part", ignore_errors=True)
+        branch, asked = ["--branch", release], ["git", "ls-remote", "--exit-code", "--tags", source, release]
+        if subprocess.run(asked, stdout=subprocess.DEVNULL).returncode == 2:
+            print(f"{{source}} has no tag {{release}}: this takes its main branch, which may differ from the page")
+            branch = []
+        subprocess.run(["git", "clone", "-q", "--depth", "1", *branch, source, "nfnets-lite.part"], check=True)
+        os.rename("nfnets-lite.part", folder)
+    os.chdir(folder)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", ".[book]"], check=True)
+    sys.path.insert(0, os.getcwd())"""
 RECORDS = re.compile(r"records `(\w+)\.jsonl`")
 
 
@@ -89,14 +106,7 @@ def given(notebook: dict[str, Any], name: str) -> Any:
 
 def with_setup(notebook: dict[str, Any]) -> dict[str, Any]:
     """A first code cell for whoever opens the notebook without the repository: it fetches what is missing."""
-    source = f"""import importlib.util, os, subprocess, sys
-
-if importlib.util.find_spec("experiments") is None:  # outside of the repository: fetch it as it was released
-    release = "v{importlib.metadata.version("nfnets-lite")}"
-    subprocess.run(["git", "clone", "-q", "--depth", "1", "--branch", release, "{REPOSITORY}"], check=True)
-    os.chdir("nfnets-lite")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", ".[book]"], check=True)
-    sys.path.insert(0, os.getcwd())"""
+    source = SETUP.format(release=f"v{importlib.metadata.version('nfnets-lite')}", source=REPOSITORY)
     cell = {
         "cell_type": "code",
         "id": "setup",

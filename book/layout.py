@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two builds of one folder are not guarded against each other
+    fcntl = None  # type: ignore[assignment]
 
 
 class UsageError(ValueError):
@@ -17,6 +24,10 @@ class UsageError(ValueError):
 
 class ChapterError(RuntimeError):
     """One chapter did not run to its end; the others go on (exit 1)."""
+
+
+class BuildRuns(RuntimeError):
+    """Another process builds into the same folder (exit 2)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,29 @@ class Book:
         """Relative to the root where it can be, so that no page shows a path of one machine."""
         path = self.out / "results" / profile if rerun else self.root / "experiments" / "results" / profile
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other builds out of `out` for as long as the block runs; a BuildRuns where one is running.
+
+        The system takes the lock back when the process ends, however it ends.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / ".lock").open("a+", encoding="utf-8") as lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    lock.seek(0)
+                    by = lock.read().strip() or "unknown"
+                    raise BuildRuns(
+                        f"a build is running in {self.out} (process {by}); wait for its end, or pass --out with "
+                        "another folder"
+                    ) from None
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """The rows of status.json, by `profile/chapter`; `book.build.execute_job` says what a row holds."""

@@ -14,6 +14,7 @@ import typer
 from book.build import ROOT
 from book.layout import Book, UsageError
 from book.render import jupyter_book
+from experiments.terminal import never_fail_to_print
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome")
 WAIT = 120_000  # milliseconds of the page's own time, for the formulas
@@ -74,11 +75,13 @@ def main() -> None:
     """Print the book that was built last, and offer the PDF on its first page."""
     book = Book(ROOT, ROOT / "book", ROOT / "book" / "_build")
     try:
-        print(f"{print_book(book)}: {book.pdf.stat().st_size / 1e6:.1f} MB")
+        with book.alone():
+            print(f"{print_book(book)}: {book.pdf.stat().st_size / 1e6:.1f} MB")
+            offer(book)
     except (UsageError, RuntimeError) as error:
         sys.exit(f"error: {error}")
-    offer(book)
 
 
 if __name__ == "__main__":
+    never_fail_to_print()
     app()

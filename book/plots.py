@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from book.parameters import check_notebook
 from experiments import claims
 from experiments.records import Estimate, Record
 
@@ -66,7 +67,8 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
 
 
 def setup() -> None:
-    """Vector figures that come out the same twice, sized for a phone as much as for a desk."""
+    """Check the chapter's parameters; figures become vectors that come out the same twice, in sizes for any screen."""
+    check_notebook()
     set_matplotlib_formats("svg", metadata={"Date": None})
     sns.set_theme(context="notebook", style="whitegrid")
     plt.rcParams.update(

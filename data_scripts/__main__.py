@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .conversion import convert
-from .sources import DATA, NAMES, lookup
+from .sources import NAMES, lookup
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -19,7 +19,12 @@ def main(
     source: Annotated[
         Path | None, typer.Option("--from", metavar="DIR", help="Take the published files from here; no download.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Arrays go to DIR/NAME/.")] = DATA,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Arrays go to DIR/NAME/.", show_default="$NFNETS_LITE_DATA, or data/"
+        ),
+    ] = None,
 ) -> None:
     """Fetch (or take from DIR), verify and convert data sets to .npy; does nothing where they are in order."""
     try:

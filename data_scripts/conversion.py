@@ -11,10 +11,10 @@ from typing import BinaryIO
 import numpy as np
 
 from . import fetch, parse, store, sums
-from .sources import DATA, Published, Source, lookup
+from .sources import Published, Source, data_root, lookup
 
 
-def convert(name: str, source: Path | str | None = None, out: Path | str = DATA) -> Path:
+def convert(name: str, source: Path | str | None = None, out: Path | str | None = None) -> Path:
     """Make ``out/name/*.npy``, or verify what is there and do nothing.
 
     Parameters
@@ -23,15 +23,15 @@ def convert(name: str, source: Path | str | None = None, out: Path | str = DATA)
         One of `NAMES`.
     source : path, optional
         Folder with the published files; without it they are downloaded.
-    out : path
-        Folder for the converted data sets.
+    out : path, optional
+        Folder for the converted data sets; None: `data_root()`.
 
     Returns
     -------
     Path
         The folder that holds the four arrays.
     """
-    spec, out = lookup(name), Path(out)
+    spec, out = lookup(name), data_root() if out is None else Path(out).expanduser()
     folder = out / name
     try:
         store.verify(spec, folder)
@@ -43,11 +43,15 @@ def convert(name: str, source: Path | str | None = None, out: Path | str = DATA)
         print(f"{name}: {folder} is complete and its sums agree; nothing to do", flush=True)
         return folder
     print(spec.describe(), flush=True)
+    if out.is_symlink() and not out.exists():
+        raise FileNotFoundError(
+            f"{out} is a link to {out.readlink()}, which does not exist; make that folder, or remove the link"
+        )
     out.mkdir(parents=True, exist_ok=True)
     # Beside the result, so that moving a finished file into place is one rename on one file system.
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
         work = Path(scratch)
-        place = fetch.download(spec, work) if source is None else Path(source)
+        place = fetch.download(spec, work) if source is None else Path(source).expanduser()
         # Every sum before any parsing: one wrong file and nothing of the set is looked into.
         contents = {file: _content(spec, file, path) for file, path in _find(spec, place, work).items()}
         store.write(spec, folder, _arrays(spec, contents), work)

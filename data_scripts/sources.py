@@ -1,11 +1,17 @@
 """What is published, where, under which terms, and the sums that tell the real files from any other."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-DATA = Path(__file__).resolve().parent.parent / "data"  # not tracked; `--out` and `read(..., root)` choose another
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def data_root() -> Path:
+    """Folder of the data sets, to write and to read: ``$NFNETS_LITE_DATA``, or the repository's ``data/``."""
+    return Path(os.environ.get("NFNETS_LITE_DATA") or _REPOSITORY / "data").expanduser()
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,22 @@ from typing import TypeVar
 import numpy as np
 
 from . import sums
-from .sources import DATA, Source, lookup
+from .sources import Source, data_root, lookup
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 SUMS = "SHA256SUMS"  # written last: while it is missing, a data set without pinned sums is not complete
 T = TypeVar("T")
 
 
-def read(name: str, root: Path | str = DATA) -> dict[str, np.ndarray]:
+def read(name: str, root: Path | str | None = None) -> dict[str, np.ndarray]:
     """Read a converted data set after checking the sum of every file.
 
     Parameters
     ----------
     name : str
         One of `NAMES`.
-    root : path
-        The folder given to ``convert`` as `out`.
+    root : path, optional
+        The folder given to ``convert`` as `out`; None: `data_root()`.
 
     Returns
     -------
@@ -38,7 +38,11 @@ def read(name: str, root: Path | str = DATA) -> dict[str, np.ndarray]:
     ValueError
         If `name` is unknown, or a file does not have its sum.
     """
-    return _each(lookup(name), Path(root) / name, lambda handle: np.load(handle, allow_pickle=False))
+    return _each(
+        lookup(name),
+        (data_root() if root is None else Path(root)) / name,
+        lambda handle: np.load(handle, allow_pickle=False),
+    )
 
 
 def verify(spec: Source, folder: Path) -> None:
@@ -68,7 +72,7 @@ def write(spec: Source, folder: Path, arrays: Mapping[str, np.ndarray], work: Pa
 def _each(spec: Source, folder: Path, use: Callable[[BufferedIOBase], T]) -> dict[str, T]:
     """Apply `use` to each array file, opened and found to have its sum."""
     command = f"python -m data_scripts {spec.name}" + (
-        "" if folder.parent == DATA else f" --out {shlex.quote(str(folder.parent))}"
+        "" if folder.parent == data_root() else f" --out {shlex.quote(str(folder.parent))}"
     )
     way_out = f"run `{command}` (with `--from DIR` if the published files are at hand in DIR)"
     missing = f"is missing, so {spec.title} is not there or not complete; {way_out}"

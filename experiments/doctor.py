@@ -1,6 +1,7 @@
 """Is this machine fit? Versions, device, dtypes, data, and one forward and backward on the device."""
 
 import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from torch.nn import functional as F
 
 import data_scripts
 import nfnets_lite as nf
+from data_scripts import data_root
 from experiments.engine import default_workers, resolve_device
 from experiments.provenance import device_name
-from experiments.tasks.data import data_root
+from experiments.tasks.data import converted
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "jupyter-book", "papermill", "jupytext", "timm")
 
@@ -28,12 +30,24 @@ def findings(device_name_wanted: str = "auto") -> Iterator[tuple[str, str]]:
             yield package, "not installed"
     yield "device", f"{device}: {device_name(device)}, {default_workers(device)} worker(s) by default"
     yield "dtypes", ", ".join(str(dtype).removeprefix("torch.") for dtype in _dtypes(device))
+    chosen = "by NFNETS_LITE_DATA" if os.environ.get("NFNETS_LITE_DATA") else "set NFNETS_LITE_DATA for another"
+    yield "data folder", f"{data_root()} ({chosen})"
     yield "data digits", "ships with scikit-learn"
     for name in data_scripts.NAMES:
-        found = (data_root() / name).is_dir()
-        yield f"data {name}", f"in {data_root()}" if found else f"not there: python -m data_scripts {name}"
+        yield f"data {name}", _found(name)
     for method in ("bn", "nf"):
         yield f"step, {method}", _step(method, device)
+
+
+def _found(name: str) -> str:
+    if (folder := converted(name)) is not None:
+        return f"in {folder}"
+    published = data_root() / name
+    if published.is_dir():
+        return (
+            f"published files in {published}, converted at first use: python -m data_scripts {name} --from {published}"
+        )
+    return f"not in {published}: python -m data_scripts {name}"
 
 
 def _dtypes(device: torch.device) -> Iterator[torch.dtype]:

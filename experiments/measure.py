@@ -1,5 +1,6 @@
 """The records of a config: made where they are missing, read where they are there; for chapters and for `run`."""
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from experiments.progress import progress
 from experiments.records import Ledger
 
 RESULTS = Path(__file__).parent / "results"
+INTERACTIVE = Path(__file__).parents[1] / "book" / "_build" / "interactive"  # what a reader's notebook records
 
 
 def measure(
@@ -64,10 +66,19 @@ def obtain(
     """The records of a config, for a chapter: trained where `rerun` asks for it and something is missing or stale.
 
     Without `rerun` nothing is trained. A config that lacks runs at this profile is then a FileNotFoundError, unless
-    `partial` asks for the records that there are, which may be none.
+    `partial` asks for the records that there are, which may be none. With `rerun` and no folder, new records go to
+    ``book/_build/interactive/<profile>``, which starts as a copy of the committed records. The committed records change
+    only where `results` names their folder.
+
+    Raises
+    ------
+    ValueError
+        For a `rerun` that is no bool: the text "false" counts as true.
     """
+    if not isinstance(rerun, bool):
+        raise ValueError(f"rerun={rerun!r} must be True or False, without quotes")
     if rerun:
-        return measure(name, profile, results, device=device, fresh=True)
+        return measure(name, profile, results or _own_copy(name, profile), device=device, fresh=True)
     config.module(name)
     ledger = records.read(records.path_of(Path(results) if results else RESULTS / check(profile), name))
     if not ledger.records and not partial:
@@ -91,6 +102,16 @@ def obtain(
             stacklevel=2,
         )
     return ledger
+
+
+def _own_copy(name: str, profile: str) -> Path:
+    """The folder for a reader's records, with those committed to start from."""
+    folder = INTERACTIVE / check(profile)
+    own, committed = (records.path_of(place, name) for place in (folder, RESULTS / profile))
+    if not own.exists() and committed.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(committed, own)
+    return folder
 
 
 def run_left(sweep: Sweep, where: Where, console: Console) -> Ledger:
@@ -124,6 +145,6 @@ def plan(
     on = resolve_device(device, here=here and not scheduler)
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
-    folder = Path(results) if results else RESULTS / (f"{profile}_{data}" if data else profile)
+    folder = Path(results).expanduser() if results else RESULTS / (f"{profile}_{data}" if data else profile)
     streams = STREAMS if on.type == "cuda" and workers is None else 1
     return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler, streams)

@@ -18,6 +18,7 @@ from experiments.elsewhere import stuck
 from experiments.engine import Where, resolve_device
 from experiments.measure import RESULTS, plan, run_left
 from experiments.profiles import PROFILES
+from experiments.terminal import aligned
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -116,18 +117,22 @@ def status(results: Annotated[str, typer.Option(help="folder that holds one fold
     """Per config and profile: runs done, missing, diverged, failed, stale, on what device, and what they cost."""
     from experiments.status import COLUMNS, rows
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=column != "device")
+    shown: list[tuple[str, ...]] = [COLUMNS]
+    letters: dict[str, str] = {}
+    on = COLUMNS.index("on")
     try:
         for row, warning in rows(Path(results) if results else RESULTS):
-            table.add_row(*row)
+            # The names of devices are too long for a narrow terminal: a letter stands for them.
+            letter = letters.setdefault(row[on], chr(ord("a") + len(letters))) if row[on] else ""
+            shown.append((*row[:on], letter, *row[on + 1 :]))
             if warning:
                 Console(stderr=True).print(warning)
     except (ValueError, OSError) as error:
         Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
-    Console().print(table)
+    print(aligned(shown))
+    for name, letter in letters.items():
+        print(f"{letter}: {name}")
 
 
 @app.command()

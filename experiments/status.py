@@ -9,15 +9,15 @@ from experiments.cost import all_runs
 from experiments.plan import recorded, stale
 from experiments.profiles import PROFILES
 
-COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "device", "cost")
+COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "on", "hours")
 
 
 def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     """Rows of a table, each with what was wrong with its file.
 
     Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
-    Stale: all records of the file that `plan.stale` tells, those of runs that the sweep has no more too. Cost: the
-    seconds that all of them took, in hours.
+    Stale: all records of the file that `plan.stale` tells, those of runs that the sweep has no more too. On: the names
+    of the devices. Hours: what all of them took.
     """
     for name in config.names():
         for profile in PROFILES:
@@ -33,5 +33,5 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
             numbers = (
                 count["ok"] + count["diverged"], len(runs) - len(found), count["diverged"], count["failed"], old
             )  # fmt: skip
-            cost = f"{seconds / 3600:.2f} h" if found else ""
-            yield (name, profile, *map(str, numbers), devices, cost), ledger.torn
+            hours = f"{seconds / 3600:.2f}" if found else ""
+            yield (name, profile, *map(str, numbers), devices, hours), ledger.torn

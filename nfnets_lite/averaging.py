@@ -17,7 +17,7 @@ class WeightAverage:
     ----------
     model : nn.Module
         Its parameters and its floating-point buffers, but for a norm's `progress`, are averaged, from their values now.
-        Shard it (``fully_shard``) and move it to its device before.
+        Shard it (``fully_shard``) before. Moving it, and ``load_state_dict(assign=True)``, are seen at the next update.
     decay : float
         :math:`d`; 0.99999 is the NFNet recipe.
 
@@ -31,7 +31,8 @@ class WeightAverage:
     Raises
     ------
     ValueError
-        For a decay outside of [0, 1).
+        For a decay outside of [0, 1); in `update` and `applied`, for a model whose tensors have other names or shapes
+        than those averaged, after ``reset_classifier`` for example.
 
     Notes
     -----
@@ -59,18 +60,13 @@ class WeightAverage:
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay} must be in [0, 1); the NFNet recipe has 0.99999")
         self.decay, self.updates = decay, 0
-        named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-        # `progress` is where training is (see nfnets_lite.norm.set_progress), which an average would hold back.
-        self._current = {
-            name: tensor.detach()
-            for name, tensor in named
-            if tensor.is_floating_point() and name.rpartition(".")[2] != "progress"
-        }
+        self._model = model
         # A step of the average is lost in half precision: it is smaller than what such a number can change by.
-        self.averages = {
-            name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-            for name, tensor in self._current.items()
-        }
+        with torch.inference_mode(False):  # what is made in that mode could not be updated outside of it
+            self.averages = {
+                name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+                for name, tensor in _averaged(model).items()
+            }
 
     def decay_at(self, update: int) -> float:
         """Decay of one update, counted from 0: ``min(decay, (1 + update) / (10 + update))``."""
@@ -82,11 +78,13 @@ class WeightAverage:
         weight = 1 - self.decay_at(self.updates)
         # One call for many tensors, but not for sharded and whole ones together.
         kinds: dict[type[Any], list[str]] = {}
-        for name, tensor in self._current.items():
+        now = self._current()
+        for name, tensor in now.items():
+            self.averages[name] = self.averages[name].to(tensor.device)
             kinds.setdefault(type(tensor), []).append(name)
         for names in kinds.values():
-            averages, current = ([of[name] for name in names] for of in (self.averages, self._current))
-            wide = [now.to(average.dtype) for now, average in zip(current, averages)]
+            averages, current = ([of[name] for name in names] for of in (self.averages, now))
+            wide = [tensor.to(average.dtype) for tensor, average in zip(current, averages)]
             torch._foreach_lerp_(averages, wide, weight)
         self.updates += 1
 
@@ -100,9 +98,21 @@ class WeightAverage:
         finally:
             self._swap(own)
 
+    def _current(self) -> dict[str, Tensor]:
+        """The model's tensors as they are now: moving or loading a model may replace them, or their memory."""
+        now = _averaged(self._model)
+        for name in now.keys() | self.averages.keys():
+            shapes = [tuple(of[name].shape) if name in of else None for of in (self.averages, now)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the average of {name!r} has shape {shapes[0]}, and the model's tensor has shape {shapes[1]} "
+                    "(None: there is none); build a new WeightAverage after a change of the model"
+                )
+        return now
+
     @torch.no_grad()
     def _swap(self, own: dict[str, Tensor]) -> None:
-        for name, tensor in self._current.items():
+        for name, tensor in self._current().items():
             average = self.averages[name]
             if tensor.dtype == average.dtype:
                 kept = tensor.clone()  # one tensor at a time: no second copy of the model
@@ -113,3 +123,14 @@ class WeightAverage:
             else:  # a narrow tensor cannot hold its average meanwhile
                 own[name] = tensor.clone()
                 tensor.copy_(average)
+
+
+def _averaged(model: nn.Module) -> dict[str, Tensor]:
+    """What is averaged of a model, by name."""
+    named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    # `progress` is where training is (see nfnets_lite.norm.set_progress), which an average would hold back.
+    return {
+        name: tensor.detach()
+        for name, tensor in named
+        if tensor.is_floating_point() and name.rpartition(".")[2] != "progress"
+    }

@@ -3,7 +3,6 @@
 Axes: N images, C channels, H W space.
 """
 
-import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import data_scripts
+from data_scripts import data_root
 from experiments.tasks.patches import seen_through, whitening_filters
 from experiments.tasks.recipe import Data
 
@@ -49,11 +49,6 @@ class Split:
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
-def data_root() -> Path:
-    """Folder of the converted data sets: ``$NFNETS_LITE_DATA``, or ``data/`` in the repository."""
-    return Path(os.environ.get("NFNETS_LITE_DATA") or ROOT / "data")
-
-
 def prepare(name: str) -> None:
     """Make a data set ready for `load`, once, before any worker needs it.
 
@@ -63,14 +58,18 @@ def prepare(name: str) -> None:
     _published(name)
 
 
-def _converted(name: str) -> Path:
-    """The root that holds the converted arrays of `name`."""
-    for root in (data_root(), ROOT / "data"):
-        if (root / name / "train_images.npy").exists():
-            return root
+def converted(name: str) -> Path | None:
+    """The folder that holds the converted arrays of `name`; None if there is none yet."""
+    folders = (root / name for root in (data_root(), ROOT / "data"))
+    return next((folder for folder in folders if (folder / "train_images.npy").exists()), None)
+
+
+def _root(name: str) -> Path:
+    """The root to read `name` from, where published files at `data_root` are converted first."""
+    if (folder := converted(name)) is not None:
+        return folder.parent
     if (data_root() / name).is_dir():
-        data_scripts.convert(name, data_root() / name, ROOT / "data")
-        return ROOT / "data"
+        return data_scripts.convert(name, data_root() / name, ROOT / "data").parent
     return data_root()  # nothing there: reading it says what is missing and how to get it
 
 
@@ -87,7 +86,7 @@ def _published(name: str) -> dict[str, np.ndarray]:
         }  # fmt: skip
     if name not in data_scripts.NAMES:
         raise ValueError(f"data set {name!r} is not known; use one of digits, {', '.join(data_scripts.NAMES)}")
-    return data_scripts.read(name, _converted(name))
+    return data_scripts.read(name, _root(name))
 
 
 @lru_cache(maxsize=2)

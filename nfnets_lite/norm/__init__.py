@@ -116,7 +116,7 @@ def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
 def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
     """`set_progress` of one model as a function of the fraction, for a loop: the schedules are looked up once.
 
-    It fills the buffers that there are now: a model that is moved or changed afterwards needs a new one.
+    A model may be moved afterwards. One that gets other layers needs a new function.
 
     Parameters
     ----------
@@ -135,13 +135,14 @@ def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
     >>> net[0].progress
     tensor(0.5000)
     """
-    schedules = [progress for m in model.modules() if (progress := m._buffers.get("progress")) is not None]
+    # The modules, not their buffers: moving a model replaces its buffers.
+    scheduled = [module for module in model.modules() if module._buffers.get("progress") is not None]
 
     def fill(fraction: float | Tensor) -> None:
         if not isinstance(fraction, Tensor) and not 0 <= fraction <= 1:
             raise ValueError(f"fraction={fraction} must be in [0, 1]: updates done over updates in all")
-        for progress in schedules:
-            progress.fill_(fraction)
+        for module in scheduled:
+            module.get_buffer("progress").fill_(fraction)
 
     return fill
 

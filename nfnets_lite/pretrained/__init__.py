@@ -1,6 +1,6 @@
 """Weights in and out: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -11,6 +11,7 @@ from nfnets_lite.models import ResNet, create_model
 from nfnets_lite.pretrained.download import download
 from nfnets_lite.pretrained.names import other_timm_network, slots
 from nfnets_lite.pretrained.tree import read_tree
+from nfnets_lite.pretrained.wrappers import bare, entries_of, inner, unprefixed
 
 _TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin")
 _LISTED = 20
@@ -28,10 +29,15 @@ class WeightsMismatch(ValueError):
     """
 
     def __init__(
-        self, path: Path, unmatched: tuple[str, ...], missing: tuple[str, ...], misshapen: tuple[str, ...]
+        self,
+        path: Path,
+        unmatched: tuple[str, ...],
+        missing: tuple[str, ...],
+        misshapen: tuple[str, ...],
+        taken_off: str = "",
     ) -> None:
         self.unmatched, self.missing, self.misshapen = unmatched, missing, misshapen
-        parts = [f"path={str(path)!r} does not fit the model"]
+        parts = [f"path={str(path)!r} does not fit the model{f', read {taken_off}' if taken_off else ''}"]
         for what, names in (("unmatched", unmatched), ("missing", missing), ("misshapen", misshapen)):
             if names:
                 more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -57,7 +63,8 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     path : str or Path, optional
         ``.npz``, ``.pkl``: a parameter tree as the authors publish it, read by an unpickler that allows arrays and
         containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``: a state
-        dict, of this package or of timm's ``dm_nfnet_*``.
+        dict, of this package or of timm's ``dm_nfnet_*``. It may be an entry of a checkpoint, such as
+        ``{"model": ..., "epoch": 3}``, and its names may have a prefix: ``module.``, ``_orig_mod.``, ``model.``.
     source : str, optional
         ``"deepmind"`` instead of a path: the authors' file for ``model="nfnet_f0"`` to ``"nfnet_f6"`` is downloaded
         once, and checked (see `nfnets_lite.pretrained.download`).
@@ -65,14 +72,15 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     Returns
     -------
     nn.Module
-        The model, in the mode that it was in.
+        The model that was passed, in the mode that it was in; a compiled or data-parallel model is filled, too.
 
     Raises
     ------
     WeightsMismatch
         Listing every tensor that is unmatched, missing or misshapen; the model is then as it was.
     ValueError
-        For a kind of file that is not known, the state dict of another timm network, or a model on the meta device.
+        For a kind of file that is not known, the state dict of another timm network, a checkpoint of which several
+        entries fit, or a model on the meta device.
     ConnectionError
         If a download fails.
 
@@ -104,24 +112,27 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
         path = download(model)
     assert path is not None
     path = Path(path)
-    network = create_model(model) if isinstance(model, str) else model
-    expected: dict[str, Tensor]
-    if any(tensor.is_meta for tensor in network.state_dict().values()):
+    given = create_model(model) if isinstance(model, str) else model
+    network = inner(given)
+    own = {bare(name): tensor for name, tensor in network.state_dict().items()}
+    if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(
             f"model={type(network).__name__} is on the meta device, where nothing can be copied to; give it memory "
             "first: model.to_empty(device='cpu')"
         )
-    found, kind = _read(path, network.state_dict().keys())
-    if kind == "own":
-        expected = network.state_dict()
-    else:
+    found, kind, taken_off = _read(path, own)
+    expected = own
+    if kind != "own":
         expected = {slot.haiku if kind == "tree" else slot.timm: slot.parameter for slot in slots(network)}
-    _fill(path, {name: _as_ours(tensor, kind, expected.get(name)) for name, tensor in found.items()}, expected)
-    return network
+    ours = {name: _as_ours(tensor, kind, expected.get(name)) for name, tensor in found.items()}
+    _fill(path, ours, expected, taken_off)
+    return given
 
 
 def save_pretrained(model: nn.Module, path: str | Path) -> None:
     """Write a model's state dict as safetensors, which `load_pretrained` reads back.
+
+    A compiled or data-parallel model is written under the names of the model inside it.
 
     Raises
     ------
@@ -141,36 +152,49 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {bare(name): tensor.detach().cpu().contiguous() for name, tensor in inner(model).state_dict().items()}
     _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
 
 
-def _read(path: Path, own: Collection[str]) -> tuple[Mapping[str, Tensor], str]:
-    """Tensors by the file's names, and whose names they are: ``"tree"``, ``"timm"`` or ``"own"``, the model's."""
+def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str]:
+    """Tensors by the file's names, whose names they are (``"tree"``, ``"timm"`` or ``"own"``), what was taken off."""
     suffix = path.suffix.lower()
     if suffix in _TREES:
-        return read_tree(path), "tree"
-    state: Any
+        return read_tree(path), "tree", ""
     if suffix == ".safetensors":
-        state = _safetensors(path).load_file(path)
+        entries = entries_of(path, _safetensors(path).load_file(path))
     elif suffix in _STATES:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+        entries = entries_of(path, torch.load(path, map_location="cpu", weights_only=True))
     else:
         raise ValueError(
             f"path={str(path)!r} ends in {suffix!r}; known are {', '.join((*_TREES, '.safetensors', *_STATES))}"
         )
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"path={str(path)!r} holds no state dict: a mapping of names to tensors is needed")
-    if state.keys() == set(own) or not any(name.startswith("stages.") for name in state):
-        return state, "own"
+    read = {key: unprefixed(state, own) for key, state in entries.items()}
+    fitting = [key for key, (state, _) in read.items() if _shapes(state) == _shapes(own)]
+    if len(fitting) > 1 and "state_dict" not in fitting:
+        raise ValueError(
+            f"path={str(path)!r} holds several state dicts that fit: {', '.join(map(repr, fitting))}. Save "
+            f"the one that you want by itself: torch.save(torch.load(path)[{fitting[0]!r}], 'one.pth')"
+        )
+    likely = fitting or sorted(read, key=lambda key: -len(read[key][0].keys() & own.keys()))
+    choice = "state_dict" if "state_dict" in likely else likely[0]
+    state, prefix = read[choice]
+    taken_off = " and ".join(
+        [f"from its entry {choice!r}"] * bool(choice) + [f"without the prefix {prefix!r} of its names"] * bool(prefix)
+    )
+    if state.keys() == own.keys() or not any(name.startswith("stages.") for name in state):
+        return state, "own", taken_off
     differences = other_timm_network(state.keys())
     if differences:
         raise ValueError(
             f"path={str(path)!r} holds another network, one of timm's own: {'; '.join(differences)}. Of "
             "timm's normalizer-free models the dm_nfnet_* are the authors'"
         )
-    return state, "timm"
+    return state, "timm", taken_off
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
@@ -182,7 +206,7 @@ def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
     return tensor
 
 
-def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], taken_off: str) -> None:
     """Copy all or nothing."""
     unmatched, missing = (tuple(name for name in a if name not in b) for a, b in ((found, expected), (expected, found)))
     misshapen = tuple(
@@ -191,7 +215,7 @@ def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor
         if name in found and found[name].shape != tensor.shape
     )
     if unmatched or missing or misshapen:
-        raise WeightsMismatch(path, unmatched, missing, misshapen)
+        raise WeightsMismatch(path, unmatched, missing, misshapen, taken_off)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(found[name])

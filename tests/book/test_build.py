@@ -137,6 +137,29 @@ def test_page_content(built: Book) -> None:
     assert "<table" in text  # Markdown that a cell displayed
 
 
+# Two builds at once
+
+
+def test_a_second_build_in_one_folder_stops_with_a_line(tmp_path: Path) -> None:
+    book = Book(REPO, REPO / "book", tmp_path / "out")
+    holder = "import sys; from book.layout import Book; from pathlib import Path; p = Path(sys.argv[1])\n"
+    holder += "with Book(p, p, p).alone(): print('held', flush=True); sys.stdin.read()"
+    process = [sys.executable, "-c", holder, str(book.out)]
+    with subprocess.Popen(process, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        second = CliRunner().invoke(build.app, ["--out", str(book.out)])
+        first.kill()
+    assert second.exit_code == 2
+    assert second.output.splitlines() == [
+        f"error: a build is running in {book.out} (process {first.pid}); wait for its end, or pass --out with another "
+        "folder"
+    ]
+    assert [path.name for path in book.out.iterdir()] == [".lock"]
+    with book.alone():  # however the first one ended
+        pass
+
+
 # What a second build does
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from math import pi
 from pathlib import Path
 
 import pytest
 from fixture_book import PROFILES, make_book
 
-from book import explorers, status
+import nfnets_lite as nf
+from book import dress, explorers, status
 from book.build import Request, run
 from book.dress import dressed, given, records_shown, with_links
 from experiments import records
@@ -42,6 +47,46 @@ def test_the_first_code_cell_fetches_what_is_missing_and_is_not_shown() -> None:
     compile(code[0]["source"], "setup", "exec")
     exec(code[0]["source"], {})  # here nothing is missing, so nothing happens
     assert made["cells"][0]["source"] == "# Title"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="the first cell clones with git")
+def test_the_first_cell_can_be_run_again_and_takes_main_where_the_release_has_no_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, reader = tmp_path / "source", tmp_path / "reader"
+    (source / "experiments").mkdir(parents=True)
+    (source / "experiments" / "__init__.py").touch()
+    reader.mkdir()
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON"))}
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], cwd=source, env=own, check=True)
+    monkeypatch.setattr(dress, "REPOSITORY", source.as_uri())
+    cell = next(cell["source"] for cell in dressed(notebook(), "")["cells"] if cell["cell_type"] == "code")
+    # pip is not asked: what is installed is not of this cell's making.
+    without_pip = "import subprocess as s; r = s.run; s.run = lambda c, **k: 'pip' in c or r(c, **k)\n"
+
+    def opened() -> subprocess.CompletedProcess[str]:
+        program = f"{without_pip}{cell}\nimport experiments; print(os.getcwd())"
+        command = [sys.executable, "-I", "-S", "-c", program]
+        return subprocess.run(command, cwd=reader, env=own, capture_output=True, text=True)
+
+    (reader / "nfnets-lite.part").mkdir()  # of a first run that was interrupted
+    (reader / "nfnets-lite.part" / "half").touch()
+    release = f"v{nf.__version__}"
+    first, again = opened(), opened()
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    said = f"{source.as_uri()} has no tag {release}: this takes its main branch, which may differ from the page"
+    assert first.stdout.splitlines() == [said, str(reader / f"nfnets-lite-{release}")]
+    assert again.stdout.splitlines() == [str(reader / f"nfnets-lite-{release}")]
+    subprocess.run([*git, "tag", release], cwd=source, env=own, check=True)
+    (source / "experiments" / "later.py").touch()
+    for command in (["add", "-A"], ["commit", "-qm", "second"]):
+        subprocess.run([*git, *command], cwd=source, env=own, check=True)
+    shutil.rmtree(reader / f"nfnets-lite-{release}")
+    tagged = opened()
+    assert tagged.stdout.splitlines() == [str(reader / f"nfnets-lite-{release}")], tagged.stderr
+    assert not (reader / f"nfnets-lite-{release}" / "experiments" / "later.py").exists()
 
 
 def test_a_parameter_is_read_back() -> None:

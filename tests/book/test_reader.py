@@ -95,4 +95,4 @@ def test_every_cell_runs(page: Page, python: Path, outside: dict[str, str], resu
     cells = json.loads((tmp_path / "run.ipynb").read_text(encoding="utf-8"))["cells"]
     prefix, *modules = "".join(cells[-1]["outputs"][0]["text"]).split()
     assert Path(prefix) == python.parents[1]
-    assert all(Path(module).is_relative_to(tmp_path / "nfnets-lite") for module in modules), modules
+    assert all(Path(module).is_relative_to(tmp_path / f"nfnets-lite-v{nf.__version__}") for module in modules), modules

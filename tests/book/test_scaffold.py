@@ -47,7 +47,7 @@ def test_a_new_experiment_runs_as_it_comes(copy: Path) -> None:
     done("-m", "ruff", "format", "--check", "--config", str(ROOT / "pyproject.toml"), *map(str, made[:3:2]))
 
 
-@pytest.mark.parametrize("name", ["", "Label", "2nd", "batch_size", "class", "a-b"])
+@pytest.mark.parametrize("name", ["", "Label", "2nd", "batch_size", "class", "a-b", "label noise"])
 def test_bad_names_are_refused_and_nothing_is_written(copy: Path, name: str) -> None:
     before = sorted(copy.rglob("*.py"))
     with pytest.raises(ValueError, match="NAME="):

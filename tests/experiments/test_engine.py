@@ -213,6 +213,42 @@ def test_list_status_and_doctor() -> None:
     assert "float32" in text
 
 
+def test_status_is_readable_at_eighty_columns_in_ascii(tmp_path: Path) -> None:
+    first = (ROOT / "experiments/results/small/sam.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    record = json.loads(first)
+    record["provenance"]["device"] = "a graphics processor with a name of many words, made in Zürich, 2 of them"
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "sam.jsonl").write_text(json.dumps(record) + "\n")
+    narrow = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    command_line = [sys.executable, "-m", "experiments", "status", "--results", str(tmp_path)]
+    done = subprocess.run(command_line, env=narrow, cwd=ROOT, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode("ascii")
+    table, legend = text.splitlines()[:-1], text.splitlines()[-1]
+    assert legend == "a: a graphics processor with a name of many words, made in Z?rich, 2 of them"
+    assert max(map(len, table)) <= 80
+    (row,) = (line.split() for line in table if line.startswith("sam ") and " small " in line)
+    assert dict(zip(table[0].split(), row))["on"] == "a"
+
+
+def test_doctor_names_the_folder_that_data_scripts_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.tasks import data
+
+    monkeypatch.setattr(data, "ROOT", tmp_path)
+    monkeypatch.setenv("NFNETS_LITE_DATA", str(tmp_path / "x"))
+    text = invoke("doctor")[1]
+    assert f"data folder {tmp_path / 'x'} (by NFNETS_LITE_DATA)" in text
+    assert f"data cifar10 not in {tmp_path / 'x' / 'cifar10'}: python -m data_scripts cifar10" in text
+    (tmp_path / "x" / "fashion_mnist").mkdir(parents=True)
+    (tmp_path / "x" / "cifar10").mkdir()
+    (tmp_path / "x" / "cifar10" / "train_images.npy").touch()
+    text = invoke("doctor")[1]
+    assert f"data cifar10 in {tmp_path / 'x' / 'cifar10'}" in text
+    assert "data fashion_mnist published files in" in text
+    monkeypatch.delenv("NFNETS_LITE_DATA")
+    assert f"data folder {Path(command.__file__).parents[1] / 'data'} (set NFNETS" in invoke("doctor")[1]
+
+
 def test_progress_is_at_most_twenty_lines_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 

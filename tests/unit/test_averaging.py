@@ -1,6 +1,7 @@
 """The average of the weights: the authors' decay at each update, and their average after six steps."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,59 @@ def test_weights_in_half_precision_are_averaged_in_single() -> None:
             torch.testing.assert_close(model.weight.float(), average.averages["weight"], rtol=2**-8, atol=0)
         assert torch.equal(model.weight, torch.ones_like(model.weight))
         torch.testing.assert_close(average.averages["weight"], torch.full((4, 4), expected), rtol=1e-3, atol=0)
+
+
+def assign(model: nn.Module) -> None:
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        assign,
+        lambda model: model.to(memory_format=torch.channels_last),
+        lambda model: model.double(),
+        lambda model: model._apply(torch.clone),  # what a move to another device does to parameters and buffers
+    ],
+    ids=["assign", "channels_last", "double", "moved"],
+)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "inside"])
+def test_the_average_follows_tensors_that_are_replaced(change: Callable[[nn.Module], Any], after: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    average = WeightAverage(model, 0.0)
+    if not after:
+        change(model)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model[1].running_mean):
+            tensor.add_(1)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    average.update()
+    with average.applied():
+        if after:
+            change(model)
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(tensor, expected[name], check_dtype=False, msg=name)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], check_dtype=False, rtol=0, atol=0, msg=name)
+
+
+def test_an_average_made_in_inference_mode_is_updated_outside_of_it() -> None:
+    model = nn.Linear(2, 2)
+    with torch.inference_mode():
+        average = WeightAverage(model, 0.0)
+        average.update()
+    nn.init.ones_(model.weight)
+    average.update()
+    assert torch.equal(average.averages["weight"], torch.ones(2, 2))
+
+
+def test_a_model_that_became_another_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    average = WeightAverage(model)
+    model[0] = nn.Linear(2, 3)
+    with pytest.raises(ValueError, match=r"average of '0\.\w+' has shape .* build a new WeightAverage"):
+        average.update()
+    assert average.updates == 0
+    model.append(nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="build a new WeightAverage"), average.applied():
+        pass

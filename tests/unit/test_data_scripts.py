@@ -126,6 +126,34 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("chosen", [True, False], ids=["by the variable", "by --out"])
+def test_the_command_writes_where_data_are_read(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: bool
+) -> None:
+    from experiments.tasks import data
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # what make hands over in quotes, no shell has expanded
+    monkeypatch.setenv("NFNETS_LITE_DATA", "~/x")
+    out = [] if chosen else ["--out", "~/y"]
+    result = CliRunner().invoke(app, ["cifar10", "--from", f"~/{tiny.name}", *out])
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / ("x" if chosen else "y") / "cifar10"
+    assert (folder / "train_images.npy").is_file()
+    monkeypatch.setattr(data, "ROOT", tmp_path)
+    assert data.converted("cifar10") == (folder if chosen else None)
+    assert len(data_scripts.read("cifar10", folder.parent)["test_labels"]) == PER_BATCH
+    if chosen:
+        assert len(data_scripts.read("cifar10")["test_labels"]) == PER_BATCH
+        assert len(data._published("cifar10")["train_labels"]) == 5 * PER_BATCH
+
+
+def test_a_link_that_leads_nowhere_is_said(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to("gone")
+    result = CliRunner().invoke(app, ["cifar10", "--from", str(tiny), "--out", str(tmp_path / "data")])
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'data'} is a link to gone, which does not exist; make that folder" in result.output
+
+
 # --- hostile files
 
 

@@ -4,12 +4,14 @@ import json
 from dataclasses import FrozenInstanceError, asdict, replace
 from itertools import product
 from math import prod
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import nfnets_lite as nf
 from nfnets_lite import create_model, list_models
 from nfnets_lite.conv import ScaledStdConv2d, WSConv2d
 from nfnets_lite.macs import count_macs
@@ -544,3 +546,42 @@ def test_counting_touches_nothing() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert count_macs(nn.Conv2d(4, 2, 1), 3, in_channels=4) == 72
     assert count_macs(nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), 3, in_channels=4) == 9 * 4 * 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "hint"),
+    [
+        ("nfnet_f0", {"in_chans": 1}, r"in_channels=1"),
+        ("nfnet_f0", {"pretrained": True}, r"load_pretrained\('nfnet_f0', source='deepmind'\)"),
+        ("nfnet_f0", {"drop_rate": 0.1}, r"dropout=0\.2"),
+        ("nfnet_f0", {"drop_path_rate": 0.1}, r"stochastic_depth=0\.1"),
+        ("nfnet_f0", {"features_only": True}, r"forward_features\(x\).*register_forward_hook"),
+        ("nfnet_f0", {"out_indices": (1, 2)}, r"model\.blocks\[i\]"),
+        ("nfnet_f0", {"global_pool": ""}, r"forward_features\(x\)"),
+        ("nfnet_f0", {"num_classes": 0}, r"num_classes=0 .*forward_features\(x\)\.mean"),
+        ("vit_tiny", {"img_size": 64}, r"image_size=32"),
+        ("nfnet_f0", {"widht": 0.5, "dropuot": 0.1}, r"Did you mean dropout\?"),
+        ("dm_nfnet_f0", {}, r"is nfnet_f0 here, and load_pretrained\('nfnet_f0'"),
+        ("dm_nfnet_f3.dm_in1k", {}, r"timm's dm_nfnet_f3 is nfnet_f3 here"),
+        ("eca_nfnet_l0", {}, r"a network of timm's own"),
+        ("nf_resnet50.ra2_in1k", {}, r"no tag of weights here: 'nf_resnet50'"),
+        ("nfnet_f9", {}, r"Did you mean 'nfnet_f"),
+    ],
+)
+def test_timms_words_and_misspellings_are_answered_with_ours(name: str, argument: dict[str, Any], hint: str) -> None:
+    with pytest.raises(ValueError, match=hint):
+        create_model(name, **argument)
+
+
+def test_what_the_hints_name_works(seeded_zero: None) -> None:
+    net = create_model("cifar_resnet8", method="nf", in_channels=1, dropout=0.2, stochastic_depth=0.1)
+    maps: list[Any] = []
+    plan = net.spec.blocks()
+    for block, about in zip(net.blocks, plan, strict=True):
+        block.register_forward_hook(lambda *args, about=about: maps.append((args[2].shape[1], about.outputs)))
+    assert net.forward_features(torch.zeros(2, 1, 32, 32)).mean((2, 3)).shape == (2, 64)
+    assert [mine for mine, _ in maps] == [outputs for _, outputs in maps] == [16, 32, 64]
+    net.classifier = nn.Identity()
+    assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 64)
+    net(torch.randn(2, 1, 32, 32)).sum().backward()
+    nf.adaptive_clip_grad_(net, classifier=None)

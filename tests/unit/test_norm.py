@@ -232,6 +232,9 @@ def test_set_progress_fills_every_schedule_and_nothing_else() -> None:
     tell = progress_setter(net)
     tell(0.5)
     assert float(net[1][0].progress) == 0.5
+    net.half()  # replaces the buffers, as a move to another device does
+    tell(0.25)
+    assert float(net[1][0].progress) == 0.25
     set_progress(nn.Linear(1, 1), 1.0)
     with pytest.raises(ValueError, match=r"fraction=1\.5 must be in \[0, 1\]"):
         set_progress(net, 1.5)

@@ -293,6 +293,58 @@ def test_a_model_of_ones_own_may_have_timms_names(tmp_path: Path) -> None:
         load_pretrained(nowhere, tmp_path / "own.pth")
 
 
+def prefixed(prefix: str) -> Any:
+    return lambda model: {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        prefixed("module."),
+        prefixed("_orig_mod."),
+        prefixed("module._orig_mod."),
+        prefixed("model."),
+        lambda model: {"model": model.state_dict(), "optimizer": {"state": {}, "param_groups": []}, "epoch": 3},
+        lambda model: {"epoch": 3, "state_dict": prefixed("net.")(model), "callbacks": {}},
+        lambda model: {"model": prefixed("module.")(tiny(num_classes=3)), "ema": prefixed("module.")(model)},
+        lambda model: {"model": {f"module.{name}": tensor for name, tensor in timm_state(model).items()}},
+    ],
+    ids=["module", "compiled", "both", "lightning", "entry", "entry and prefix", "the entry that fits", "timm"],
+)
+def test_what_training_puts_around_a_state_dict_is_taken_off(wrapped: Any, tmp_path: Path) -> None:
+    model = tiny()
+    torch.save(wrapped(model), tmp_path / "wrapped.pth")
+    assert equal(load_pretrained(tiny(), tmp_path / "wrapped.pth"), model)
+
+
+def test_a_compiled_model_and_one_with_a_compiled_part_load_and_save(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model, part = tiny(), tiny()
+    part.blocks[0].branch = torch.compile(part.blocks[0].branch)
+    save_pretrained(torch.compile(model), tmp_path / "whole.safetensors")
+    assert load_pretrained(compiled := torch.compile(tiny()), tmp_path / "whole.safetensors") is compiled
+    assert equal(load_pretrained(part, tmp_path / "whole.safetensors"), model)
+    torch.save(part.state_dict(), tmp_path / "part.pth")
+    assert equal(compiled, model)
+    assert equal(load_pretrained(tiny(), tmp_path / "part.pth"), model)
+
+
+def test_what_was_taken_off_is_said_where_the_rest_does_not_fit(tmp_path: Path) -> None:
+    model, path = tiny(), tmp_path / "wrapped.pth"
+    torch.save({"model": prefixed("module.")(model) | {"n_averaged": torch.ones(1)}}, path)
+    said = (
+        r"fit the model, read from its entry 'model' and without the prefix 'module\.' of its names; 1 unmatched: n_av"
+    )
+    with pytest.raises(WeightsMismatch, match=said):
+        load_pretrained(tiny(), path)
+    torch.save({"student": model.state_dict(), "teacher": model.state_dict()}, path)
+    with pytest.raises(ValueError, match=r"several state dicts that fit: 'student', 'teacher'\. Save the one"):
+        load_pretrained(tiny(), path)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(ValueError, match=r"holds no state dict: a mapping of names to tensors is needed, or an entry"):
+        load_pretrained(tiny(), path)
+
+
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     torch.save(tiny(), tmp_path / "whole.pth")
     for call, error, message in (

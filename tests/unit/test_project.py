@@ -120,7 +120,30 @@ def test_a_python_at_hand_is_taken_as_it_is(target: str, tmp_path: Path) -> None
 
 def test_records_of_a_lent_machine_go_to_a_folder_of_ones_own() -> None:
     (line,) = made("results", "VENV=none", "PROFILE=gpu", "MINUTES=9", "RESULTS=lent")
-    assert line == "python3 -m experiments run all --profile gpu --device auto --minutes 9 --results lent"
+    assert line == 'python3 -m experiments run all --profile gpu --device auto --minutes 9 --results "lent"'
+
+
+def test_folders_and_names_may_have_spaces_and_a_virtual_environment_says_that_it_may_not() -> None:
+    (line,) = made("results", "VENV=none", "RESULTS=my records")
+    assert shlex.split(line)[-2:] == ["--results", "my records"]
+    (line,) = made("data", "VENV=none", "FROM=my files")
+    assert shlex.split(line)[-2:] == ["--from", "my files"]
+    (line,) = made("new-experiment", "VENV=none", "NAME=label noise")
+    assert shlex.split(line)[-1] == "label noise"
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        made("book", "VENV=my env")
+    assert "VENV='my env' must be one path without spaces" in refused.value.stderr
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_git_leaves_the_data_out_also_where_they_are_a_link(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / ".gitignore", tmp_path / ".gitignore")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").symlink_to("elsewhere")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, env=own, check=True)
+    said = subprocess.run(["git", "status", "--short"], cwd=tmp_path, env=own, capture_output=True, text=True)
+    assert said.stdout == "?? .gitignore\n"
 
 
 def test_what_needs_a_gpu_is_collected_where_little_beside_torch_is_installed() -> None:

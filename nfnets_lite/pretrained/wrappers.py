@@ -1,0 +1,79 @@
+"""What training scripts put around a state dict: entries of a checkpoint, prefixes of names, wrapping modules."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+# Modules that torch puts around a part of a model; their names are not the model's.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(within := model._modules.get("_orig_mod"), nn.Module):
+            model = within
+        else:
+            return model
+
+
+def bare(name: str) -> str:
+    """A tensor's name without the modules that torch wraps around parts.
+
+    Examples
+    --------
+    >>> bare("blocks.0.branch._orig_mod.1.weight")
+    'blocks.0.branch.1.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def entries_of(path: Path, content: Any) -> dict[str, Mapping[str, Tensor]]:
+    """The state dicts in a file, by the key of their entry; ``""`` is the file as a whole.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+
+    def is_state(value: Any) -> bool:
+        return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+    if is_state(content):
+        return {"": content}
+    entries = content.items() if isinstance(content, Mapping) else ()
+    found = {key: value for key, value in entries if is_state(value) and value}
+    if not found:
+        raise ValueError(
+            f"path={str(path)!r} holds no state dict: a mapping of names to tensors is needed, or an entry with one"
+        )
+    return found
+
+
+def unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], str]:
+    """A state dict without the prefix that hides the model's names, or timm's; and the prefix, perhaps empty.
+
+    Examples
+    --------
+    >>> weight = nn.Linear(1, 1).weight
+    >>> unprefixed({"module.head.weight": weight}, ["head.weight"])[1]
+    'module.'
+    """
+    named = {bare(name): tensor for name, tensor in state.items()}
+    if len(named) < len(state):  # wrapped and plain names that would become one
+        named = dict(state)
+    first = next(iter(own), "")
+    prefixes = ["", *(name.removesuffix(first) for name in named if first and name.endswith(f".{first}"))]
+
+    def matched(prefix: str) -> int:
+        return sum(name.startswith(prefix) and name.removeprefix(prefix) in own for name in named)
+
+    prefix = max(prefixes, key=matched)
+    if not matched(prefix):  # none of the model's names: perhaps timm's
+        prefix = next((name.partition("stages.")[0] for name in named if ".stages." in name), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in named.items()}, prefix
