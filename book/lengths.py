@@ -115,7 +115,8 @@ def design(sweep: Sweep) -> Table:
     """What all trainings of a sweep share, and their lengths."""
     cells = [cell for cell in sweep.cells if isinstance(cell, Training)]
     data, model, recipe = cells[0].data, cells[0].model, cells[0].recipe
-    assert isinstance(model, ResNetSpec) and isinstance(model.depth, tuple)
+    assert isinstance(model, ResNetSpec)
+    assert isinstance(model.depth, tuple)
     images = f"{data.name}: {data.train or 'all'} for training, {data.validation} for validation"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
     rows: list[list[object]] = [
