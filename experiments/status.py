@@ -26,7 +26,8 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
             runs, pairs = recorded(sweep, ledger)
             found = [r for _, r in pairs]
             count = Counter(r.status for r in found)
-            known = all_runs(sweep) if ledger.records else {}
+            # A widened grid has runs beyond those that the sweep starts with.
+            known = all_runs(sweep) | {run.key: run for run in runs} if ledger.records else {}
             old = sum(stale(known.get(r.key), r) for r in ledger.records)
             devices = ", ".join(sorted({r.provenance["device"] for r in found}))
             seconds = sum(r.provenance["seconds"] for r in found)

@@ -378,7 +378,7 @@ def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
     records.append(ledger.path, replace(last, key="of a run that the sweep has no more"))
     row, warning = next(rows(tmp_path))
     assert row[:7] == ("tiny", "smoke", "3", "1", "1", "1", "2")
-    assert row[8].endswith(" h")
+    assert float(row[8]) >= 0  # hours
     assert not warning
 
 
