@@ -33,13 +33,16 @@ def write(folder: Path, results: Path) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """One small row a run: method, variant, batch, rate, threshold, seed, split, accuracy (chance if it diverged)."""
+    """One small row a run: method, variant, batch, rate, threshold, seed, split, accuracy.
+
+    A run that diverged or failed to train has the accuracy of chance.
+    """
     found = []
     for record in records.read(path).records if path.is_file() else []:
         recipe = record.config.get("recipe", {})
         if not record.done or "batch_size" not in recipe:
             continue
-        classes = record.config["model"]["num_classes"]
+        lost = record.status == "diverged" or records.failed_to_train(record)
         clip = recipe.get("clip") or {}
         method, _, variant = record.method.partition(":")
         found.append(
@@ -51,7 +54,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
                 "threshold": clip.get("factor"),
                 "seed": record.seed,
                 "split": record.config["split"],
-                "accuracy": 1 / classes if record.status == "diverged" else record.metrics["accuracy"],
+                "accuracy": 1 / record.config["model"]["num_classes"] if lost else record.metrics["accuracy"],
             }
         )
     return found

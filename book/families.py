@@ -50,7 +50,7 @@ def sees_others(spec: Spec, side: int) -> bool:
 
 
 def dots(families: Mapping[str, str], found: Mapping[str, Estimate]) -> tuple[Figure, list[str]]:
-    """A dot and its 95 % interval per method, the best on top, open where a seed diverged; and the methods in order."""
+    """A dot and its 95 % interval per method, the best on top, marked by `plots.lost`; and the methods in order."""
     order = sorted(found, key=lambda method: found[method].mean)
     fig, ax = plt.subplots(figsize=(6.4, 0.24 * len(order) + 1.3))
     for name, (colour, marker) in FAMILIES.items():
@@ -61,8 +61,7 @@ def dots(families: Mapping[str, str], found: Mapping[str, Estimate]) -> tuple[Fi
         x, half = [e.mean for e in estimates], plots.half_widths(estimates)
         ax.errorbar(x, rows, xerr=half, fmt=marker, color=colour, label=name, capsize=2, markersize=5)
         for i, estimate in zip(rows, estimates):
-            if estimate.diverged:
-                ax.plot(estimate.mean, i, marker, color=colour, markerfacecolor="white", markersize=6, zorder=5)
+            plots.lost(ax, (estimate.mean, i), estimate, colour, marker)
     ax.set(xlabel="test accuracy (%)", yticks=range(len(order)), yticklabels=[plots.label(m) for m in order])
     low, high = ax.get_xlim()
     ax.set_xlim(max(0, low), min(100, high))  # a t interval does not know that accuracy ends at 0 and 100 %

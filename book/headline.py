@@ -29,9 +29,13 @@ def best_profile() -> str:
 
 def final_runs(profile: str) -> list[Record]:
     """The final runs of the batch-size sweep at a profile, of its half with equal epochs."""
+    return [r for r in both_stages(profile)[1] if r.config["recipe"].get("updates") is None]
+
+
+def both_stages(profile: str) -> tuple[list[Record], list[Record]]:
+    """The search and the final runs of the batch-size sweep at a profile."""
     ledger = records.read(records.path_of(RESULTS / profile, "batch_size"))
-    final = stages(config.sweep("batch_size", profile), ledger)[1]
-    return [r for r in final if r.config["recipe"].get("updates") is None]
+    return stages(config.sweep("batch_size", profile), ledger)
 
 
 def draw(final: list[Record], path: Path) -> None:
@@ -56,17 +60,20 @@ def text(final: list[Record], profile: str) -> str:
     rows = [["batch size", *map(plots.label, methods)], ["---", *[":---:"] * len(methods)]]
     rows += [[str(size), *[str(by_size[m, size]) for m in methods]] for size in sizes]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    verdict = claims.judge("NF-8", final, profile)
+    verdict = claims.judge("NF-8", [r for part in both_stages(profile) for r in part], profile)
     data, seeds = final[0].config["data"], len({r.seed for r in final})
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     scale = f" ({verdict.scale})" if verdict.scale else ""
+    unmet = [one for one in verdict.regime if not one.met]
+    missed = f" {len(unmet)} of {len(verdict.regime)} preconditions are not met"
+    because = f"{missed}, for instance *{unmet[0].said}*." if unmet else ""
     alt = f"Test accuracy against batch size for {', '.join(map(plots.label, methods))}, with 95 % intervals"
     caption = (
         f"Test accuracy in per cent on {data['name']} ({data['train']} training images), mean and 95 % interval over "
         f"{seeds} seeds, each cell at its own searched learning rate; profile {profile}, {devices}, commit "
         f"{commits}. The paper's claim "
-        f"that clipping keeps NF level with BN at every batch size: **{verdict.verdict}**{scale}."
+        f"that clipping keeps NF level with BN at every batch size: **{verdict.verdict}**{scale}.{because}"
     )
     return f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})\n\n{fill(caption, 120)}\n\n{table}\n"
 

@@ -67,8 +67,16 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
         scale = f"{verdict.profile}, n = {len(found.seeds)}" if found.seeds else "computed"
         page = verdict.claim.chapter
         link = f"{{doc}}`{verdict.claim.id} <{page}>`" if page else verdict.claim.id
-        rows.append([e.measured or found.name, found.measured, found.said, scale, link])
-    plots.table(["what was measured", "result, 95 % interval", "its rule", "scale, seeds", "claim"], rows)
+        rows.append([e.measured or found.name, found.measured, found.said, scale, link, verdict.verdict])
+    header = [
+        "what was measured",
+        "result, interval of its verdict",
+        "its rule",
+        "scale, seeds",
+        "claim",
+        "its verdict",
+    ]
+    plots.table(header, rows)
     for line in moved(evidence, verdicts):
         plots.markdown(f"```{{warning}}\nThe records have moved on since the text was written: {line}.\n```")
 

@@ -65,6 +65,11 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "rescale_formula": ("RescaleNet, formula", SKY, "p"),
 }
 
+LOST = (
+    "An open marker says that a seed diverged. A cross says that a seed failed to train: it ended within two points of "
+    "chance. Both count as chance."
+)
+
 
 def setup() -> None:
     """Check the chapter's parameters; figures become vectors that come out the same twice, in sizes for any screen."""
@@ -96,7 +101,7 @@ def look(method: str) -> tuple[str, str, str]:
 
 
 def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
-    """One line a method through its means, with its 95 % intervals; open markers where a seed diverged."""
+    """One line a method through its means, with its 95 % intervals, and what `lost` marks."""
     for offset, method in enumerate(dict.fromkeys(method for method, _ in estimates)):
         name, colour, marker = look(method)
         points = sorted((x, estimate) for (m, x), estimate in estimates.items() if m == method)
@@ -105,10 +110,17 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
         mean, half = [e.mean for e in found], half_widths(found)
         ax.errorbar(x, mean, half, label=name, color=colour, marker=marker, capsize=3, markersize=6)
         for place, (_, estimate) in zip(x, points):
-            if estimate.diverged:
-                ax.plot(place, estimate.mean, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
+            lost(ax, (place, estimate.mean), estimate, colour, marker)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -1), min(high, 101))  # a t interval does not know that accuracy ends at 0 and 100 %
+
+
+def lost(ax: Axes, at: tuple[float, float], found: Estimate, colour: str, marker: str) -> None:
+    """Open the marker of a value if one of its seeds diverged, and cross it if one failed to train: see `LOST`."""
+    if found.diverged:
+        ax.plot(*at, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
+    if found.failed:
+        ax.plot(*at, "x", color=BLACK, markersize=9, zorder=6)
 
 
 def half_widths(estimates: Iterable[Estimate]) -> list[float]:
@@ -125,7 +137,7 @@ def log_axis(ax: Axes, name: str, places: Sequence[float]) -> None:
 
 def heatmap(
     ax: Axes,
-    values: Mapping[tuple[Hashable, Hashable], float | None],
+    values: Mapping[tuple[Hashable, Hashable], float | str | None],
     rows: Sequence[Hashable],
     columns: Sequence[Hashable],
     *,
@@ -133,7 +145,7 @@ def heatmap(
     limits: tuple[float, float] | None = None,
     digits: int = 0,
 ) -> None:
-    """A grid of numbers as colours, each printed in its cell; one that is None diverged.
+    """A grid of numbers as colours, each printed in its cell; None has diverged, and a word stands there as it is.
 
     Parameters
     ----------
@@ -142,7 +154,9 @@ def heatmap(
     label : str
         What the colours mean, with the unit.
     """
-    grid = np.array([[np.nan if (v := values.get((r, c))) is None else v for c in columns] for r in rows], dtype=float)
+    grid = np.array(
+        [[v if isinstance(v := values.get((r, c)), (int, float)) else np.nan for c in columns] for r in rows]
+    )
     low, high = limits or (None, None)
     sns.heatmap(
         grid, ax=ax, cmap="cividis", vmin=low, vmax=high, mask=np.isnan(grid), xticklabels=[str(c) for c in columns],
@@ -155,7 +169,10 @@ def heatmap(
             if (r, c) not in values:
                 continue
             value = values[r, c]
-            text, colour = ("div", GREY) if value is None else (f"{value:.{digits}f}", legible(drawn.to_rgba(value)))
+            if isinstance(value, (int, float)):
+                text, colour = f"{value:.{digits}f}", legible(drawn.to_rgba(value))
+            else:
+                text, colour = value or "div", GREY
             ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9, color=colour)
     ax.tick_params(axis="y", rotation=0)
 
@@ -193,10 +210,13 @@ def figure(fig: Figure, records: Sequence[Record], path: Path, *, alt: str, text
 
 
 def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) -> None:
-    """Show how the records judge claims: every condition beside its measurement, then a line a claim."""
+    """Show how the records judge claims: every condition beside its measurement, then a line a claim.
+
+    The records are those of search and final runs: preconditions ask where a chosen rate lies in its grid.
+    """
     found = [claims.judge(claim_id, records, profile) for claim_id in claim_ids]
     table(
-        ["claim: condition", "asked for", "ours, 95 % interval", "outcome"],
+        ["claim: condition", "asked for", "ours, interval of its verdict", "outcome"],
         [
             [
                 f"{v.claim.id}: {f.name}",
@@ -210,7 +230,10 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
     )
     for v in found:
         scale = f" ({v.scale})" if v.scale else ""
-        markdown(f"**{v.claim.id}: {v.verdict}**{scale}. *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}")
+        because = f" *Because:* {v.because}." if v.because else ""
+        markdown(
+            f"**{v.claim.id}: {v.verdict}**{scale}.{because} *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}"
+        )
 
 
 def markdown(*texts: str) -> None:

@@ -32,7 +32,7 @@ def per_block(runs: Sequence[Record], curve: str, *, powers: bool) -> list[Estim
     if not powers:
         return [estimate(values) for values in columns]
     logs = [estimate([log(value) for value in values]) for values in columns]
-    return [Estimate(exp(e.mean), e.stderr, exp(e.low or e.mean), exp(e.high or e.mean), e.count) for e in logs]
+    return [Estimate(exp(e.mean), exp(e.low or e.mean), exp(e.high or e.mean), e.count) for e in logs]
 
 
 def draw(ax: Axes, runs: Mapping[str, Sequence[Record]], curve: str, *, powers: bool = False) -> None:

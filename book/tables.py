@@ -31,13 +31,25 @@ def joined(groups: Mapping[K, Sequence[Record]]) -> list[Record]:
 
 
 def accuracy(found: Iterable[Record]) -> Estimate:
-    """Accuracy in per cent over all of these; one that diverged counts as chance."""
+    """Accuracy in per cent over all of these; one that diverged or failed to train counts as chance."""
     return records.estimate([records.accuracy(record) for record in found])
 
 
 def diverged(found: Iterable[Record]) -> int:
     """How many of them diverged."""
     return sum(record.status == "diverged" for record in found)
+
+
+def failed(found: Iterable[Record]) -> int:
+    """How many of them failed to train: they ended with a finite loss and within two points of chance."""
+    return sum(map(records.failed_to_train, found))
+
+
+def ended(found: Sequence[Record]) -> str:
+    """``"div"`` if all of them diverged, ``"fail"`` if all diverged or failed to train, else nothing."""
+    if diverged(found) == len(found):
+        return "div"
+    return "fail" if diverged(found) + failed(found) == len(found) else ""
 
 
 def against(runs: Mapping[K, Sequence[Record]], reference: K) -> dict[K, Estimate]:

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from book import plots
-from book.tables import Table, accuracy, against, diverged, grouped
+from book.tables import Table, accuracy, against, diverged, ended, failed, grouped
 from experiments.records import Estimate, Record
 
 Row = int | str
@@ -69,8 +69,8 @@ def maps(groups: Groups, title: str) -> Figure:
     top = max(value for found in groups.values() if (value := mean(found)) is not None)
     for (left, right), row in zip(axes, rows):
         here = {(f, rate): found for (r, f, rate), found in groups.items() if r == row}
-        accuracies: dict[Place, float | None] = {place: mean(found) for place, found in here.items()}
-        shares: dict[Place, float | None] = {p: share(found) for p, found in here.items() if p[0] != "none"}
+        accuracies: dict[Place, float | str | None] = {p: ended(found) or mean(found) for p, found in here.items()}
+        shares: dict[Place, float | str | None] = {p: share(found) for p, found in here.items() if p[0] != "none"}
         names = ["none", *factors[::-1]]  # on both sides, so that a threshold has one height
         rates = sorted({rate for _, rate in here})
         plots.heatmap(left, accuracies, names, rates, label=ACCURACY, limits=(0, top))
@@ -91,8 +91,8 @@ def numbers(groups: Groups, what: str) -> Table:
     """What the maps show as a table: accuracy with its interval, and the clipped share in brackets."""
 
     def text(found: Runs) -> str:
-        if mean(found) is None:
-            return "diverged"
+        if word := ended(found):
+            return {"div": "diverged", "fail": "failed to train"}[word]
         clipped = share(found)
         return f"{accuracy(found)}" + ("" if clipped is None else f" ({clipped:.0f})")
 
@@ -146,12 +146,15 @@ def spans(groups: Groups, end: Callable[[Iterable[float]], float]) -> str:
 def layers(groups: Mapping[str, Runs], usual: str = "nf_agc") -> Table:
     """What clipping some of the layers comes to, beside the usual rule."""
     less = against(groups, usual)
-    header = ["clipped", "test accuracy, %", "diverged", "units clipped of those, %", "less the usual rule, points"]
+    header = [
+        "clipped", "test accuracy, %", "diverged", "failed to train", "units clipped of those, %",
+        "less the usual rule, points",
+    ]  # fmt: skip
     rows = []
     for name, found in groups.items():
         clipped = "" if (value := share(found)) is None else f"{value:.0f}"
-        lost = f"{diverged(found)} of {len(found)}"
-        rows.append([LAYERS[name], accuracy(found), lost, clipped, less.get(name, "")])
+        lost = [f"{count(found)} of {len(found)}" for count in (diverged, failed)]
+        rows.append([LAYERS[name], accuracy(found), *lost, clipped, less.get(name, "")])
     return header, rows
 
 

@@ -16,9 +16,13 @@ from experiments.plan import recorded, stale, whole
 from experiments.profiles import PROFILES
 from experiments.record import Record
 from experiments.records import Ledger, path_of, read
+from experiments.regimes import Reached, named, precondition, reached
 from experiments.rules import Condition, parse
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
+WORDS = (
+    "reproduced", "partly", "not reproduced", "undecided", "regime not reached", "not tested", "out of reach",
+)  # fmt: skip
 # A rule is fixed before the runs, so a claim may name a config of the book that is not written yet.
 
 
@@ -30,12 +34,16 @@ class Claim:
     ----------
     paper, setting : str
         The paper's numbers, and what it found them on.
+    second_hand : str
+        What others report of the paper, or what was not checked against it. No rule rests on that.
     configs : tuple of str
         The configs whose records are judged; none for what is computed, or tested by no config of this book.
     verdict_from : str
         The smallest profile that settles it.
     chapter : str
         The chapter of the book that is about it.
+    regime : tuple of Condition
+        What the runs have to have reached before the conditions say anything; see `experiments.regimes`.
     why : str
         Why it is out of reach here, if it is.
     note : str
@@ -47,9 +55,11 @@ class Claim:
     source: str
     paper: str
     verdict_from: str
+    second_hand: str = ""
     setting: str = ""
     chapter: str = ""
     configs: tuple[str, ...] = ()
+    regime: tuple[Condition, ...] = ()
     conditions: tuple[Condition, ...] = ()
     why: str = ""
     note: str = ""
@@ -57,16 +67,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict at one profile, and what it rests on.
-
-    `verdict` is one of: reproduced, partly, not reproduced, undecided, not tested, out of reach.
-    """
+    """A claim's verdict at one profile, one of `WORDS`, and what it rests on."""
 
     claim: Claim
     verdict: str
     profile: str
     findings: tuple[Finding, ...] = ()
-    strictly: str = ""  # the verdict with every condition judged by its 95 % t interval
+    regime: tuple[Reached, ...] = ()
     stale: int = 0  # records of its sweeps that `plan.stale` tells
 
     @property
@@ -85,6 +92,17 @@ class Verdict:
     def whole(self) -> bool:
         """Whether every condition was measured."""
         return bool(self.findings) and all(finding.effect is not None for finding in self.findings)
+
+    @property
+    def because(self) -> str:
+        """Which preconditions are not met and by how much, or which conditions hold, or lack records; else empty."""
+        if self.verdict == "regime not reached":
+            return "; ".join(one.said for one in self.regime if not one.met)
+        if self.verdict == "partly":
+            held = [f.name for f in self.findings if not f.guard and (f.holds or f.in_part)]
+            return f"holds, at least in part: {'; '.join(held)}"
+        missing = [f.name for f in self.findings if f.effect is None]
+        return f"no records yet: {'; '.join(missing)}" if self.verdict == "undecided" and missing else ""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -106,18 +124,20 @@ def claims() -> dict[str, Claim]:
 def load(text: str) -> dict[str, Claim]:
     """The claims of a YAML text. A ValueError names the claim that has an unknown field or config, or no rule."""
     found: dict[str, Claim] = {}
-    for entry in yaml.safe_load(text):
+    given = yaml.safe_load(text)
+    regimes = named(given.get("regimes", {}))
+    for entry in given["claims"]:
         name = entry.get("id", "")
         try:
             if not name or name in found:
                 raise ValueError("its id is missing" if not name else "its id is given twice")
-            found[name] = _claim(entry)
+            found[name] = _claim(entry, regimes)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"claim {name or entry!r}: {error}") from error
     return found
 
 
-def _claim(entry: Mapping[str, Any]) -> Claim:
+def _claim(entry: Mapping[str, Any], regimes: Mapping[str, Mapping[str, Any]]) -> Claim:
     given = dict(entry)
     known = {"config", *(f.name for f in fields(Claim))} - {"configs"}
     if unknown := sorted(given.keys() - known):
@@ -129,6 +149,7 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
         if name not in configs:
             raise ValueError(f"config {name!r} is not known; use one of {', '.join(configs)}")
     given["conditions"] = tuple(c for condition in given.get("conditions", []) for c in parse(condition))
+    given["regime"] = tuple(precondition(one, regimes) for one in given.get("regime", []))
     if not given["conditions"] and not given.get("why"):
         raise ValueError("has no rule: give it conditions, or say in `why` why it is out of reach")
     if given.get("verdict_from") not in PROFILES:
@@ -139,24 +160,25 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
 def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
     """Judge a claim by the runs among these records, of one config or of several; what is computed needs none.
 
-    Search runs count only where a rule asks for them. `experiments.rules` says when a condition holds. Nothing
-    measured: not tested, or out of reach where the claim says why. Something, but not every condition: undecided. All
-    conditions hold: reproduced. Leaving guards aside: some hold, or hold in part: partly; all failed: not reproduced;
-    otherwise undecided.
+    Search runs count only where a rule asks for them, and for the grids of a regime. `experiments.rules` says when a
+    condition holds. Nothing measured: not tested, or out of reach where the claim says why. A precondition is not met:
+    regime not reached. Not every condition measured: undecided. All conditions hold: reproduced. Leaving guards aside:
+    some hold, or hold in part: partly; all failed: not reproduced; otherwise undecided.
     """
     if claim_id not in claims():
         raise ValueError(f"claim {claim_id!r} is not known; use one of {', '.join(claims())}")
     claim, done = claims()[claim_id], [r for r in records if r.done]
     try:
-        found = tuple(finding for condition in claim.conditions for finding in findings(condition, done))
+        found = tuple(findings(claim.conditions, done))
+        verdict = Verdict(claim, "out of reach" if claim.why else "not tested", profile, found)
+        if not verdict.tested:
+            return verdict
+        verdict = replace(verdict, regime=tuple(reached(one, found, done) for one in claim.regime))
     except ValueError as error:
         raise ValueError(f"claim {claim_id} cannot be judged by these {len(done)} records: {error}") from error
-    verdict = Verdict(claim, "out of reach" if claim.why else "not tested", profile, found)
-    if not verdict.tested:
-        return verdict
-    if not verdict.whole:
-        return replace(verdict, verdict="undecided", strictly="undecided")
-    return replace(verdict, verdict=_word(found), strictly=_word([f.strictly or f for f in found]))
+    if not all(one.met for one in verdict.regime):
+        return replace(verdict, verdict="regime not reached")
+    return replace(verdict, verdict=_word(found) if verdict.whole else "undecided")
 
 
 def _word(found: Sequence[Finding]) -> str:

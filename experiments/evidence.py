@@ -1,37 +1,44 @@
-"""What the records say to a condition of a claim: measured by selection, paired by seed, held against its bound."""
+"""What the records say to the conditions of a claim: measured by selection, held against their bounds together."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import log2
-from statistics import fmean
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from experiments.computed import compute
+from experiments.effects import LEVEL, PAIRING_HELPS, Effect, Exact, Shares, compare, paired_over_independent
 from experiments.record import Record
-from experiments.rules import Condition, Range, Selection
-from experiments.selection import chosen, differences, measure, value_at
-from experiments.statistics import Estimate, estimate
-
-EMPTY = -2.0  # octaves: a range without any value counts as two octaves narrower than one of a single value
-Measured = Mapping[int, tuple[float, list[Record]]]
+from experiments.rules import SHARES, Bound, Condition, Selection
+from experiments.selection import by_seed, measure, places
+from experiments.statistics import Estimate, failed_to_train
 
 
 @dataclass(frozen=True)
 class Finding:
     """One condition beside its measurement; `holds` is None while the interval does not decide, or without records.
 
-    `effect` has the count 0 where it was computed and is exact; it is None where nothing was measured.
+    `effect` has the count 0 where it was computed and is exact; it is None where nothing was measured. Its interval is
+    that of `level`, by which the condition is judged; `way` says how the interval was made.
     """
 
     name: str
     wanted: str
-    effect: Estimate | None
-    holds: bool | None
+    bound: Bound
+    effect: Estimate | None = None
+    holds: bool | None = None
     guard: bool = False
     in_part: bool = False
-    seeds: tuple[int, ...] = ()
-    devices: tuple[str, ...] = ()
-    strictly: "Finding | None" = None  # the same, held against the bound by the 95 % t interval
+    level: float = LEVEL
+    way: str = ""
+    records: tuple[Record, ...] = field(default=(), repr=False)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of its runs."""
+        return tuple(sorted({r.seed for r in self.records}))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of its runs."""
+        return tuple(sorted({r.provenance["device"] for r in self.records if "device" in r.provenance}))
 
     @property
     def outcome(self) -> str:
@@ -42,119 +49,118 @@ class Finding:
 
     @property
     def said(self) -> str:
-        """The outcome, and that of the 95 % t interval where it is another."""
-        other = self.outcome if self.strictly is None else self.strictly.outcome
-        return self.outcome if other == self.outcome else f"{self.outcome} (95 %: {other})"
+        """The outcome, and whether the effect has the sign against the one that was asked for."""
+        opposite = self.effect is not None and self.outcome == "fails" and self.bound.opposite(self.effect)
+        return "fails, with the opposite sign" if opposite else self.outcome
 
     @property
     def measured(self) -> str:
-        """The effect and its 95 % interval as text."""
+        """The effect and its interval as text."""
         if self.effect is None:
             return "not tested"
         return format(self.effect, ".3g") if self.effect.count else f"{self.effect.mean:.6g}"
 
 
-def findings(condition: Condition, records: Sequence[Record]) -> list[Finding]:
-    """What a condition comes to: one finding, or one for each value that its `where` asks for."""
-    if condition.compute:
-        value = compute(condition.compute, condition.of)
-        return [_finding(condition, condition.name, Estimate(value, 0.0, value, value, 0), [])]
-    return [
-        _finding(condition, condition.name + at, *_effect(condition, here)) for at, here in _places(condition, records)
-    ]
+@dataclass(frozen=True)
+class _Open:
+    """A condition that was measured and is not judged yet."""
+
+    condition: Condition
+    name: str
+    effect: Effect | None
+    records: tuple[Record, ...] = ()
+
+    def judged(self, level: float) -> Finding:
+        """The finding by the interval of a level."""
+        condition, effect = self.condition, self.effect
+        found = Finding(self.name, condition.wanted, condition.bound, guard=condition.guard, level=level)
+        if effect is None:
+            return found
+        low, high = effect.interval(level) or (None, None)
+        lost = sum(r.status == "diverged" for r in self.records), sum(map(failed_to_train, self.records))
+        estimate = Estimate(effect.mean, low, high, effect.count, *lost)
+        holds = condition.bound.met(estimate)
+        in_part = not holds and condition.bound.met_in_part(estimate)
+        return replace(found, effect=estimate, holds=holds, in_part=in_part, way=effect.way, records=self.records)
 
 
-def _finding(condition: Condition, name: str, effect: Estimate | None, used: Sequence[Record]) -> Finding:
-    seeds = tuple(sorted({r.seed for r in used}))
-    devices = tuple(sorted({r.provenance["device"] for r in used if "device" in r.provenance}))
-    found = Finding(name, condition.wanted, effect, None, condition.guard, seeds=seeds, devices=devices)
-    if effect is None:
-        return found
+def findings(conditions: Sequence[Condition], records: Sequence[Record]) -> list[Finding]:
+    """What the conditions of one claim come to: a finding each, or one for each value that a `where` asks for.
 
-    def held(by_t: bool) -> Finding:
-        holds = condition.bound.met(effect, by_t=by_t)
-        return replace(found, holds=holds, in_part=not holds and condition.bound.met_in_part(effect, by_t=by_t))
-
-    return replace(held(by_t=False), strictly=held(by_t=True))
+    The intervals of all of them hold together, by Holm's correction.
+    """
+    measured = [found for condition in conditions for found in _measured(condition, records)]
+    return holm([found.judged for found in measured], [_has_interval(found) for found in measured])
 
 
-def _places(condition: Condition, records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """The records that all selections share, and what `where` found, as text; several times with ``each``."""
-    where = {"config.split": "test", **condition.where}
-    here = chosen(records, where, condition.measure)
-    each = [path for path, value in where.items() if value == "each"]
-    shown = [path for path, value in where.items() if value in ("smallest", "largest", "each")]
-    cells: dict[tuple[Any, ...], list[Record]] = {}
-    for record in here:
-        cells.setdefault(tuple(value_at(record, path) for path in each), []).append(record)
-    for _, cell in sorted(cells.items()) if each else [((), here)]:
-        at = ", ".join(_named(path, value_at(cell[0], path)) for path in shown) if cell else ""
-        yield f" ({at})" if at else "", cell
-    if each and not cells:
-        yield "", []
+def _has_interval(found: _Open) -> bool:
+    return found.effect is not None and found.effect.count > 0 and found.effect.interval(LEVEL) is not None
 
 
-def _named(path: str, value: Any) -> str:
-    name = path.rpartition(".")[2]
-    if isinstance(value, bool):
-        return name if value else f"not {name}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def holm(judge: Sequence[Callable[[float], Finding]], counts: Sequence[bool]) -> list[Finding]:
+    """Findings by intervals that hold together at `LEVEL` (Holm, 1979), of functions from a level to a finding.
 
-
-def _effect(condition: Condition, here: Sequence[Record]) -> tuple[Estimate | None, list[Record]]:
-    plus, minus = ([_by_seed(condition, one, here) for one in side] for side in (condition.plus, condition.minus))
-    common = sorted(set.intersection(*(set(found) for found in (*plus, *minus))))
-    if not common:
-        return None, []
-
-    def total(side: Sequence[Measured], seed: int) -> float:
-        return sum(found[seed][0] for found in side)
-
-    if condition.ratio:
-        values = [total(plus, seed) / total(minus, seed) for seed in common]
-    else:
-        values = [total(plus, seed) - total(minus, seed) for seed in common]
-    used = {(r.key, r.seed): r for found in (*plus, *minus) for seed in common for r in found[seed][1]}
-    return estimate(values, sum(r.status == "diverged" for r in used.values())), list(used.values())
-
-
-def _by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) -> Measured:
-    """The measure of a selection for every seed, and the records that it rests on."""
-    spread = condition.range
-    pooled = {**condition.where, **selection}.items()
-    paths = [path for path, value in pooled if value == "mean" or isinstance(value, list)]
-    paths += [spread.of, *spread.across] if spread else []
-    seeds: dict[int, dict[tuple[Any, ...], Record]] = {}
-    for record in chosen(here, selection, condition.measure):
-        cell, cells = tuple(value_at(record, path) for path in paths), seeds.setdefault(record.seed, {})
-        if cell in cells:
-            raise ValueError(
-                f"condition {condition.name!r}: {dict(selection)} selects several runs of seed {record.seed}; they "
-                f"differ in {differences(cells[cell], record)}. Name in the rule which of them it means"
-            )
-        cells[cell] = record
-    found = {}
-    for seed, cells in seeds.items():
-        measured = {cell: measure(record, condition.measure) for cell, record in cells.items()}
-        value = _in_range(spread, measured) if spread else fmean(measured.values())
-        found[seed] = value, list(cells.values())
+    Of m findings that `counts` counts, each has to be decided at 1 - 0.05 / m. Those that are leave fewer to divide
+    0.05 by, and the others are judged again, until none of them is decided. A finding keeps the interval by which it
+    was decided, and one that was not decided has the last one.
+    """
+    found = [one(LEVEL) for one in judge]
+    left = [i for i, counted in enumerate(counts) if counted]
+    while left:
+        level = 1 - (1 - LEVEL) / len(left)
+        found = [one(level) if i in left else before for i, (one, before) in enumerate(zip(judge, found))]
+        undecided = [i for i in left if found[i].outcome == "undecided"]
+        if len(undecided) == len(left):
+            break
+        left = undecided
     return found
 
 
-def _in_range(spread: Range, measured: Mapping[tuple[Any, ...], float]) -> float:
-    """What a `Range` asks for; the keys end in the value that it goes over, and the settings that it goes across."""
-    tables: dict[tuple[Any, ...], dict[float, float]] = {}
-    for cell, result in measured.items():
-        value, *settings = cell[-1 - len(spread.across) :]
-        if value is not None:
-            tables.setdefault(tuple(settings), {})[value] = result
-    if not tables:
-        raise ValueError(f"no run has a value at {spread.of!r}, over which the range goes")
-    allowed = 0.0 if spread.take == "best" else spread.within
-    usable = [{v for v, result in t.items() if result >= max(t.values()) - allowed} for t in tables.values()]
-    common = set.intersection(*usable)
-    if not common:
-        return EMPTY
-    # Of two equally good values the smaller is the best one, as in the search of a sweep.
-    ends = {"largest": max, "best": min}
-    return log2(ends[spread.take](common)) if spread.take in ends else log2(max(common) / min(common))
+def _measured(condition: Condition, records: Sequence[Record]) -> Iterator[_Open]:
+    if condition.compute:
+        yield _Open(condition, condition.name, Exact(compute(condition.compute, condition.of)))
+        return
+    for at, here in places(condition, records):
+        yield _Open(condition, condition.name + at, *_effect(condition, here, records))
+
+
+def _effect(
+    condition: Condition, here: Sequence[Record], records: Sequence[Record]
+) -> tuple[Effect | None, tuple[Record, ...]]:
+    """The effect of a condition, and the runs that it rests on."""
+    terms: list[tuple[int, Selection]] = []
+    for sign, side in ((1, condition.plus), (-1, condition.minus)):
+        for one in dict.fromkeys(map(repr, side)):  # a selection that stands there twice counts twice
+            same = [selection for selection in side if repr(selection) == one]
+            terms.append((sign * len(same), same[0]))
+    found = [(factor, by_seed(condition, selection, here)) for factor, selection in terms]
+    if not all(cell for _, cell in found):
+        return None, ()
+    used = {(r.key, r.seed): r for _, cell in found for _, runs in cell.values() for r in runs}
+    runs = tuple(used.values())
+    if condition.measure in SHARES:
+        sides = [[measure(r, condition.measure) for _, rs in cell.values() for r in rs] for _, cell in found]
+        hits = [(round(sum(side)), len(side)) for side in sides]
+        return Shares(hits[0], hits[1] if condition.minus else None), runs
+    cells = [(factor, {seed: value for seed, (value, _) in cell.items()}) for factor, cell in found]
+    paired = len(cells) > 1 and _pairing_helps(condition.measure, runs, records)
+    return compare(cells, paired=paired, ratio=condition.ratio), runs
+
+
+def _pairing_helps(expression: str, used: Sequence[Record], records: Sequence[Record]) -> bool:
+    """Whether pairing by seed makes a difference less uncertain, over all cells of the sweeps that runs belong to."""
+    kinds = {(r.sweep, r.config.get("split")) for r in used}
+    cells: dict[tuple[str, str], dict[int, float]] = {}
+    for record in records:
+        if (record.sweep, record.config.get("split")) in kinds and (value := _or_none(record, expression)) is not None:
+            cells.setdefault((record.sweep, record.key), {})[record.seed] = value
+    most = max(map(len, cells.values()), default=0)
+    whole = [cell for cell in cells.values() if len(cell) == most]
+    return paired_over_independent(whole) < PAIRING_HELPS
+
+
+def _or_none(record: Record, expression: str) -> float | None:
+    try:
+        return measure(record, expression)
+    except ValueError:  # another kind of run in the sweep, or one that diverged before it was measured
+        return None

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from experiments import records
 from experiments.config import Grid, Run, Setting, Sweep, unique
 from experiments.records import Ledger, Record
 
@@ -58,7 +57,8 @@ def best_setting(sweep: Sweep, cell: Run, ledger: Ledger) -> Setting:
     """The setting with the best mean validation accuracy; a tie goes to the smaller rate, then the smaller threshold.
 
     A run that diverged counts as 0 here, below chance: no such setting is preferred to one that trained. So does one
-    that failed or is missing, before the search is over: nothing may rest on the choice until then.
+    that failed or is missing, before the search is over: nothing may rest on the choice until then. One that ended near
+    chance counts as it is, so that such settings keep their order.
     """
     return _best(sweep, cell, grid(sweep, cell, ledger), ledger)
 
@@ -66,7 +66,7 @@ def best_setting(sweep: Sweep, cell: Run, ledger: Ledger) -> Setting:
 def _best(sweep: Sweep, cell: Run, grid: Grid, ledger: Ledger) -> Setting:
     def score(setting: Setting) -> float:
         found = [ledger.of(run.key, run.seed) for run in sweep.tries(cell, setting)]
-        return fmean(records.accuracy(r) if r is not None and r.status == "ok" else 0.0 for r in found)
+        return fmean(r.metrics["accuracy"] if r is not None and r.status == "ok" else 0.0 for r in found)
 
     return max(grid.settings(), key=score)
 

@@ -15,6 +15,7 @@ from experiments.statistics import Estimate as Estimate
 from experiments.statistics import accuracy as accuracy
 from experiments.statistics import aggregate as aggregate
 from experiments.statistics import estimate as estimate
+from experiments.statistics import failed_to_train as failed_to_train
 from experiments.statistics import paired_difference as paired_difference
 
 try:

@@ -2,17 +2,21 @@
 
 A condition compares records, or computes. Of records it takes `plus` and `minus`: selections, each a mapping of dotted
 paths into the record to values (``method: bn`` may be written ``bn``), or lists of selections, which are added up. The
-effect is the sum of `plus` less the sum of `minus` (or their quotient, with ``ratio: true``), paired by seed; without
-`minus` it is the level of `plus`. `where` holds what all selections share. A value is
+effect is the sum of the means of `plus` less that of `minus` (or one mean over another, geometric ones, with ``ratio:
+true``); without `minus` it is the level of `plus`. `where` holds what all selections share. A value is
 
 - a literal, ``null`` (nothing there), or a list of literals, over which a seed's runs are averaged;
 - ``smallest`` or ``largest`` of the values present, ``any`` (something there), ``mean`` (average over all of them);
-- ``best`` or ``worst``, by the mean of the measure (in `plus` and `minus` only);
+- ``best`` or ``worst``, by the mean test accuracy (in `plus` and `minus` only);
 - ``each`` (in `where` only): one finding for every value present.
 
-`measure` is a metric, a dotted path, ``diverged`` or ``trained`` (1 or 0), or several of these with ``/`` or ``-``
-between them, from left to right; accuracies are in per cent. With `range` the measure is judged over the values of a
-path: see `Range`. A computed condition names a function of `experiments.computed`, and its argument: `of`.
+`measure` is a metric, a dotted path, one of `SHARES`, or several of these with ``/`` or ``-`` between them, from left
+to right; accuracies are in per cent. With `range` the measure is judged over the values of a path: see `Range`. A
+computed condition names a function of `experiments.computed`, and its argument: `of`.
+
+`SHARES` are 1 or 0 for a run, so that their mean is a share of runs. ``diverged``: its loss is not a number any more.
+``failed_to_train``: it diverged, or ended within two points of chance accuracy. ``loss_falls``: its last loss is below
+0.9 of the first one and of that of guessing, which says that training began, not that the network is any good.
 
 The bound is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a number, or ``5 %`` of what is
 expected); `expected` may be a mapping of arguments to numbers, for a finding each. `partly` is the weaker bound of
@@ -31,6 +35,7 @@ OPERATORS = ("smallest", "largest", "any", "mean", "best", "worst", "each")
 ROOTS = ("method", "seed", "status", "sweep", "profile", "config", "metrics", "provenance")
 BOUNDS = ("at_least", "below", "between", "expected")
 TAKES = ("largest", "best", "width")
+SHARES = ("diverged", "failed_to_train", "loss_falls")
 
 Selection = Mapping[str, Any]
 
@@ -49,20 +54,17 @@ class Bound:
     text: str = ""
     null: float = 0.0
 
-    def met(self, effect: Estimate, *, by_t: bool = False) -> bool | None:
-        """Whether an effect D with standard error s meets the bound; None while the interval does not decide.
+    def met(self, effect: Estimate) -> bool | None:
+        """Whether an effect meets the bound by its interval; None while the interval does not decide.
 
-        `at_least` t: D >= t and it clears the error, D - 2 s > `null` where t is above that, D - 2 s >= t where it is a
-        margin below; it fails if D + 2 s < t. `below` t: D + 2 s < t; it fails if D - 2 s >= t. `between`: all of
-        D +- 2 s is inside; it fails if all of it is on one side.
-
-        2 s is the ledger's rule, and 82 % of a t distribution of three seeds, 88 % of five. `by_t` takes the 95 %
-        interval in its place.
+        `at_least` t, where t is above `null`: the mean is at least t and the interval is above `null`. `at_least` t
+        otherwise, which is a margin: the interval is at least t. Both fail if the interval is below t. `below` t: the
+        interval is below t; it fails if the interval is not. `between`: the interval is inside; it fails if all of the
+        interval is on one side.
         """
-        if effect.stderr is None or effect.high is None:  # one seed has no error to clear
+        lower, upper = effect.low, effect.high
+        if lower is None or upper is None:  # one seed has no interval
             return None
-        half = effect.high - effect.mean if by_t else 2 * effect.stderr
-        lower, upper = effect.mean - half, effect.mean + half
         if self.low is not None and self.high is None:
             clears = lower > self.null if self.low > self.null else lower >= self.low
             return True if effect.mean >= self.low and clears else False if upper < self.low else None
@@ -72,12 +74,26 @@ class Bound:
             return True
         return False if upper < low or (lower >= high if self.strict else lower > high) else None
 
-    def met_in_part(self, effect: Estimate, *, by_t: bool = False) -> bool:
+    def met_in_part(self, effect: Estimate) -> bool:
         """Whether an effect that does not meet the bound meets the weaker one."""
         if self.partly is None:
             return False
         weaker = replace(self, low=self.partly) if self.high is None else replace(self, high=self.partly)
-        return bool(weaker.met(effect, by_t=by_t))
+        return bool(weaker.met(effect))
+
+    def opposite(self, effect: Estimate) -> bool:
+        """Whether the interval shows an effect of the sign against the one that the bound asks for."""
+        if effect.low is None or effect.high is None:
+            return False
+        if self.high is None:
+            return self.low is not None and self.low >= self.null > effect.high
+        return self.low is None and self.high <= self.null < effect.low
+
+    def off(self, value: float) -> float:
+        """How far a value is from meeting the bound; 0 if it does."""
+        below = 0.0 if self.low is None else max(0.0, self.low - value)
+        above = 0.0 if self.high is None else max(0.0, value - self.high)
+        return max(below, above)
 
 
 @dataclass(frozen=True)
@@ -122,8 +138,11 @@ class Condition:
         return f"{'' if what == 'accuracy' else f'{what}: '}{compared} {self.bound.text}"
 
 
-def parse(entry: Mapping[str, Any]) -> list[Condition]:
-    """The conditions of one entry of the file, which has several only where `expected` is a mapping."""
+def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condition]:
+    """The conditions of one entry of the file, which has several only where `expected` is a mapping.
+
+    A `precondition` is one of `experiments.regimes`, which may be without `plus`.
+    """
     given = dict(entry)
     name = given.get("name", "")
     if not name:
@@ -133,7 +152,7 @@ def parse(entry: Mapping[str, Any]) -> list[Condition]:
         raise ValueError(f"condition {name!r} has unknown fields {', '.join(unknown)}; use {', '.join(sorted(known))}")
     if len(bounds := [key for key in BOUNDS if key in given]) != 1:
         raise ValueError(f"condition {name!r} has {len(bounds)} bounds; give it one of {', '.join(BOUNDS)}")
-    if bool(given.get("compute")) == bool(given.get("plus")):
+    if bool(given.get("compute")) == ("plus" in given) and not precondition:
         raise ValueError(f"condition {name!r} needs either `plus`, to compare records, or `compute`")
     if given.get("compute", "") not in ("", *COMPUTED):
         raise ValueError(f"condition {name!r}: {given['compute']!r} is not computed; use one of {', '.join(COMPUTED)}")
@@ -149,8 +168,10 @@ def parse(entry: Mapping[str, Any]) -> list[Condition]:
     given["where"] = _selection(name, given.get("where", {}), each=True)
     if "range" in given:
         given["range"] = _range(name, given["range"])
-    if given.get("ratio") and not given["minus"]:
-        raise ValueError(f"condition {name!r} is a ratio without `minus` to divide by")
+    if given.get("ratio") and (len(given["plus"]), len(given["minus"])) != (1, 1):
+        raise ValueError(f"condition {name!r} is a ratio; give it one selection in `plus` and one in `minus`")
+    if given.get("measure") in SHARES and ("range" in given or len(given["plus"]) > 1 or len(given["minus"]) > 1):
+        raise ValueError(f"condition {name!r} measures a share; compare the runs of at most two selections")
     return [Condition(**given)]
 
 

@@ -83,7 +83,8 @@ def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
     from experiments.claims import verdicts_of
 
     for verdict in verdicts_of(sweep, records.read(records.path_of(where.results, sweep.name)), where.profile):
-        console.print(f"{verdict.claim.id}: {verdict.verdict}", highlight=False)
+        because = f" ({verdict.because})" if verdict.because else ""
+        console.print(f"{verdict.claim.id}: {verdict.verdict}{because}", highlight=False, markup=False)
         for found in verdict.findings:
             said = f"  {found.name}: {found.measured} (asked: {found.wanted}), {found.said}"
             console.print(said, highlight=False, markup=False)

@@ -1,18 +1,21 @@
 """Which records a rule speaks of, and what is measured on one of them; the language is that of `experiments.rules`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import log
+from math import log, log2
 from statistics import fmean
 from typing import Any
 
 from experiments.record import Record
-from experiments.rules import OPERATORS, Selection
+from experiments.rules import OPERATORS, Condition, Range, Selection
+from experiments.statistics import accuracy, chance, failed_to_train
 
-TRAINED = 0.9  # of the first loss, and of that of guessing: below both, a network has begun to train
+FALLEN = 0.9  # of the first loss, and of that of guessing: below both, the loss has fallen
+EMPTY = -2.0  # octaves: a range without any value counts as two octaves narrower than one of a single value
+Measured = Mapping[int, tuple[float, list[Record]]]
 
 
-def chosen(records: Sequence[Record], selection: Selection, by: str = "accuracy") -> list[Record]:
-    """The records that a selection selects; ``best`` and ``worst`` go by the mean of a measure."""
+def chosen(records: Sequence[Record], selection: Selection) -> list[Record]:
+    """The records that a selection selects; ``best`` and ``worst`` go by the mean test accuracy."""
     found = [r for r in records if all(_matches(value_at(r, path), value) for path, value in selection.items())]
     ends = {path: value for path, value in selection.items() if value in ("smallest", "largest")}
     for path in ends:
@@ -31,7 +34,7 @@ def chosen(records: Sequence[Record], selection: Selection, by: str = "accuracy"
         for r in found:
             cells.setdefault(tuple(value_at(r, path) for path in paths), []).append(r)
         if paths and cells:
-            found = pick(cells.values(), key=lambda cell: fmean(measure(r, by) for r in cell))
+            found = pick(cells.values(), key=lambda cell: fmean(accuracy(r) for r in cell))
     return found
 
 
@@ -59,10 +62,76 @@ def value_at(record: Record, path: str) -> Any:
     return found
 
 
+def places(condition: Condition, records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """The records that all selections share, and what `where` found, as text; several times with ``each``."""
+    where = {"config.split": "test", **condition.where}
+    here = chosen(records, where)
+    each = [path for path, value in where.items() if value == "each"]
+    shown = [path for path, value in where.items() if value in ("smallest", "largest", "each")]
+    cells: dict[tuple[Any, ...], list[Record]] = {}
+    for record in here:
+        cells.setdefault(tuple(value_at(record, path) for path in each), []).append(record)
+    for _, cell in sorted(cells.items()) if each else [((), here)]:
+        at = ", ".join(_named(path, value_at(cell[0], path)) for path in shown) if cell else ""
+        yield f" ({at})" if at else "", cell
+    if each and not cells:
+        yield "", []
+
+
+def _named(path: str, value: Any) -> str:
+    name = path.rpartition(".")[2]
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) -> Measured:
+    """The measure of a selection for every seed, and the records that it rests on."""
+    spread = condition.range
+    pooled = {**condition.where, **selection}.items()
+    paths = [path for path, value in pooled if value == "mean" or isinstance(value, list)]
+    paths += [spread.of, *spread.across] if spread else []
+    seeds: dict[int, dict[tuple[Any, ...], Record]] = {}
+    for record in chosen(here, selection):
+        cell, cells = tuple(value_at(record, path) for path in paths), seeds.setdefault(record.seed, {})
+        if cell in cells:
+            raise ValueError(
+                f"condition {condition.name!r}: {dict(selection)} selects several runs of seed {record.seed}; they "
+                f"differ in {differences(cells[cell], record)}. Name in the rule which of them it means"
+            )
+        cells[cell] = record
+    found = {}
+    for seed, cells in seeds.items():
+        measured = {cell: measure(record, condition.measure) for cell, record in cells.items()}
+        value = _in_range(spread, measured) if spread else fmean(measured.values())
+        found[seed] = value, list(cells.values())
+    return found
+
+
+def _in_range(spread: Range, measured: Mapping[tuple[Any, ...], float]) -> float:
+    """What a `Range` asks for; the keys end in the value that it goes over, and the settings that it goes across."""
+    tables: dict[tuple[Any, ...], dict[float, float]] = {}
+    for cell, result in measured.items():
+        value, *settings = cell[-1 - len(spread.across) :]
+        if value is not None:
+            tables.setdefault(tuple(settings), {})[value] = result
+    if not tables:
+        raise ValueError(f"no run has a value at {spread.of!r}, over which the range goes")
+    allowed = 0.0 if spread.take == "best" else spread.within
+    usable = [{v for v, result in t.items() if result >= max(t.values()) - allowed} for t in tables.values()]
+    common = set.intersection(*usable)
+    if not common:
+        return EMPTY
+    # Of two equally good values the smaller is the best one, as in the search of a sweep.
+    ends = {"largest": max, "best": min}
+    return log2(ends[spread.take](common)) if spread.take in ends else log2(max(common) / min(common))
+
+
 def measure(record: Record, expression: str) -> float:
     """A measure of one record, ``a``, ``a / b``, ``a - b`` and so on, from left to right; accuracies in per cent.
 
-    A run that diverged counts as chance: accuracy 1 / classes (0 where there are none), loss ln(classes).
+    A run that diverged or failed to train counts as chance: accuracy 1 / classes (0 where there are none), loss
+    ln(classes). What a run that failed to train was measured by beside its accuracy and its loss stays as it is.
     """
     first, *rest = expression.split()
     value = _operand(record, first)
@@ -73,21 +142,23 @@ def measure(record: Record, expression: str) -> float:
 
 
 def _operand(record: Record, name: str) -> float:
-    diverged = record.status == "diverged"
+    diverged, guess = record.status == "diverged", chance(record)
+    lost = diverged or failed_to_train(record)
     if name == "diverged":
         return float(diverged)
-    classes = value_at(record, "config.model.num_classes")
-    if name == "trained":
+    if name == "failed_to_train":
+        return float(lost)
+    if name == "loss_falls":
         if diverged:
             return 0.0
         # A deep network may start from logits so large that its loss falls far and is still that of guessing.
         first = _metric(record, "initial_loss")
-        return float(_metric(record, "train_loss") < TRAINED * min(first, log(classes) if classes else first))
+        return float(_metric(record, "train_loss") < FALLEN * min(first, -log(guess) if guess else first))
     if name.endswith("accuracy"):
-        chance = 1 / classes if classes else 0.0
-        return 100 * (chance if diverged else _metric(record, name))
-    if name.endswith("loss") and diverged and classes:
-        return log(classes)
+        counts_as_chance = lost if name in ("accuracy", "train_accuracy") else diverged
+        return 100 * ((guess or 0.0) if counts_as_chance else _metric(record, name))
+    if name.endswith("loss") and lost and guess:
+        return -log(guess)
     return _metric(record, name)
 
 

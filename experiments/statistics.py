@@ -1,4 +1,4 @@
-"""Numbers from records: a mean over seeds with its interval, and a difference paired by seed."""
+"""Numbers from records: a mean over seeds with its interval, and what a run that did not train counts as."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,30 +9,41 @@ from scipy import stats
 
 from experiments.record import Record
 
+NEAR_CHANCE = 0.02  # accuracy above that of guessing up to which a run failed to train
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, its standard error and 95 % t interval (None for a single seed), and how many diverged."""
+    """A value with its interval, and how many of its runs diverged or failed to train.
+
+    `low` and `high` are None for a single seed. `count` is the number of seeds, 0 for a computed, exact value.
+    """
 
     mean: float
-    stderr: float | None
     low: float | None
     high: float | None
     count: int
     diverged: int = 0
+    failed: int = 0
 
     def __format__(self, spec: str) -> str:
-        """Mean and half width of the interval, each by `spec` (default ``.1f``); a dagger marks a single seed."""
+        """Mean and interval, each number by `spec` (default ``.1f``); a dagger marks a single seed.
+
+        An interval that is not symmetric about the mean is written with both of its ends.
+        """
         spec = spec or ".1f"
-        if self.high is None:
+        if self.low is None or self.high is None:
             return f"{self.mean:{spec}}†"
-        return f"{self.mean:{spec}}\u00a0±\u00a0{self.high - self.mean:{spec}}"
+        below, above = self.mean - self.low, self.high - self.mean
+        if abs(above - below) > 1e-6 * (above + below):
+            return f"{self.mean:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+        return f"{self.mean:{spec}}\u00a0±\u00a0{above:{spec}}"
 
     def __str__(self) -> str:
         return format(self)
 
 
-def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95) -> Estimate:
+def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95, failed: int = 0) -> Estimate:
     """Mean and t interval.
 
     Examples
@@ -44,16 +55,33 @@ def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95) ->
         raise ValueError("values is empty; a mean needs at least one seed")
     mean, count = fmean(values), len(values)
     if count == 1:
-        return Estimate(mean, None, None, None, 1, diverged)
-    stderr = stdev(values) / count**0.5
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * stderr
-    return Estimate(mean, stderr, mean - half, mean + half, count, diverged)
+        return Estimate(mean, None, None, 1, diverged, failed)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * stdev(values) / count**0.5
+    return Estimate(mean, mean - half, mean + half, count, diverged, failed)
+
+
+def chance(record: Record) -> float | None:
+    """Accuracy of guessing, in [0, 1]; None for a run without classes."""
+    classes = record.config.get("model", {}).get("num_classes")
+    return 1 / classes if classes else None
+
+
+def failed_to_train(record: Record) -> bool:
+    """Whether a run ended with a finite loss and within two points of chance accuracy.
+
+    The leak probe is left out: chance is the right answer of a network that has no path across the batch.
+    """
+    guess = chance(record)
+    if record.status != "ok" or guess is None or record.config.get("kind") == "leakprobe":
+        return False
+    return "accuracy" in record.metrics and record.metrics["accuracy"] <= guess + NEAR_CHANCE
 
 
 def accuracy(record: Record) -> float:
-    """Accuracy in per cent. A diverged run counts as chance: it is not dropped."""
-    chance = 1 / record.config["model"]["num_classes"]
-    return 100 * (record.metrics["accuracy"] if record.status == "ok" else chance)
+    """Accuracy in per cent. A run that diverged or failed to train counts as chance: it is not dropped."""
+    if record.status == "ok" and not failed_to_train(record):
+        return 100 * record.metrics["accuracy"]
+    return 100 * (chance(record) or 0.0)
 
 
 def aggregate(
@@ -65,7 +93,11 @@ def aggregate(
         if record.done:
             groups.setdefault(by(record), []).append(record)
     return {
-        group: estimate([value(r) for r in found], sum(r.status == "diverged" for r in found))
+        group: estimate(
+            [value(r) for r in found],
+            sum(r.status == "diverged" for r in found),
+            failed=sum(map(failed_to_train, found)),
+        )
         for group, found in groups.items()
     }
 

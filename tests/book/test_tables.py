@@ -27,6 +27,23 @@ def test_a_run_that_diverged_counts_as_chance_and_is_counted() -> None:
     assert tables.diverged(found) == 1
 
 
+def test_a_run_at_chance_counts_as_chance_and_is_counted_apart() -> None:
+    found = [run(accuracy=0.7), run(accuracy=0.115)]
+    assert tables.accuracy(found).mean == pytest.approx(40)
+    assert (tables.diverged(found), tables.failed(found), tables.ended(found)) == (0, 1, "")
+    assert tables.ended([run(accuracy=0.1), run(accuracy=None)]) == "fail"
+    assert tables.ended([run(accuracy=None)]) == "div"
+
+
+def test_a_point_is_open_where_a_seed_diverged_and_crossed_where_one_failed_to_train() -> None:
+    matplotlib.use("Agg")
+    fig, ax = plt.subplots()
+    plots.lines(ax, {("nf", 16): estimate([50.0, 10.0], diverged=1), ("nf", 64): estimate([50.0, 10.0], failed=1)})
+    drawn = {line.get_marker(): list(line.get_ydata()) for line in ax.lines if len(line.get_xdata()) == 1}
+    assert drawn == {"s": [30.0], "x": [30.0]}
+    plt.close(fig)
+
+
 def test_differences_are_paired_by_seed() -> None:
     runs = {"bn": [run("bn", s, a) for s, a in enumerate((0.5, 0.7))], "nf": [run("nf", s, a) for s, a in ((1, 0.6),)]}
     assert tables.against(runs, "bn")["nf"].mean == pytest.approx(-10)

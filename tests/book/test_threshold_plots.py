@@ -51,6 +51,17 @@ def test_the_table_says_what_the_maps_show(grid: threshold_plots.Groups) -> None
     plt.close(fig)
 
 
+def test_runs_at_chance_are_told_from_those_that_diverged() -> None:
+    found = [clipped(None, 0.1, 0.11), clipped(0.01, 0.1, None), clipped(0.02, 0.1, 0.8)]
+    groups = threshold_plots.by_rate(found, lambda r: r.config["recipe"]["batch_size"])
+    _, (row,) = threshold_plots.numbers(groups, "batch")
+    assert row[2:4] == ["failed to train", "diverged"]
+    matplotlib.use("Agg")
+    fig = threshold_plots.maps(groups, "batch {}")
+    assert {"fail", "div", "80"} <= {text.get_text() for text in fig.axes[0].texts}
+    plt.close(fig)
+
+
 def test_spans_are_those_of_one_rate(grid: threshold_plots.Groups) -> None:
     assert threshold_plots.spans(grid, min) == "32 30.5"
     assert threshold_plots.spans(grid, max) == "32 80.0"
@@ -59,8 +70,8 @@ def test_spans_are_those_of_one_rate(grid: threshold_plots.Groups) -> None:
 def test_layers_are_set_against_the_usual_rule() -> None:
     groups = {"nf": [clipped(None, 0.1, None, "nf")], "nf_agc": [clipped(0.01, 0.1, 0.8)]}
     _, (none, usual) = threshold_plots.layers(groups)
-    assert [str(cell) for cell in none] == ["nothing", "10.0†", "1 of 1", "", "-70.0†"]
-    assert [str(cell) for cell in usual] == ["all but the classifier's weight", "80.0†", "0 of 1", "25", ""]
+    assert [str(cell) for cell in none] == ["nothing", "10.0†", "1 of 1", "0 of 1", "", "-70.0†"]
+    assert [str(cell) for cell in usual] == ["all but the classifier's weight", "80.0†", "0 of 1", "0 of 1", "25", ""]
 
 
 def test_rules_over_one_depth_keep_the_smaller_batch_dashed() -> None:

@@ -95,11 +95,11 @@ def test_the_command_keeps_its_records_apart_and_says_the_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.measure.RESULTS", tmp_path)
-    accuracy = {"nf_agc:sgd": 0.5, "nf_agc:sam": 0.52, "nf_agc:sam_fifth": 0.53, "nf_agc:sam_other": 0.49}
+    accuracy = {"nf_agc:sgd": 0.85, "nf_agc:sam": 0.87, "nf_agc:sam_fifth": 0.88, "nf_agc:sam_other": 0.84}
     path = records.path_of(tmp_path / "small_cifar100", "sam")
     path.parent.mkdir()
     for cell in on_data(config.sweep("sam", "small"), "cifar100").as_they_are():
-        metrics = {"accuracy": accuracy.get(cell.method, 0.5) + cell.seed / 1e4}
+        metrics = {"accuracy": accuracy.get(cell.method, 0.85) + cell.seed / 1e4, "train_accuracy": 0.95}
         origin = {"device": "a device", "seconds": 1.0}
         made = Record(
             "sam", "small", cell.method, cell.key, cell.seed, "ok", "", cell.resolved, metrics, {}, origin,
