@@ -39,8 +39,8 @@ class Study:
 
     @property
     def judged(self) -> Sequence[Record]:
-        """The final trainings once all are recorded; none before, because a rule may name the longest."""
-        return () if self.missing else self.final
+        """All trainings, search and final, once all are recorded; none before, as a rule may name the longest."""
+        return () if self.missing else (*stages(self.sweep, self.ledger)[0], *self.final)
 
     def of(self, method: str, length: float | None = None) -> list[Record]:
         """The final trainings of a method, of one length in epochs or of all."""

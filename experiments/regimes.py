@@ -133,12 +133,15 @@ class _Grids:
         self.tried: dict[str, list[Record]] = {}
         for record in records:
             if record.config.get("split") == "validation":
-                for cell in (_cell(record), _cell(record, LENGTH)):
-                    self.tried.setdefault(cell, []).append(record)
+                for length in (True, False):
+                    self.tried.setdefault(_cell(record, length=length), []).append(record)
 
     def end(self, record: Record) -> float | None:
-        """1 if what the search chose for a run is an end of a grid, 0 if not, None without any search."""
-        tried = self.tried.get(_cell(record)) or self.tried.get(_cell(record, LENGTH))
+        """1 if what the search chose for a run is an end of a grid, 0 if not, None without any search.
+
+        A run whose own length was not searched has the search of another length (`Sweep.search_epochs`).
+        """
+        tried = self.tried.get(_cell(record, length=True)) or self.tried.get(_cell(record, length=False))
         if not tried:
             return None
         for path in SEARCHED:
@@ -148,10 +151,12 @@ class _Grids:
         return 0.0
 
 
-def _cell(record: Record, but: Sequence[str] = ()) -> str:
-    """What the runs of a search and the final runs of a cell share, as text, without some fields of the recipe."""
+def _cell(record: Record, *, length: bool) -> str:
+    """What the runs of a search and the final runs of a cell share, as text; `length` keeps epochs and updates."""
     config = {name: value for name, value in record.config.items() if name != "split"}
-    recipe = {name: value for name, value in (config.get("recipe") or {}).items() if name not in ("lr", *but)}
+    recipe = dict(config.get("recipe") or {})
+    for name in ("lr", *(() if length else ("epochs", "updates"))):
+        recipe.pop(name, None)
     if recipe.get("clip"):
         recipe["clip"] = {name: value for name, value in recipe["clip"].items() if name != "factor"}
-    return json.dumps([*but, record.sweep, record.method, {**config, "recipe": recipe}], sort_keys=True, default=str)
+    return json.dumps([record.sweep, record.method, length, {**config, "recipe": recipe}], sort_keys=True, default=str)

@@ -19,7 +19,7 @@ SWEEP = config.sweep("budget", "smoke")
 
 
 def record(run: Run, accuracy: float) -> Record:
-    metrics = {"accuracy": accuracy, "train_accuracy": 1.0, "clipped_fraction": 0.25}
+    metrics = {"accuracy": accuracy, "train_accuracy": 1.0, "clipped_fraction": 0.1}
     if run.resolved["recipe"]["clip"] is None:
         del metrics["clipped_fraction"]
     origin = {"device": "a device", "commit": "0123456789", "dirty": False}
@@ -100,7 +100,7 @@ def test_the_chosen_setting_is_shown_with_its_grid() -> None:
     _, (bn, nf_agc) = lengths.settings(study, ("bn", "nf_agc"))
     assert [str(cell) for cell in bn] == ["BN", "9", "0.4", "none", "no", ""]
     assert [str(cell) for cell in nf_agc[:5]] == ["NF + AGC", "9", "0.4", "0.08", "no"]
-    assert str(nf_agc[5]).startswith("25.0")
+    assert str(nf_agc[5]).startswith("10.0")
     at_end = {c.method: SWEEP.grid(c).settings()[-1] for c in SWEEP.cells}
     widened = [r for r in records if r.config["split"] == "test" or r.method != "bn"]
     widened += [record(run, 0.5 + run.resolved["recipe"]["lr"] / 10) for run in _tries("bn", widened)]

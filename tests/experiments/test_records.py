@@ -209,14 +209,17 @@ def test_damage_inside_a_line_is_said_when_it_is_looked_at(tmp_path: Path) -> No
         _ = found.metrics
 
 
-def test_a_hundred_thousand_records_are_read_in_a_second(tmp_path: Path) -> None:
+def test_a_hundred_thousand_records_are_read_in_half_the_time_of_decoding_them(tmp_path: Path) -> None:
     path = tmp_path / "s.jsonl"
     curve = {"loss": [1.2345] * 20, "update": list(range(20))}
-    lines = (replace(record(f"{i // 5:016x}", seed=i % 5), curve=curve).line() for i in range(100_000))
+    lines = [replace(record(f"{i // 5:016x}", seed=i % 5), curve=curve).line() for i in range(100_000)]
     path.write_bytes(b"".join(lines))
-    clock = time.process_time()  # the machine may be shared; the file is in memory
+    clock = time.process_time()
     found = records.read(path).records
-    seconds = time.process_time() - clock
+    reading = time.process_time() - clock
     assert len(found) == 100_000
     assert found[-1].metrics == {"accuracy": 0.5}
-    assert seconds < 1
+    clock = time.process_time()
+    for line in lines[::10]:
+        json.loads(line)
+    assert reading < 0.5 * 10 * (time.process_time() - clock)  # a ratio, since machines differ and are shared

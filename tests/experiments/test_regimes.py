@@ -25,7 +25,7 @@ def runs(
     setting = {"kind": "training", "model": {"num_classes": 10}, "split": split, "recipe": recipe}
     return [
         Record("batch_size", "small", method, f"{method}{setting}", seed, status, "", setting,
-               {"accuracy": accuracy + w, "updates": 300, "clipped_fraction": 0.1, **metrics}, {}, {})
+               {"accuracy": accuracy + w, "updates": 300, "clipped_fraction": 0.1, **metrics}, {}, {}, 1)
         for seed, w in enumerate(WIGGLE if method == "nf" else WIGGLE[::-1])  # seeds lucky for one alone: not paired
     ]  # fmt: skip
 
