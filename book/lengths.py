@@ -163,7 +163,7 @@ def _setting(study: Study, method: str) -> list[object]:
     last = max(map(epochs, clipped), default=None)
     share = [100 * r.metrics["clipped_fraction"] for r in clipped if epochs(r) == last]
     return [
-        plots.label(method), len(tried.settings()), f"{best.lr:g}", threshold, at_end,
+        plots.label(method), len(tried.settings()), f"{best.lr:.3g}", threshold, at_end,
         records.estimate(share) if share else "",
     ]  # fmt: skip
 
