@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
 
+import matplotlib.pyplot as plt
+
 from book import plots
 from book.tables import Table, accuracy, grouped, side, versus
 from experiments import records
@@ -35,7 +37,11 @@ class Study:
     @property
     def epochs(self) -> list[float]:
         """The lengths of the final trainings recorded for both NF with AGC and BN."""
-        return sorted({epochs(r) for r in self.of(NF)} & {epochs(r) for r in self.of(BN)})
+        return self.both(NF, BN)
+
+    def both(self, plus: str, minus: str) -> list[float]:
+        """The lengths of the final trainings recorded for both of two methods."""
+        return sorted({epochs(r) for r in self.of(plus)} & {epochs(r) for r in self.of(minus)})
 
     @property
     def judged(self) -> Sequence[Record]:
@@ -72,10 +78,8 @@ def read(sweep: Sweep, ledger: Ledger) -> Study:
 
 def heading(study: Study) -> str:
     """Say what the figure of accuracy against epochs shows, by the 95 % interval of `change`."""
-    if not study.epochs:
-        return "Nothing is measured yet"
     if len(study.epochs) < 2:
-        return "Test accuracy against epochs"
+        return "Test accuracy against epochs" if study.epochs else "Nothing is measured yet"
     outcome = side(change(study))
     if outcome == 0:
         return "Whether longer training helps NF with AGC more than BN is undecided"
@@ -89,6 +93,23 @@ def change(study: Study) -> Estimate:
     first, last = study.epochs[0], study.epochs[-1]
     gap = {at: nf[at] - bn[at] for at in nf.keys() & bn.keys()}
     return records.estimate([gap[last, seed] - gap[first, seed] for seed in study.sweep.seeds])
+
+
+def draw(study: Study, methods: Sequence[str]) -> None:
+    """Show test accuracy against epochs with its caption, one line a method; nothing before the final runs."""
+    found = [record for record in study.final if record.method in methods]
+    if not found:
+        return
+    by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
+    fig, ax = plt.subplots()
+    plots.lines(ax, by_epochs)
+    plots.log_axis(ax, "epochs", sorted({length for _, length in by_epochs}))
+    ax.set_ylabel("test accuracy (%)")
+    ax.legend()
+    plots.show(
+        fig, "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers."
+    )
+    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, study.ledger.path)
 
 
 def sentences(study: Study) -> list[str]:
@@ -181,13 +202,8 @@ def differences(study: Study) -> Table:
 def controls(study: Study, methods: Sequence[str], length: float) -> Table:
     """Each method after one number of epochs, and its difference to BN."""
     found = [method for method in methods if study.of(method, length) and study.of(BN, length)]
-    rows = [
-        [
-            plots.label(method), accuracy(study.of(method, length)),
-            "" if method == BN else study.difference(length, method),
-        ]
-        for method in found
-    ]  # fmt: skip
+    minus = {method: "" if method == BN else study.difference(length, method) for method in found}
+    rows = [[plots.label(method), accuracy(study.of(method, length)), minus[method]] for method in found]
     return [f"method, after {length:g} epochs", "test accuracy, %", "minus BN, points"], rows
 
 
