@@ -137,12 +137,11 @@ def design(sweep: Sweep) -> Table:
     cells = [cell for cell in sweep.cells if isinstance(cell, Training)]
     data, model, recipe = cells[0].data, cells[0].model, cells[0].recipe
     assert isinstance(model, ResNetSpec)
-    assert isinstance(model.depth, tuple)
     images = f"{data.name}: {data.train or 'all'} for training, {data.validation} for validation"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
     rows: list[list[object]] = [
         ["images", images + (f", seen through whitened {data.patches}x{data.patches} patches" if data.patches else "")],
-        ["network", f"{sum(model.depth)} residual blocks, stages of {', '.join(map(str, model.width))} channels"],
+        ["network", f"residual network, stages of {', '.join(map(str, model.width))} channels"],
         ["batch size", recipe.batch_size],
         ["optimizer", f"Nesterov momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"],
         ["learning rate", f"linear warm-up over {recipe.warmup:.0%} of the updates, then a half cosine to zero"],
@@ -210,8 +209,7 @@ def controls(study: Study, methods: Sequence[str], length: float) -> Table:
 def epochs_to_reach(study: Study, target: float, method: str = NF) -> float:
     """Epochs after which the mean test accuracy of a method first reaches a target; infinite where it never does.
 
-    Between two lengths, accuracy is taken as linear in the logarithm of the epochs. A target that the shortest training
-    reaches gives its length.
+    Accuracy is linear in the logarithm of the epochs between two lengths. No length below the shortest is returned.
     """
     curve = [(length, accuracy(runs).mean) for length, runs in sorted(grouped(study.of(method), epochs).items())]
     if curve and curve[0][1] >= target:
