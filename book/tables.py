@@ -69,7 +69,7 @@ def versus(difference: Estimate, plus: str, minus: str) -> str:
 
     Examples
     --------
-    >>> versus(Estimate(-0.4, 0.1, -0.9, 0.1, 3), "NF with AGC", "BN")
+    >>> versus(Estimate(-0.4, low=-0.9, high=0.1, count=3), "NF with AGC", "BN")
     'NF with AGC is 0.4 points below BN (95 % interval: 0.9 below to 0.1 above).'
     """
 

@@ -86,7 +86,9 @@ def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
     assert len(lengths.sentences(study)) == 2
     assert lengths.heading(study) == "Longer training helps NF with AGC more than BN"
     assert lengths.change(study).mean == pytest.approx(3.0)
-    assert claims.judge("BD-2", study.judged, "smoke").verdict == "reproduced"
+    verdict = claims.judge("BD-2", study.judged, "smoke")
+    assert [finding.outcome for finding in verdict.findings] == ["holds"]
+    assert {r.config["split"] for r in study.judged} == {"validation", "test"}
     _, rows = lengths.differences(study)
     assert [str(row[1])[:4] for row in rows] == ["-4.0", "-3.0", "-2.0", "-1.0"]
     assert [str(row[2])[:4] for row in rows] == ["", "-3.0", "-2.0", "-1.0"]
