@@ -13,6 +13,7 @@ from experiments import records
 from experiments.config import Sweep
 from experiments.plan import best_setting, grid, pending, search_runs, stages
 from experiments.records import Estimate, Ledger, Record
+from experiments.selection import measure
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
@@ -163,8 +164,8 @@ def accuracies(study: Study, methods: Sequence[str]) -> Table:
 
 
 def training_accuracy(record: Record) -> float:
-    """Accuracy on training images, in per cent; a diverged training counts as chance."""
-    return records.accuracy(record) if record.status == "diverged" else 100 * record.metrics["train_accuracy"]
+    """Accuracy on training images, in per cent; a training that diverged or failed to train counts as chance."""
+    return measure(record, "train_accuracy")
 
 
 def settings(study: Study, methods: Sequence[str]) -> Table:

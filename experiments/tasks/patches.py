@@ -34,7 +34,7 @@ def whitening_filters(images: Tensor, side: int) -> Tensor:
     """
     size = images.shape[1] * side * side
     total, outer, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-    for part in images.split(CHUNK):
+    for part in torch.split(images, CHUNK):
         patches = F.unfold(part, side).transpose(1, 2).reshape(-1, size)
         total += patches.sum(0)
         outer += (patches.T @ patches).double()
@@ -42,7 +42,7 @@ def whitening_filters(images: Tensor, side: int) -> Tensor:
     mean = total / count
     variances, vectors = torch.linalg.eigh(outer / count - mean.outer(mean))
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    filters = (vectors / (variances + FLOOR).sqrt()).T.flip(0)
+    filters: Tensor = (vectors / (variances + FLOOR).sqrt()).T.flip(0)
     return filters.float().reshape(size, images.shape[1], side, side)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_what_it_imports_of_ours_is_there(path: Path) -> None:
             for alias in node.names:
                 if not hasattr(module, alias.name):
                     importlib.import_module(f"{node.module}.{alias.name}")  # a submodule, or an error that names it
+
+
+@each_chapter
+def test_the_code_it_shows_is_there(path: Path) -> None:
+    shown = re.findall(r"```{literalinclude} /(\S+)\n(?::(?!pyobject).*\n)*:pyobject: (\S+)", path.read_text())
+    for file, name in shown:
+        scope: list[ast.stmt] = ast.parse((REPO / file).read_text()).body
+        for part in name.split("."):
+            named = [node for node in scope if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == part]
+            assert named, f"{file} has no {name}"
+            scope = named[0].body
 
 
 @each_chapter
