@@ -98,10 +98,11 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
                         )
                     if failed or stage is final:
                         break
-                # Long runs first, that no worker is left alone with one at the end.
+                # Seed by seed, so that a sweep that is stopped leaves all cells with some of their seeds; for each seed
+                # the long runs first, so that no worker is left alone with one at the end.
                 runs = sorted(
                     pending(stage(journal.ledger), journal.ledger, where.fresh),
-                    key=lambda run: (-run.effort(where.device.type), run.seed),
+                    key=lambda run: (run.seed, -run.effort(where.device.type)),
                 )
                 if runs:
                     backend = backend or backend_for(sweep, where, len(runs))

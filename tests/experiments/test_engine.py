@@ -57,6 +57,14 @@ def test_search_then_final_runs_at_the_best_rate(tmp_path: Path) -> None:
     assert records.read(records.path_of(tmp_path, "tiny")) == ledger
 
 
+def test_every_cell_gets_its_first_seed_before_any_its_second_and_long_runs_come_first(tmp_path: Path) -> None:
+    cell, seen = tiny().cells[0], list[records.Record]()
+    assert isinstance(cell, Training)
+    cells = tuple(replace(cell, recipe=replace(cell.recipe, epochs=epochs, lr=0.05)) for epochs in (1.0, 2.0))
+    run_sweep(Sweep("tiny", cells, seeds=(0, 1)), where(tmp_path), seen.append)
+    assert [(r.seed, r.config["recipe"]["epochs"]) for r in seen] == [(0, 2.0), (0, 1.0), (1, 2.0), (1, 1.0)]
+
+
 def test_nothing_is_run_twice_and_more_seeds_add_only_themselves(tmp_path: Path) -> None:
     run_sweep(tiny(), where(tmp_path), lambda _: None)
     again: list[records.Record] = []
