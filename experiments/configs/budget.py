@@ -29,13 +29,17 @@ CONTROLS = ("bn_agc", "nf_agc_published")
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: lengths in epochs, those of the search and of the controls; centres of the grids."""
+    """The numbers of one profile: lengths in epochs, those of the search and of the controls; centres of the grids.
+
+    `rate` is the centre of the learning rates with batch or group norm, the other two of NF with and without AGC.
+    """
 
     batch_size: int
     epochs: tuple[float, ...]
     search_epochs: float
     control_epochs: float
     rate: float
+    clipped_nf_rate: float
     unclipped_nf_rate: float
     threshold: float = 0.08
     seeds: int = 3
@@ -44,19 +48,19 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         batch_size=32, epochs=(1.0, 2.0, 4.0, 8.0), search_epochs=2.0, control_epochs=4.0, rate=0.4,
-        unclipped_nf_rate=0.1,
+        clipped_nf_rate=0.4, unclipped_nf_rate=0.1,
     ),
     "small": Scale(
         batch_size=256, epochs=(2.0, 4.0, 8.0, 16.0, 32.0), search_epochs=4.0, control_epochs=8.0, rate=1.0,
-        unclipped_nf_rate=0.2,
+        clipped_nf_rate=0.5, unclipped_nf_rate=0.2,
     ),
     "gpu": Scale(
         batch_size=512, epochs=(4.0, 8.0, 16.0, 32.0), search_epochs=4.0, control_epochs=16.0, rate=1.0,
-        unclipped_nf_rate=0.4, seeds=5,
+        clipped_nf_rate=0.5, unclipped_nf_rate=0.4, seeds=5,
     ),
     "paper": Scale(
         batch_size=1024, epochs=(10.0, 30.0, 90.0), search_epochs=10.0, control_epochs=30.0, rate=0.4,
-        unclipped_nf_rate=0.4, threshold=0.02,
+        clipped_nf_rate=0.4, unclipped_nf_rate=0.4, threshold=0.02,
     ),
 }  # fmt: skip
 
@@ -77,8 +81,9 @@ def sweep(profile: str) -> Sweep:
 def grid(profile: str, method: str) -> Grid:
     """Nine settings: learning rates in steps of the root of 2, or in steps of 2 with thresholds in steps of 4."""
     scale = SCALES[profile]
-    if method.startswith("nf_agc") or method == "bn_agc":
-        return Grid(_around(scale.rate, 3, 2.0), _around(scale.threshold, 3, 4.0))
+    if "_agc" in method:
+        rate = scale.clipped_nf_rate if method.startswith("nf") else scale.rate
+        return Grid(_around(rate, 3, 2.0), _around(scale.threshold, 3, 4.0))
     return Grid(_around(scale.unclipped_nf_rate if method == "nf" else scale.rate, 9, 2.0**0.5))
 
 
