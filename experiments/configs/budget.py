@@ -31,11 +31,13 @@ CONTROLS = ("bn_agc", "nf_agc_published")
 class Scale:
     """The numbers of one profile: lengths in epochs, those of the search and of the controls; centres of the grids.
 
-    `rate` is the centre of the learning rates with batch or group norm, the other two of NF with and without AGC.
+    `long_epochs` are of BN and of NF with AGC only. `rate` is the centre of the learning rates with batch or group
+    norm, the other two of NF with and without AGC.
     """
 
     batch_size: int
     epochs: tuple[float, ...]
+    long_epochs: tuple[float, ...]
     search_epochs: float
     control_epochs: float
     rate: float
@@ -47,29 +49,29 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        batch_size=32, epochs=(1.0, 2.0, 4.0, 8.0), search_epochs=2.0, control_epochs=4.0, rate=0.4,
+        batch_size=32, epochs=(1.0, 2.0, 4.0), long_epochs=(8.0,), search_epochs=2.0, control_epochs=4.0, rate=0.4,
         clipped_nf_rate=0.4, unclipped_nf_rate=0.1,
     ),
     "small": Scale(
-        batch_size=256, epochs=(2.0, 4.0, 8.0, 16.0, 32.0), search_epochs=4.0, control_epochs=8.0, rate=1.0,
-        clipped_nf_rate=0.5, unclipped_nf_rate=0.2,
+        batch_size=256, epochs=(2.0, 4.0, 8.0), long_epochs=(16.0, 32.0), search_epochs=4.0, control_epochs=4.0,
+        rate=1.0, clipped_nf_rate=0.5, unclipped_nf_rate=0.2,
     ),
     "gpu": Scale(
-        batch_size=512, epochs=(4.0, 8.0, 16.0, 32.0), search_epochs=4.0, control_epochs=16.0, rate=1.0,
+        batch_size=512, epochs=(4.0, 8.0, 16.0), long_epochs=(32.0,), search_epochs=4.0, control_epochs=16.0, rate=1.0,
         clipped_nf_rate=0.5, unclipped_nf_rate=0.4, seeds=5,
     ),
     "paper": Scale(
-        batch_size=1024, epochs=(10.0, 30.0, 90.0), search_epochs=10.0, control_epochs=30.0, rate=0.4,
+        batch_size=1024, epochs=(10.0, 30.0), long_epochs=(90.0,), search_epochs=10.0, control_epochs=30.0, rate=0.4,
         clipped_nf_rate=0.4, unclipped_nf_rate=0.4, threshold=0.02,
     ),
 }  # fmt: skip
 
 
 def sweep(profile: str) -> Sweep:
-    """Every method at every length but the longest, two methods at that one, and the controls at one length."""
+    """Every method at every length but the long ones, two methods at those, and the controls at one length."""
     scale = SCALES[profile]
-    settings = [(method, epochs) for epochs in scale.epochs[:-1] for method in METHODS]
-    settings += [(method, scale.epochs[-1]) for method in LONGEST]
+    settings = [(method, epochs) for epochs in scale.epochs for method in METHODS]
+    settings += [(method, epochs) for epochs in scale.long_epochs for method in LONGEST]
     settings += [(method, scale.control_epochs) for method in CONTROLS]
     cells = tuple(_cell(profile, method, epochs) for method, epochs in settings)
     return Sweep(
