@@ -43,13 +43,13 @@ endif
 env: $(READY)test  ## set up .venv with everything (2 min, once; VENV=none: use PYTHON as it is)
 
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 8 min, again 20 s; PROFILE, CHAPTER, RERUN)
-	$(RUN) -m book.build $(BOOK)
+	$(RUN) -m book.tool.build $(BOOK)
 
 pdf: $(READY)book  ## the book that was built last as one PDF, and a link to it on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
-	$(RUN) -m book.pdf
+	$(RUN) -m book.tool.pdf
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFILE, CHAPTER, RERUN)
-	$(RUN) -m book.build $(BOOK) --execute-only
+	$(RUN) -m book.tool.build $(BOOK) --execute-only
 
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
 	@$(RUN) -m book.scaffold "$(NAME)"
@@ -59,7 +59,7 @@ results: $(READY)book  ## train what the records of a profile lack, most settlin
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
 	$(RUN) -m experiments status
-	$(RUN) -m book.build $(BOOK) --status
+	$(RUN) -m book.tool.build $(BOOK) --status
 
 # Side by side, one process a core; a process that has nothing left takes of another's.
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal

@@ -1,5 +1,5 @@
+from experiments.cli import app
 from experiments.large.__main__ import train
-from experiments.run import app
 from experiments.terminal import never_fail_to_print
 
 app.command("train")(train)

@@ -13,7 +13,7 @@ import data_scripts
 import nfnets_lite as nf
 from data_scripts import data_root
 from experiments.engine import default_workers, resolve_device
-from experiments.provenance import device_name
+from experiments.records.provenance import device_name
 from experiments.tasks.data import converted
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "jupyter-book", "papermill", "jupytext", "timm")

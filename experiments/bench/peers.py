@@ -11,20 +11,20 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
-from experiments.bench import clipping, inference, layouts, standardizing, startup, steps
+from experiments.bench import agc_cost, inference, layouts, standardizing, startup, steps
 from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import FOLDER, Report, Row, path_of, write
-from experiments.bench.tables import shown
+from experiments.bench.report_tables import shown
 from experiments.bench.targets import SCALES, TARGETS, Scale, Target
 from experiments.bench.timing import Unequal
 from experiments.bench.timm_peer import Missing, load
 from experiments.engine import resolve_device
-from experiments.provenance import provenance
+from experiments.records.provenance import provenance
 
 Group: TypeAlias = Callable[[torch.device, Scale, Timm], Found]
 GROUPS: Mapping[str, Group] = MappingProxyType(
     {
-        "clipping": clipping.measure,
+        "clipping": agc_cost.measure,
         "standardizing": standardizing.measure,
         "resnet": steps.resnet,
         "nfnet": steps.nfnet,

@@ -12,9 +12,9 @@ The batch, the schedule and the rates are those of `normalizers`, which found th
 
 from dataclasses import replace
 
-from experiments.config import Sweep
 from experiments.configs.normalizers import SCALES
 from experiments.scales import crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
 

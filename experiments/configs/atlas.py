@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from experiments.config import Sweep
 from experiments.demos.atlas import ENTRIES
-from experiments.demos.atlas.common import Scale
+from experiments.demos.atlas.shared import Scale
 from experiments.scales import DATA
+from experiments.sweep import Sweep
 from experiments.tasks.atlas import Atlas
 from experiments.tasks.recipe import Data
 

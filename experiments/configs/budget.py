@@ -17,8 +17,8 @@ AGC from the published start (alpha 0.2, skip gain 0).
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Grid, Sweep
 from experiments.scales import WHOLE, augmentation, learner
+from experiments.sweep import Grid, Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
 

@@ -12,8 +12,8 @@ The rate is one that the network does not survive unclipped (its own cell shows 
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
 

@@ -17,10 +17,10 @@ schedule is half as long there at `small`, for its cost.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from experiments.config import Sweep
 from experiments.configs import depth_scaling, regularization
 from experiments.configs.depth_scaling import DIGITS, TINY, Depth
 from experiments.scales import CROPS, DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Augment, Clip, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec

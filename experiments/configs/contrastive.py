@@ -15,8 +15,8 @@ all of them learnt in a pilot; nothing is searched for, as the gap is not a matt
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, network
+from experiments.sweep import Sweep
 from experiments.tasks.contrastive import Contrastive
 from experiments.tasks.recipe import Data, Recipe
 

@@ -19,8 +19,8 @@ FixUp's zeros are too; the shortest schedules may end before it has left them.
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import CHANNELS, DATA, crops
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec, model_spec

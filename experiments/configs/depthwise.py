@@ -15,8 +15,8 @@ The blocks are those of MobileNetV2, with the norm before the convolution: 1x1 t
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Augment, Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec

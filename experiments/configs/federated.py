@@ -14,8 +14,8 @@ one update an image takes its time. Where rates are not searched, at smoke, they
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, network
+from experiments.sweep import Sweep
 from experiments.tasks.federated import Federated
 from experiments.tasks.recipe import Clip, Data, Recipe
 from nfnets_lite.models import ResNetSpec

@@ -12,8 +12,8 @@ The lower rate is one that the network survives unclipped, the higher one that i
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.ratios import Ratios
 from experiments.tasks.recipe import Clip, Recipe
 

@@ -12,8 +12,8 @@ across the batch is to be learnt, and one example a step is a noisy gradient. No
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, network
+from experiments.sweep import Sweep
 from experiments.tasks.leak_probe import LeakProbe
 from experiments.tasks.recipe import Data, Recipe
 

@@ -16,8 +16,8 @@ images, so the batch is as small as still suits the norms over a batch (docs/dec
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import METHODS, ResNetSpec

@@ -12,8 +12,8 @@ The cells are those of batch_size at its largest batch and at equal epochs, its 
 from dataclasses import replace
 from math import log2
 
-from experiments.config import Sweep
 from experiments.configs import batch_size
+from experiments.sweep import Sweep
 from experiments.tasks.training import Training
 
 METHODS = ("bn", "nf", "nf_agc")

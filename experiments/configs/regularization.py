@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.config import Sweep
 from experiments.scales import CROPS, DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe
 from experiments.tasks.training import Training
 

@@ -11,9 +11,9 @@ Same data, rate and schedule as `regularization`, for the same reason.
 
 from dataclasses import replace
 
-from experiments.config import Sweep
 from experiments.configs.regularization import SCALES
 from experiments.scales import crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe, Sam
 from experiments.tasks.training import Training
 

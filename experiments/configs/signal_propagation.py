@@ -13,8 +13,8 @@ reset it. The third part makes one change at a time that published plots are kno
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import CHANNELS, DATA
+from experiments.sweep import Sweep
 from experiments.tasks.data import SIDE
 from experiments.tasks.recipe import Data
 from experiments.tasks.signals import Signals

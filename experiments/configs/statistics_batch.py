@@ -15,8 +15,8 @@ methods whose gradient batch is 4 as well, beside 32, on fewer images: passes ov
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec

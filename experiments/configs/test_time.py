@@ -13,8 +13,8 @@ One training a method and seed, then every change and order. Rates are searched 
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.test_time import TestTime
 

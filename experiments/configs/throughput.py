@@ -12,9 +12,9 @@ Each record is one network beside its reference, in turns in one process: read t
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.configs.normalizers import ZOO
 from experiments.scales import network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip
 from experiments.tasks.throughput import Throughput
 from nfnets_lite.models import RESOLUTIONS, Spec, model_spec

@@ -13,8 +13,8 @@ one that the batch-size search chose for both methods at this batch, elsewhere n
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, crops, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.transfer import Transfer
 

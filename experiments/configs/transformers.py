@@ -10,8 +10,8 @@ Expected: most within a few points of layer norm, batch norm well behind; so sha
 
 from dataclasses import dataclass
 
-from experiments.config import Sweep
 from experiments.scales import CHANNELS, DATA, crops
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import ViTSpec, model_spec

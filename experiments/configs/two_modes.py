@@ -14,8 +14,8 @@ few classes are few-class for every method, gradients too: what group norm loses
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.config import Sweep
 from experiments.scales import DATA, network
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.two_modes import TwoModes
 from nfnets_lite.models import ResNetSpec

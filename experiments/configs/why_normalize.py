@@ -13,8 +13,8 @@ need no training; `signal_propagation` measures them.
 
 from dataclasses import dataclass, replace
 
-from experiments.config import Run, Sweep
 from experiments.scales import DATA, network
+from experiments.sweep import Run, Sweep
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from experiments import records
-from experiments.large.configs import NAMES, config, with_sam
-from experiments.large.plan import Machine, plan
-from experiments.large.processes import World, world
-from experiments.large.recipe import LargeRun, Layout
+from experiments.large.forecast import Machine, plan
+from experiments.large.imagenet import NAMES, config, with_sam
+from experiments.large.large_run import LargeRun, Layout
+from experiments.large.world import World, world
 from experiments.profiles import PROFILES
-from experiments.provenance import peak_memory_mb, provenance
 from experiments.records import Record
+from experiments.records.provenance import peak_memory_mb, provenance
 
 if TYPE_CHECKING:
     from experiments.large.loop import Result

@@ -12,8 +12,8 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.large.large_run import Augment
 from experiments.large.randaugment import rand_augment
-from experiments.large.recipe import Augment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

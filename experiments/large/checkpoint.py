@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 
-from experiments.large.processes import World
-from experiments.large.recipe import LargeRun
+from experiments.large.large_run import LargeRun
+from experiments.large.world import World
 from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.models import ResNet
 

@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from experiments.large.processes import World
+from experiments.large.world import World
 
 
 class Log:

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from experiments.large import augment, checkpoint
 from experiments.large.folder import IGNORED, Folder, Groups, TestImages, TrainImages, scan
+from experiments.large.large_run import LargeRun, Layout
 from experiments.large.log import Log
-from experiments.large.processes import World
-from experiments.large.recipe import LargeRun, Layout
 from experiments.large.trainer import Batch, Trainer
+from experiments.large.world import World
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.large.recipe import Augment
+from experiments.large.large_run import Augment
 
 OPERATIONS = (
     "rotate", "shear_x", "shear_y", "translate_x", "translate_y",

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.large import augment
-from experiments.large.processes import Replicas, World
-from experiments.large.recipe import LargeRun, Layout, rate_at
+from experiments.large.large_run import LargeRun, Layout, rate_at
+from experiments.large.world import Replicas, World
 from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.models import create_model

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from experiments.config import Outcome, Run
 from experiments.demos.atlas import ENTRIES, demonstration
-from experiments.demos.atlas.common import Scale
+from experiments.demos.atlas.shared import Scale
+from experiments.sweep import Outcome, Run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.config import Outcome
+from experiments.sweep import Outcome
 from experiments.tasks.clipping import clipping
 from experiments.tasks.optimizers import optimizer, set_rate
 from experiments.tasks.recipe import Recipe

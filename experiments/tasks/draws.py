@@ -144,8 +144,8 @@ def _span(centre: Tensor, length: Tensor, side: int) -> Tensor:
 
 
 def _randaugment(x: Tensor, u: Tensor, magnitude: float, split: Split) -> Tensor:
+    from experiments.large.large_run import Augment as Large
     from experiments.large.randaugment import rand_augment  # needs kornia, which only this augmentation does
-    from experiments.large.recipe import Augment as Large
 
     # The square and the shift at magnitude 10 are the recipe's parts of a side of 224 pixels.
     cutout, translate = (max(1, round(length * x.shape[-1] / 224)) for length in (40, 100))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from experiments.config import Outcome
+from experiments.sweep import Outcome
 from experiments.tasks.data import Split, load
 from experiments.tasks.descent import curve, one_thread, rate_at, seeded
 from experiments.tasks.draws import draw

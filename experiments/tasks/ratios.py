@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.config import Outcome
+from experiments.sweep import Outcome
 from experiments.tasks.data import Split, load
 from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import Draws, draw

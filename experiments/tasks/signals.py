@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.config import Outcome, Run
+from experiments.sweep import Outcome, Run
 from experiments.tasks.data import SIDE, load
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.mean_field import Moments, predict

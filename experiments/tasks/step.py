@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.config import T
+from experiments.sweep import T
 from experiments.tasks.clipping import clipping
 from experiments.tasks.data import Split
 from experiments.tasks.draws import Draws, batch

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.config import Outcome
+from experiments.sweep import Outcome
 from experiments.tasks.data import Split, load
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.step import How, on_stream

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments.config import Outcome, Run
+from experiments.sweep import Outcome, Run
 from experiments.tasks.clipping import clipping
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.optimizers import optimizer, set_rate

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.config import Outcome, Run, Setting, drain
+from experiments.sweep import Outcome, Run, Setting, drain
 from experiments.tasks.data import FULL, SIDE, Split, load
 from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import Draws, draw

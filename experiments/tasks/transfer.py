@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from experiments.config import Outcome, Run, Setting
+from experiments.sweep import Outcome, Run, Setting
 from experiments.tasks.data import load
 from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.recipe import Data, Recipe

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.config import Outcome, Run
+from experiments.sweep import Outcome, Run
 from experiments.tasks.data import FULL, Split, load
 from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import batch, draw

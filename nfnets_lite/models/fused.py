@@ -5,7 +5,7 @@ products pass over activations. Multiplied into weights, the same products pass 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -13,20 +13,35 @@ from torch.nn.modules.module import _has_any_global_hook
 from nfnets_lite import _fast
 from nfnets_lite.activations import ACTIVATIONS, ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d
-from nfnets_lite.models.parts import times
+from nfnets_lite.models.parts import StochasticDepth, times
+from nfnets_lite.models.residual import Join
 from nfnets_lite.padding import avg_pool_same
 from nfnets_lite.standardize import standardize_weight
 
-if TYPE_CHECKING:
-    from nfnets_lite.models.resnet import Block
+
+class Residual(Protocol):
+    """The members of a `Block` that its output is computed from."""
+
+    join: Join
+    transition: bool
+    pool_shortcut: bool
+    skip_gain: nn.Parameter | None
+    enter: nn.Sequential
+    branch: nn.Sequential
+    shortcut: nn.Module
+    drop: StochasticDepth
+    shift: nn.Module
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """The block and all of its parts."""
 
 
-def fused_block(block: "Block", x: Tensor) -> Tensor | None:
+def fused_block(block: Residual, x: Tensor) -> Tensor | None:
     """``block(x)`` to rounding, in fewer passes; None where the plain way has to be taken.
 
     The fused way needs a CPU in eager mode. No hook and no replaced ``forward`` may watch the block or its parts.
     """
-    if not _fast.applies_to(x) or _is_observed(block):
+    if not _fast.applies_to(x) or _is_observed(block.modules()):
         return None
     join = block.join
     factor, out = _run(_leaves(block.enter), 1.0, x)
@@ -44,11 +59,11 @@ def fused_block(block: "Block", x: Tensor) -> Tensor | None:
     return times(join.skip, shortcut) + block.drop(block.shift(out))  # type: ignore[no-any-return]
 
 
-def _is_observed(block: nn.Module) -> bool:
-    """Whether a hook, or a ``forward`` put on an instance, sees what goes through the block or its parts."""
+def _is_observed(modules: Iterable[nn.Module]) -> bool:
+    """Whether a hook, or a ``forward`` put on an instance, sees what goes through any of the modules."""
     return bool(_has_any_global_hook()) or any(  # type: ignore[no-untyped-call]
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or "forward" in vars(m)
-        for m in block.modules()
+        for m in modules
     )
 
 

@@ -50,7 +50,7 @@ class Block(nn.Module):
                 self.shortcut = nn.Sequential(CentringBias(plan.inputs), self.shortcut)
         self.drop = StochasticDepth(drop)
         self.skip_gain = None if join.gain is None else nn.Parameter(torch.tensor(float(join.gain)))
-        self.shift = ScalarBias() if spec.residual == "fixup" else nn.Identity()
+        self.shift: nn.Module = ScalarBias() if spec.residual == "fixup" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         fused = fused_block(self, x)

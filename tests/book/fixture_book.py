@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from book.layout import Book
+from book.tool.layout import Book
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -132,7 +132,7 @@ def make_book(root: Path) -> Book:
         "nfnets_lite/__init__.py": "",
         "nfnets_lite/core.py": '"""A stand-in."""\n\n\ndef double(x):\n    return 2 * x\n',
         "experiments/results/small/sweep.jsonl": '{"accuracy": 0.5}\n',
-        "experiments/claims.yaml": "claims: []\n",
+        "experiments/claims/claims.yaml": "claims: []\n",
         "book/_toc.yml": "format: jb-book\nroot: intro\nparts:\n- caption: Part\n  chapters:\n"
         "  - file: chapters/one\n- caption: Other\n  chapters:\n  - file: chapters/two\n",
         "book/intro.md": INTRO,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_records import run
 
-from book import atlas
+from book.figures import atlas_effects
 from experiments.configs.atlas import EFFECTS, Effect
 from experiments.records import Record
 
@@ -23,23 +23,27 @@ def graphs(leads: list[float]) -> list[Record]:
 
 @pytest.mark.parametrize(
     ("leads", "verdict"),
-    [([9.0, 10.0, 11.0], atlas.SEEN), ([0.0, 10.0, 20.0], atlas.UNSEEN), ([-9.0, -10.0, -11.0], atlas.UNSEEN)],
+    [
+        ([9.0, 10.0, 11.0], atlas_effects.SEEN),
+        ([0.0, 10.0, 20.0], atlas_effects.UNSEEN),
+        ([-9.0, -10.0, -11.0], atlas_effects.UNSEEN),
+    ],
 )
 def test_an_effect_is_seen_only_where_its_interval_is_above_zero(leads: list[float], verdict: str) -> None:
-    found = atlas.difference(graphs(leads), LEAD)
+    found = atlas_effects.difference(graphs(leads), LEAD)
     assert found.mean == pytest.approx(sum(leads) / 3)
-    assert atlas.verdict(found) == verdict
+    assert atlas_effects.verdict(found) == verdict
 
 
 def test_one_seed_has_no_interval_and_decides_nothing() -> None:
-    found = atlas.difference(graphs([30.0]), LEAD)
-    assert atlas.verdict(found) == atlas.UNSEEN
-    assert atlas.said(LEAD, found).endswith("+30.0 points (one seed, so no interval).")
+    found = atlas_effects.difference(graphs([30.0]), LEAD)
+    assert atlas_effects.verdict(found) == atlas_effects.UNSEEN
+    assert atlas_effects.said(LEAD, found).endswith("+30.0 points (one seed, so no interval).")
 
 
 def test_the_sentence_and_the_tables_hold_the_means() -> None:
-    page = atlas.Page(graphs([9.0, 10.0, 11.0]), Path("atlas.jsonl"))
-    sentence = atlas.said(LEAD, atlas.difference(page.entries["graphs"], LEAD))
+    page = atlas_effects.Page(graphs([9.0, 10.0, 11.0]), Path("atlas.jsonl"))
+    sentence = atlas_effects.said(LEAD, atlas_effects.difference(page.entries["graphs"], LEAD))
     assert sentence == ("**Effect seen.** Accuracy, BN minus LN: +10.0 points (95 % interval: +7.5 to +12.5).")
     header, rows = page.overview({"graphs": ("there", "Graphs", "statistics of nodes")})
     assert header[-1] == "verdict"

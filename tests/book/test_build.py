@@ -19,10 +19,10 @@ import pytest
 from fixture_book import PROFILES, REPO, make_book
 from typer.testing import CliRunner
 
-from book import build, side_by_side
-from book.build import Request, run, show_status
-from book.execute import clean
-from book.layout import Book, reduce_toc
+from book.tool import build, side_by_side
+from book.tool.build import Request, run, show_status
+from book.tool.execute import clean
+from book.tool.layout import Book, reduce_toc
 
 EXECUTE = Request(execute_only=True)
 
@@ -142,7 +142,7 @@ def test_page_content(built: Book) -> None:
 
 def test_a_second_build_in_one_folder_stops_with_a_line(tmp_path: Path) -> None:
     book = Book(REPO, REPO / "book", tmp_path / "out")
-    holder = "import sys; from book.layout import Book; from pathlib import Path; p = Path(sys.argv[1])\n"
+    holder = "import sys; from book.tool.layout import Book; from pathlib import Path; p = Path(sys.argv[1])\n"
     holder += "with Book(p, p, p).alone(): print('held', flush=True); sys.stdin.read()"
     process = [sys.executable, "-c", holder, str(book.out)]
     with subprocess.Popen(process, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
@@ -187,7 +187,7 @@ def test_changed_text_runs_that_chapter_only(copy: Book, capsys: pytest.CaptureF
     ("path", "why"),
     [
         ("nfnets_lite/core.py", "code"),
-        ("experiments/claims.yaml", "code"),
+        ("experiments/claims/claims.yaml", "code"),
         ("constraints.txt", "constraints"),
         ("experiments/results/small/sweep.jsonl", ""),  # the records of a profile that is not the one shown
         ("book/intro.md", ""),
@@ -266,7 +266,7 @@ def test_interrupt_keeps_what_is_finished(copy: Book, at_once: int) -> None:
     rewrite(copy.source / "chapters/two.md", "with Path", "import time\n\ntime.sleep(60)\nwith Path")
     program = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[2:4]; from fixture_book import PROFILES; "
-        "from book.build import Request, run; from book.layout import Book; root = Path(sys.argv[1]); "
+        "from book.tool.build import Request, run; from book.tool.layout import Book; root = Path(sys.argv[1]); "
         "sys.exit(run(Book(root, root / 'book', root / 'book/_build'), Request(at_once=int(sys.argv[4])), PROFILES))"
     )
     command = [sys.executable, "-c", program, str(copy.root), str(REPO), str(Path(__file__).parent), str(at_once)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from book.execute import parameter_names, read_chapter
-from book.layout import Book, front_matter
+from book.tool.execute import parameter_names, read_chapter
+from book.tool.layout import Book, front_matter
 
 REPO = Path(__file__).resolve().parents[2]
 BOOK = Book(REPO, REPO / "book", REPO / "book" / "_build")

@@ -7,10 +7,11 @@ import matplotlib.pyplot as plt
 import pytest
 from made_records import run
 
-from book.contest import Contest, Costs, contest, costs
-from experiments import config, records
-from experiments.measure import RESULTS
+from book.figures.contest import Contest, Costs, contest, costs
+from experiments import configs, records
+from experiments.obtain import RESULTS
 from experiments.records import Record, estimate
+from experiments.sweep import Sweep
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_costs_are_those_of_the_largest_batch_in_the_usual_format() -> None:
         setting = {"batch_size": batch, "side": 16, "channels_last": last, "compiled": False}
         return run(method, metrics={"ratio": ratio, "saved_mb": 4 * ratio}, **setting)
 
-    sweep = config.sweep("throughput", "small")
+    sweep = configs.sweep("throughput", "small")
     found = Costs([step("bn", 128, 1.0)], {}, {"bn": {"kept": 1.0}})
     assert found.conditions == "batch 128, 16 px"
     assert found.row("nf") == ["", ""]
@@ -59,9 +60,9 @@ def test_costs_are_those_of_the_largest_batch_in_the_usual_format() -> None:
 
 
 def test_a_contest_is_read_from_its_records() -> None:
-    sweep = config.sweep("normalizers", "small")
+    sweep = configs.sweep("normalizers", "small")
     ledger = records.read(records.path_of(RESULTS / "small", "normalizers"))
-    few = config.Sweep(sweep.name, sweep.cells[:3], sweep.rates, sweep.search_seeds, sweep.seeds)
+    few = Sweep(sweep.name, sweep.cells[:3], sweep.rates, sweep.search_seeds, sweep.seeds)
     found = contest(few, ledger, 12, reference=few.cells[0].method)
     assert list(found.runs) == list(found.accuracy) == [cell.method for cell in few.cells]
     assert len(found.behind) == 2

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from book.families import FAMILIES, dots, family
+from book.figures.families import FAMILIES, dots, family
 from experiments.records import estimate
 from nfnets_lite.models import model_spec
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nfnets_lite as nf
-from book.execute import execute, parameter_names, read_chapter
-from book.layout import Book, Job, Page, front_matter
+from book.tool.execute import execute, parameter_names, read_chapter
+from book.tool.layout import Book, Job, Page, front_matter
 
 REPO = Path(__file__).resolve().parents[2]
 GUIDES = sorted((REPO / "book" / "guides").glob("*.md"))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from book import lengths
-from experiments import claims, config
-from experiments.config import Run, Setting
-from experiments.measure import obtain
-from experiments.plan import best_setting, final_runs, search_runs
+from book.figures import lengths
+from experiments import claims, configs
+from experiments.obtain import obtain
 from experiments.records import Ledger, Record, append, path_of
+from experiments.study import best_setting, final_runs, search_runs
+from experiments.sweep import Run, Setting
 
-SWEEP = config.sweep("budget", "smoke")
+SWEEP = configs.sweep("budget", "smoke")
 
 
 def record(run: Run, accuracy: float) -> Record:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from made_records import run
 
-from book import lessons, plots
-from book.execute import read_chapter
-from book.lessons import Evidence
+from book.figures import lessons, plots
+from book.figures.lessons import Evidence
+from book.tool.execute import read_chapter
 from experiments.claims import Verdict
 from experiments.records import Record
 

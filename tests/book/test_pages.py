@@ -14,11 +14,12 @@ import pytest
 from fixture_book import PROFILES, make_book
 
 import nfnets_lite as nf
-from book import dress, explorers, status
-from book.build import Request, run
-from book.dress import dressed, given, records_shown, with_links
+from book.figures import explorers
+from book.tool import dress, status
+from book.tool.build import Request, run
+from book.tool.dress import dressed, given, records_shown, with_links
 from experiments import records
-from experiments.measure import RESULTS
+from experiments.obtain import RESULTS
 from experiments.tasks.mean_field import Moments, predict
 from nfnets_lite.models import model_spec
 

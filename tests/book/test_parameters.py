@@ -9,9 +9,9 @@ import nbformat
 import papermill
 import pytest
 
-from book.parameters import check, check_injected
-from experiments import measure, records
-from experiments.config import Sweep
+from book.figures.parameters import check, check_injected
+from experiments import obtain, records
+from experiments.sweep import Sweep
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_papermill_stops_in_the_cell_after_the_parameters(given: dict[str, str],
 def test_a_readers_notebook_leaves_the_committed_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     committed = tmp_path / "results" / "small" / "sam.jsonl"
     committed.parent.mkdir(parents=True)
-    committed.write_text((measure.RESULTS / "small" / "sam.jsonl").read_text().splitlines(keepends=True)[0])
-    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(measure, "INTERACTIVE", tmp_path / "interactive")
+    committed.write_text((obtain.RESULTS / "small" / "sam.jsonl").read_text().splitlines(keepends=True)[0])
+    monkeypatch.setattr(obtain, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(obtain, "INTERACTIVE", tmp_path / "interactive")
     wrote: list[Path] = []
 
     def run_left(sweep: Sweep, where: Any, console: Any) -> records.Ledger:
@@ -76,14 +76,14 @@ def test_a_readers_notebook_leaves_the_committed_records_alone(tmp_path: Path, m
             file.write("{torn")
         return records.read(path)
 
-    monkeypatch.setattr(measure, "run_left", run_left)
+    monkeypatch.setattr(obtain, "run_left", run_left)
     before = committed.read_bytes()
     for _ in range(2):
-        ledger = measure.obtain("sam", "small", "", rerun=True, device="cpu")
+        ledger = obtain.obtain("sam", "small", "", rerun=True, device="cpu")
         assert wrote.pop() == tmp_path / "interactive" / "small" / "sam.jsonl"
         assert len(ledger.records) == 1  # the committed ones are not trained again, and copied once
     assert committed.read_bytes() == before
-    measure.obtain("sam", "small", committed.parent, rerun=True, device="cpu")  # told so by name
+    obtain.obtain("sam", "small", committed.parent, rerun=True, device="cpu")  # told so by name
     assert wrote == [committed]
     with pytest.raises(ValueError, match="rerun='false' must be True or False"):
-        measure.obtain("sam", "small", rerun="false")  # type: ignore[arg-type]
+        obtain.obtain("sam", "small", rerun="false")  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fixture_book import PROFILES, REPO, make_book
 
-from book.build import Request, run
-from book.layout import Book, UsageError
-from book.pdf import BROWSERS, MARK, offer, print_book
+from book.tool.build import Request, run
+from book.tool.layout import Book, UsageError
+from book.tool.pdf import BROWSERS, MARK, offer, print_book
 
 
 def offered(book: Book) -> list[Path]:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from book.build import Request, plan
-from book.layout import Book
-from book.prices import price, price_of_config
-from experiments import config
+from book.tool.build import Request, plan
+from book.tool.layout import Book
+from book.tool.prices import price, price_of_config
+from experiments import configs
 from experiments.profiles import PROFILES
 
 REPO = Path(__file__).resolve().parents[2]
 BOOK = Book(REPO, REPO / "book", REPO / "book" / "_build")
 
 
-@pytest.mark.parametrize("name", config.names())
+@pytest.mark.parametrize("name", configs.names())
 def test_every_config_says_it_for_every_profile(name: str) -> None:
     for profile in PROFILES:
         said = price_of_config(BOOK, name, profile)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from made_records import run
 
-from book import mistake_tables, plots, ratio_plots
-from experiments import mistakes
+from book.figures import mistake_tables, plots, ratio_plots
+from experiments.demos import mistakes
 from experiments.records import Record
 from experiments.tasks.ratios import KINDS
 

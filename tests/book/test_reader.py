@@ -12,9 +12,9 @@ import pytest
 from bare_env import bare_env, run
 
 import nfnets_lite as nf
-from book.dress import REPOSITORY, dressed
-from book.execute import read_chapter
-from book.layout import Book, Page
+from book.tool.dress import REPOSITORY, dressed
+from book.tool.execute import read_chapter
+from book.tool.layout import Book, Page
 
 REPO = Path(__file__).resolve().parents[2]
 BOOK = Book(REPO, REPO / "book", REPO / "book" / "_build")

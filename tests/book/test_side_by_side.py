@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from book.side_by_side import AT_ONCE, cores, each, fitting
+from book.tool.side_by_side import AT_ONCE, cores, each, fitting
 
 needs_two_cores = pytest.mark.skipif(len(cores()) < 2, reason="needs two cores that the system lets be shared")
 

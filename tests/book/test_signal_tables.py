@@ -7,8 +7,8 @@ from math import exp
 import pytest
 from made_records import run
 
-from book import signal_tables
-from book.signal_plots import TITLES
+from book.figures import signal_tables
+from book.figures.signal_plots import TITLES
 from experiments.records import Record
 from nfnets_lite.activations import GAINS
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from made_records import run
 
-from book import speed_tables
-from book.tables import grouped
+from book.figures import speed_tables
+from book.figures.tables import grouped
 from experiments.bench.report import Bar, Report, Row, Side, Spread
 from experiments.bench.targets import F0, LARGER, LAST, RESNET, SYNC
 from experiments.records import Record

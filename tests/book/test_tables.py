@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 from made_records import run
 
-from book import plots, tables
+from book.figures import plots, tables
 from experiments.records import estimate
 
 

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from made_records import run
 
-from book import threshold_plots
+from book.figures import threshold_plots
 from experiments.records import Record
 
 # Accuracy by threshold (none among them) and rate; None diverged. Twice the rate wants half the threshold.

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from book.build import Request, run
+from book.tool.build import Request, run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from experiments import tasks
-from experiments.config import Run
-from experiments.demos.atlas.common import Scale
+from experiments.demos.atlas.shared import Scale
+from experiments.sweep import Run
 from experiments.tasks.atlas import Atlas
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.contrastive import Contrastive

@@ -1,8 +1,9 @@
 """Every condition of every claim once more, from the raw JSON lines: NumPy and SciPy, and none of this project's code.
 
 ``python tests/experiments/recompute_claims.py experiments/results/small`` prints a word for each claim. The rules are
-read from `claims.yaml`; how they are understood is written here a second time, from the text of `experiments.rules` and
-`experiments.regimes`. Numbers that are computed and not recorded are taken as given.
+read from `claims.yaml`; how they are understood is written here a second time, from the text of
+`experiments.claims.rules` and `experiments.claims.regimes`. Numbers that are computed and not recorded are taken as
+given.
 """
 
 from __future__ import annotations
@@ -467,7 +468,7 @@ def recompute(
     only: Collection[str] = (),
 ) -> dict[str, Row]:
     """Every claim, or only some, by the records of one folder."""
-    text = yaml.safe_load((ROOT / "experiments" / "claims.yaml").read_text(encoding="utf-8"))
+    text = yaml.safe_load((ROOT / "experiments" / "claims" / "claims.yaml").read_text(encoding="utf-8"))
     files: dict[str, list[Row]] = {}
     found = {}
     for claim in [one for one in text["claims"] if not only or one["id"] in only]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from experiments import records
-from experiments.config import Outcome, Sweep
 from experiments.engine import Where, run_sweep
 from experiments.records import Record
+from experiments.sweep import Outcome, Sweep
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec

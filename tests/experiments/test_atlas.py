@@ -12,13 +12,11 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import jaccard_score, roc_auc_score
 from torch import Tensor, nn
 
-from experiments import config
-from experiments.config import Outcome
+from experiments import configs
 from experiments.demos.atlas import (
     ENTRIES,
     certified,
     collapse,
-    common,
     demonstration,
     distilled,
     double_descent,
@@ -30,10 +28,12 @@ from experiments.demos.atlas import (
     pyramid,
     robust,
     segmenter,
+    shared,
     smoothness,
     spd,
 )  # fmt: skip
-from experiments.demos.atlas.common import Scale
+from experiments.demos.atlas.shared import Scale
+from experiments.sweep import Outcome
 from experiments.tasks.atlas import Atlas
 from experiments.tasks.recipe import Data
 
@@ -62,7 +62,7 @@ def test_a_tiny_run_gives_what_the_effects_compare_and_gives_it_twice(entry: str
     outcome = run.execute(CPU)
     assert outcome.status == "ok"
     assert torch.equal(torch.random.get_rng_state(), before)
-    for effect in config.module("atlas").EFFECTS[entry]:
+    for effect in configs.module("atlas").EFFECTS[entry]:
         assert {effect.plus, effect.minus} - {""} <= outcome.metrics.keys()
     if entry in ("segmenter", "double_descent"):  # one with data of its own, one with images
         assert run.execute(CPU) == outcome
@@ -81,19 +81,19 @@ def test_unknown_names_list_the_known() -> None:
         with pytest.raises(ValueError, match=r"entry='graph' is not known; use one of outliers, .*graphs"):
             call()
     with pytest.raises(ValueError, match=r"method='ln' is not known; use one of nf, bn, gn, none"):
-        common.layer("ln", 1, 4)
+        shared.layer("ln", 1, 4)
     with pytest.raises(ValueError, match=r"kind='fog' is not known; use one of noise, blur, contrast, bright"):
-        common.corrupt(torch.zeros(1, 1, 2, 2), "fog")
+        shared.corrupt(torch.zeros(1, 1, 2, 2), "fog")
 
 
 def test_every_entry_has_an_effect_and_a_cell_at_every_profile() -> None:
-    assert tuple(config.module("atlas").EFFECTS) == ENTRIES
+    assert tuple(configs.module("atlas").EFFECTS) == ENTRIES
     for profile in ("smoke", "small", "gpu", "paper"):
-        assert [cell.method for cell in config.sweep("atlas", profile).cells] == list(ENTRIES)
+        assert [cell.method for cell in configs.sweep("atlas", profile).cells] == list(ENTRIES)
 
 
 def test_scaled_linear_is_the_standardised_weight_times_its_gain() -> None:
-    linear, x = common.ScaledStdLinear(6, 4, gain=2.0), torch.randn(3, 6)
+    linear, x = shared.ScaledStdLinear(6, 4, gain=2.0), torch.randn(3, 6)
     weight = linear.weight.detach().numpy()
     centred = weight - weight.mean(1, keepdims=True)
     expected = x.numpy() @ (2 * centred / np.linalg.norm(centred, axis=1, keepdims=True)).T
@@ -423,7 +423,7 @@ def test_rounding_is_torch_s_fake_quantisation() -> None:
 
 @pytest.mark.parametrize("method", ["bn", "nf"])
 def test_a_quantised_network_of_many_bits_is_the_network_and_of_few_is_not(method: str) -> None:
-    model, x = common.Network(method, 8, 10).eval(), torch.randn(16, 1, 8, 8)
+    model, x = shared.Network(method, 8, 10).eval(), torch.randn(16, 1, 8, 8)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     bounds = distilled.ranges(model, x)
     outputs = model(x)
@@ -435,14 +435,14 @@ def test_a_quantised_network_of_many_bits_is_the_network_and_of_few_is_not(metho
 
 
 def test_distilled_images_have_the_network_s_statistics() -> None:
-    model = common.Network("bn", 4, 10)
+    model = shared.Network("bn", 4, 10)
     for _ in range(20):
         model(3 + 2 * torch.randn(32, 1, 8, 8))
     model.eval()
     loss = {}
     for updates in (0, 60):
         images, seen = distilled.distil(model, torch.Size((32, 1, 8, 8)), updates), []
-        norm = next(common.batch_norms(model))
+        norm = next(shared.batch_norms(model))
         hook = norm.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
         model(images)
         hook.remove()
@@ -452,7 +452,7 @@ def test_distilled_images_have_the_network_s_statistics() -> None:
 
 
 def test_designed_ranges_cover_what_a_network_sees_at_its_start() -> None:
-    model = common.Network("nf", 16, 10)
+    model = shared.Network("nf", 16, 10)
     for (low, high), (seen_low, seen_high) in zip(
         distilled.designed_ranges(model), distilled.ranges(model, torch.randn(64, 1, 8, 8)), strict=True
     ):
@@ -497,7 +497,7 @@ def test_spearman_is_scipy_s_with_ties() -> None:
 
 
 def test_clients_statistics_together_are_those_of_all_images() -> None:
-    model, images = common.Network("bn", 4, 10), torch.randn(20, 1, 8, 8)
+    model, images = shared.Network("bn", 4, 10), torch.randn(20, 1, 8, 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     parts = [pruned.client_statistics(model, part) for part in (images[:6], images[6:])]
     (mean, variance), whole = pruned.merged(parts, [6, 14])[0], model[0][0](images)
@@ -507,7 +507,7 @@ def test_clients_statistics_together_are_those_of_all_images() -> None:
 
 
 def test_pruning_keeps_the_largest_and_the_density_of_the_whole() -> None:
-    model = common.Network("bn", 8, 10)
+    model = shared.Network("bn", 8, 10)
     old = model.get_parameter("1.0.weight").detach().clone()
     sizes = [p.numel() for p in model.parameters() if p.ndim == 4]
     chosen = pruned.densities(sizes)
@@ -551,7 +551,7 @@ def test_overlap_is_scikit_learn_s_and_shapes_are_labelled() -> None:
 
 
 def test_printed_digits_are_ten_in_the_form_of_the_data() -> None:
-    _, test = common.digits(TINY, CPU)
+    _, test = shared.digits(TINY, CPU)
     made = robust.printed(40, test, torch.Generator().manual_seed(0))
     assert made.images.shape == (40, 1, 8, 8)
     assert torch.equal(made.labels[:12], torch.arange(12) % 10)
@@ -565,13 +565,13 @@ def test_printed_digits_are_ten_in_the_form_of_the_data() -> None:
 
 def test_corruptions_are_what_they_are_called() -> None:
     x = torch.randn(4, 1, 8, 8)
-    noise = common.corrupt(x, "noise", torch.Generator().manual_seed(0)) - x
+    noise = shared.corrupt(x, "noise", torch.Generator().manual_seed(0)) - x
     assert float(noise.std()) == pytest.approx(0.7, rel=0.1)
-    assert torch.allclose(common.corrupt(x, "blur")[0, 0, 3, 3], x[0, 0, 2:5, 2:5].mean())
-    half = common.corrupt(x, "contrast")
+    assert torch.allclose(shared.corrupt(x, "blur")[0, 0, 3, 3], x[0, 0, 2:5, 2:5].mean())
+    half = shared.corrupt(x, "contrast")
     assert torch.allclose(half.mean((1, 2, 3)), x.mean((1, 2, 3)), atol=1e-6)
     assert torch.allclose(half.std((1, 2, 3)), x.std((1, 2, 3)) / 2)
-    assert torch.equal(common.corrupt(x, "bright"), x + 1)
+    assert torch.equal(shared.corrupt(x, "bright"), x + 1)
 
 
 # Local attention

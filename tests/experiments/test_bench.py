@@ -5,9 +5,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments.bench import engine as bench
-from experiments.config import Sweep
+from experiments.bench import ordinary as bench
 from experiments.engine import STREAMS, Where
+from experiments.sweep import Sweep
 
 CPU = torch.device("cpu")
 

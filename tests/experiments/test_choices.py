@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from torch import nn
 
-from experiments import config
+from experiments import configs
 from experiments.profiles import PROFILES
 from nfnets_lite import ScaledStdConv2d, create_model
 
@@ -14,7 +14,7 @@ each_profile = pytest.mark.parametrize("profile", PROFILES)
 
 @each_profile
 def test_activations_differ_in_nothing_else(profile: str) -> None:
-    sweep = config.sweep("activations", profile)
+    sweep = configs.sweep("activations", profile)
     by_method: dict[str, list[dict[str, object]]] = {}
     for cell in sweep.cells:
         resolved = {**cell.resolved, "model": {**cell.resolved["model"], "activation": ""}}
@@ -26,7 +26,7 @@ def test_activations_differ_in_nothing_else(profile: str) -> None:
 
 @each_profile
 def test_depth_wise_networks_share_their_shape_and_budget(profile: str) -> None:
-    sweep = config.sweep("depthwise", profile)
+    sweep = configs.sweep("depthwise", profile)
     three = {cell.method: cell for cell in sweep.cells[:3]}
     assert len({(cell.recipe, cell.data) for cell in three.values()}) == 1
     assert len({tuple(cell.model.blocks()) for cell in sweep.cells}) == 1
@@ -51,12 +51,12 @@ def test_depth_wise_networks_share_their_shape_and_budget(profile: str) -> None:
 
 @each_profile
 def test_collapse_halves_the_rate_and_takes_those_of_other_sweeps(profile: str) -> None:
-    sweep = config.sweep("collapse", profile)
+    sweep = configs.sweep("collapse", profile)
     usual, halved, *augmented = sweep.cells
     assert halved == usual.at_rate(usual.recipe.lr / 2)
     assert sweep.rates == ()
     assert len(sweep.seeds) == 5
-    regularized = {cell.method: cell for cell in config.sweep("regularization", profile).cells}
+    regularized = {cell.method: cell for cell in configs.sweep("regularization", profile).cells}
     clipped = regularized["nf_agc:none"]
     for cell in augmented:
         assert (cell.data, cell.recipe.lr, cell.recipe.batch_size) == (
@@ -71,7 +71,7 @@ def test_collapse_halves_the_rate_and_takes_those_of_other_sweeps(profile: str) 
 
 @each_profile
 def test_finer_rates_are_those_of_the_batch_size_sweep_and_more(profile: str) -> None:
-    finer, whole = config.sweep("rate_grid", profile), config.sweep("batch_size", profile)
+    finer, whole = configs.sweep("rate_grid", profile), configs.sweep("batch_size", profile)
     assert {cell.method for cell in finer.cells} == {"bn", "nf", "nf_agc"}
     assert set(finer.cells) <= set(whole.cells)
     assert {cell.recipe.batch_size for cell in finer.cells} == {max(c.recipe.batch_size for c in whole.cells)}

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from experiments import claims, config, plan, records, rules, selection
-from experiments.evidence import Finding, findings
+from experiments import claims, configs, records, study
+from experiments.claims import rules, selection, verdict
+from experiments.claims.evidence import Finding, findings
 from experiments.profiles import PROFILES
-from experiments.record import Record
-from experiments.statistics import Estimate
+from experiments.records.record import Record
+from experiments.records.statistics import Estimate
+from experiments.sweep import Run
 
-SMALL = Path(claims.__file__).parent / "results" / "small" / "batch_size.jsonl"
+SMALL = Path(claims.__file__).parents[1] / "results" / "small" / "batch_size.jsonl"
 WIGGLE = [-1.0, 0.0, 1.0, 0.5, -0.5]
 NAMED = [f"NF-{i}" for i in range(1, 22)] + [f"SP-{i}" for i in range(1, 13)] + [f"SK-{i}" for i in range(1, 8)]
 NAMED += [f"RS-{i}" for i in range(1, 6)]
@@ -23,7 +25,7 @@ NAMED += [f"RS-{i}" for i in range(1, 6)]
 def conditions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The claims without their preconditions, whose tests are in `test_regimes`."""
     alone = {name: replace(claim, regime=()) for name, claim in claims.claims().items()}
-    monkeypatch.setattr(claims, "claims", lambda: alone)
+    monkeypatch.setattr(verdict, "claims", lambda: alone)
 
 
 def final(method: str, size: int, accuracies: list[float], **recipe: Any) -> list[Record]:
@@ -283,7 +285,7 @@ def test_bounds(bound: dict[str, Any], values: list[float], outcome: str) -> Non
 def test_a_condition_that_holds_in_part_is_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"id": "X-1", "statement": "s", "source": "s", "paper": "p", "verdict_from": "gpu", "config": "batch_size"}
     rule = [{"name": "n", "plus": "bn", "minus": "nf", "at_least": 5, "partly": 0, **AT_4096}]
-    monkeypatch.setattr(claims, "claims", lambda: claims.load(json.dumps({"claims": [{**entry, "conditions": rule}]})))
+    monkeypatch.setattr(verdict, "claims", lambda: claims.load(json.dumps({"claims": [{**entry, "conditions": rule}]})))
     verdicts = [claims.judge("X-1", sweep(nf=nf, agc=0.9), "gpu").verdict for nf in (0.8, 0.88, 0.91)]
     assert verdicts == ["reproduced", "partly", "not reproduced"]
 
@@ -394,7 +396,7 @@ def test_the_ledger_is_whole() -> None:
     assert [name for name in known if name.startswith(("NF", "SP", "SK", "RS"))] == NAMED
     for claim in known.values():
         assert claim.setting, claim.id
-        assert set(claim.configs) <= set(config.names())
+        assert set(claim.configs) <= set(configs.names())
         main = [condition for condition in claim.conditions if not condition.guard]
         assert claim.why or main, claim.id
         assert not re.search("second hand|from memory", claim.paper, re.I), claim.id
@@ -418,7 +420,7 @@ class Anything(dict[str, float]):
 
 def planned(name: str, profile: str) -> list[Record]:
     """A record for every run of a config: each cell once in the search, at the first rate, and once for each seed."""
-    made = config.sweep(name, profile)
+    made = configs.sweep(name, profile)
     grids = [(cell, made.grid(cell).settings()[0]) for cell in made.cells] if made.searched else []
     finals = [run for cell, setting in grids for run in made.at(cell, setting)] or made.as_they_are()
     return [
@@ -446,10 +448,10 @@ def test_a_rule_finds_each_of_its_runs_in_its_configs(claim_id: str, smoke: bool
 
 @pytest.mark.usefixtures("conditions_alone")
 def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
-    made = config.sweep("batch_size", "smoke")
+    made = configs.sweep("batch_size", "smoke")
     accuracy = {"bn": 0.9, "gn": 0.9, "nf": 0.8, "nf_agc": 0.9}
 
-    def record(run: config.Run, profile: str) -> Record:
+    def record(run: Run, profile: str) -> Record:
         large = run.resolved["recipe"]["batch_size"] == 512
         numbers = {"accuracy": accuracy[run.method.removesuffix(":updates")] if large else 0.9}
         return Record(
@@ -457,7 +459,7 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
             run.NUMERICS - (profile == "smoke"),
         )  # fmt: skip
 
-    def write(profile: str, runs: list[config.Run]) -> None:
+    def write(profile: str, runs: list[Run]) -> None:
         (tmp_path / profile).mkdir()
         lines = [record(run, profile).line() for run in runs]
         records.path_of(tmp_path / profile, "batch_size").write_bytes(b"".join(lines))
@@ -467,11 +469,11 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     ledger = records.read(records.path_of(tmp_path / "smoke", "batch_size"))
     (tmp_path / "smoke" / "batch_size.jsonl").unlink()
     (tmp_path / "smoke").rmdir()
-    write("smoke", [*runs, *plan.final_runs(made, ledger)])
-    write("gpu", config.sweep("batch_size", "gpu").search())  # the final runs are still to come
+    write("smoke", [*runs, *study.final_runs(made, ledger)])
+    write("gpu", configs.sweep("batch_size", "gpu").search())  # the final runs are still to come
 
     found = {verdict.claim.id: verdict for verdict in claims.verdicts(tmp_path)}
-    assert found["NF-8"].stale == len(runs) + len(plan.final_runs(made, ledger))
+    assert found["NF-8"].stale == len(runs) + len(study.final_runs(made, ledger))
     assert list(found) == list(claims.claims())
     assert (found["NF-8"].verdict, found["NF-8"].profile) == ("reproduced", "smoke")
     assert "smoke scale only" in found["NF-8"].scale
@@ -495,7 +497,7 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
         path.write_bytes(b"".join(kept))
 
 
-NOTE = Path(claims.__file__).parents[1] / "docs" / "decisions" / "2026-11-22-surprising-results-once-more.md"
+NOTE = Path(claims.__file__).parents[2] / "docs" / "decisions" / "2026-11-22-surprising-results-once-more.md"
 ROW = re.compile(r"^\| ([A-Z]{2}-\d+), .*?" + r"\| (-?[\d.]+) ± ([\d.]+) " * 3 + r"\|$", re.M)
 
 
@@ -515,8 +517,8 @@ def test_what_is_told_of_other_seeds_is_what_their_records_say() -> None:
         records_of = [
             records.read(SMALL.parents[1] / "six_seeds" / f"{c}.jsonl") for c in claims.claims()[name].configs
         ]
-        sweeps = [config.sweep(c, "small").with_seeds(6) for c in claims.claims()[name].configs]
-        done = [r for pair in zip(sweeps, records_of) for r in plan.stages(*pair)[1]]
+        sweeps = [configs.sweep(c, "small").with_seeds(6) for c in claims.claims()[name].configs]
+        done = [r for pair in zip(sweeps, records_of) for r in study.stages(*pair)[1]]
         found: list[list[float]] = [[] for _ in rows]
         for seeds in ((0, 1, 2), (3, 4, 5), range(6)):
             for row, condition in zip(found, claims.claims()[name].conditions, strict=True):

@@ -1,15 +1,15 @@
 import pytest
 
-from experiments import config
+from experiments import configs
 from experiments.profiles import PROFILES
 from experiments.tasks.training import Training, updates_of
 
 
-@pytest.mark.parametrize("name", config.names())
+@pytest.mark.parametrize("name", configs.names())
 def test_contract_and_every_profile(name: str) -> None:
-    assert set(config.contract(name)) == {"Question", "Paper", "Command", "Cost", "Expected"}
+    assert set(configs.contract(name)) == {"Question", "Paper", "Command", "Cost", "Expected"}
     for profile in PROFILES:
-        sweep = config.sweep(name, profile)
+        sweep = configs.sweep(name, profile)
         assert sweep.name == name
         assert not set(sweep.search_seeds) & set(sweep.seeds), "a final seed was searched on"
         assert len(sweep.seeds) >= 3
@@ -17,7 +17,7 @@ def test_contract_and_every_profile(name: str) -> None:
 
 def test_batch_size_sweep_is_as_wide_as_promised() -> None:
     for profile in PROFILES:
-        sweep = config.sweep("batch_size", profile)
+        sweep = configs.sweep("batch_size", profile)
         halves = {half: [c for c in sweep.cells if (c.recipe.updates is None) == half] for half in (True, False)}
         for equal_epochs, cells in halves.items():
             sizes = {cell.recipe.batch_size for cell in cells}
@@ -32,7 +32,7 @@ def test_batch_size_sweep_is_as_wide_as_promised() -> None:
 
 def test_equal_updates_are_those_of_one_batch_size_at_equal_epochs() -> None:
     for profile in ("smoke", "small", "gpu"):
-        cells = [cell for cell in config.sweep("batch_size", profile).cells if isinstance(cell, Training)]
+        cells = [cell for cell in configs.sweep("batch_size", profile).cells if isinstance(cell, Training)]
         others = {cell.recipe.batch_size for cell in cells if cell.recipe.updates is not None}
         wanted = {cell.recipe.updates for cell in cells} - {None}
         epochs = [cell for cell in cells if cell.recipe.updates is None]
@@ -43,12 +43,12 @@ def test_equal_updates_are_those_of_one_batch_size_at_equal_epochs() -> None:
 
 def test_depth_scaling_reaches_a_thousand_layers_with_every_method() -> None:
     for profile in PROFILES:
-        cells = [cell for cell in config.sweep("depth_scaling", profile).cells if isinstance(cell, Training)]
+        cells = [cell for cell in configs.sweep("depth_scaling", profile).cells if isinstance(cell, Training)]
         depths = sorted({sum(cell.model.depth) for cell in cells})
         assert 2 * depths[-1] + 2 >= (50 if profile == "smoke" else 998)
         for depth in depths:
             here = [cell for cell in cells if sum(cell.model.depth) == depth]
-            assert [cell.method for cell in here] == list(config.module("depth_scaling").METHODS)
+            assert [cell.method for cell in here] == list(configs.module("depth_scaling").METHODS)
             assert len({(cell.data, cell.recipe) for cell in here}) == 1, (
                 "methods at one depth differ in more than that"
             )
@@ -59,14 +59,14 @@ def test_depth_scaling_reaches_a_thousand_layers_with_every_method() -> None:
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(ValueError, match=r"config 'batchsize' is not known; use one of .*batch_size"):
-        config.sweep("batchsize", "smoke")
+        configs.sweep("batchsize", "smoke")
     with pytest.raises(ValueError, match=r"profile='tiny' is not known; use one of smoke, small, gpu, paper"):
-        config.sweep("batch_size", "tiny")
+        configs.sweep("batch_size", "tiny")
     with pytest.raises(ValueError, match="seeds=0"):
-        config.sweep("batch_size", "smoke").with_seeds(0)
+        configs.sweep("batch_size", "smoke").with_seeds(0)
 
 
 def test_a_missing_contract_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config.module("batch_size"), "__doc__", "Title\n\nQuestion: why?\nPaper: none\n")
+    monkeypatch.setattr(configs.module("batch_size"), "__doc__", "Title\n\nQuestion: why?\nPaper: none\n")
     with pytest.raises(ValueError, match="lacks Command, Cost, Expected"):
-        config.contract("batch_size")
+        configs.contract("batch_size")

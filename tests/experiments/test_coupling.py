@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import config
+from experiments import configs
 from experiments.tasks.contrastive import Contrastive, probe, view
 from experiments.tasks.data import Split, load
 from experiments.tasks.leak_probe import Batches, LeakProbe, coupling
@@ -171,8 +171,8 @@ def test_what_cannot_be_is_refused() -> None:
 
 def test_configs_compare_what_they_promise() -> None:
     for profile in ("smoke", "small"):
-        cells = {cell.method: cell for cell in config.sweep("contrastive", profile).cells}
+        cells = {cell.method: cell for cell in configs.sweep("contrastive", profile).cells}
         assert cells["bn"].model == cells["bn_shuffled"].model  # type: ignore[attr-defined]
         assert len({cell.recipe for cell in cells.values()}) == 1  # type: ignore[attr-defined]
-        gaps = [cell for cell in config.sweep("two_modes", profile).cells if cell.classes == 0]  # type: ignore[attr-defined]
+        gaps = [cell for cell in configs.sweep("two_modes", profile).cells if cell.classes == 0]  # type: ignore[attr-defined]
         assert len({cell.recipe.batch_size for cell in gaps}) == 1  # type: ignore[attr-defined]

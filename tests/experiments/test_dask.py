@@ -14,10 +14,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from small_sweep import outcomes, sweep, where
 
-from experiments import cluster, records
-from experiments.config import Run, drain
-from experiments.engine import _job, run_sweep
+from experiments import records
+from experiments.engine import cluster, run_sweep
+from experiments.engine.runner import _job
 from experiments.records import Record
+from experiments.sweep import Run, drain
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -66,9 +66,9 @@ def test_no_design_was_committed_after_its_records_began() -> None:
 
 
 def test_a_design_names_a_sweep() -> None:
-    from experiments import config
+    from experiments import configs
 
-    assert set(notes(ROOT)) <= set(config.names())
+    assert set(notes(ROOT)) <= set(configs.names())
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ TOLD = ROOT / "docs" / "decisions" / "2026-11-30-batch-size-redesign-told.md"
 
 def test_what_is_told_of_the_first_batch_size_records_is_what_they_say() -> None:
     from experiments import records
-    from experiments.effects import compare
+    from experiments.claims.effects import compare
 
     cells: dict[tuple[str, int], dict[int, float]] = {}
     for record in records.read(ROOT / "experiments" / "results" / "superseded" / "batch_size-2026-11-21.jsonl").records:

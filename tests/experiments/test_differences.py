@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import nfnets_lite as nf
-from experiments import differences
-from experiments.differences import FORWARD, clipped_classifier, clipped_gains, logit_difference
+from experiments.demos import differences
+from experiments.demos.differences import FORWARD, clipped_classifier, clipped_gains, logit_difference
 
 
 @pytest.fixture(scope="module")

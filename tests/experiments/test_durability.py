@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # workers import small_sweep by 
 import small_sweep
 from small_sweep import outcomes, sweep, where
 
-from experiments import engine, records
-from experiments.engine import run_sweep
+from experiments import records
+from experiments.engine import run_sweep, runner
 from experiments.tasks.training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,8 +140,8 @@ def test_a_full_file_system(tmp_path: Path) -> None:
 def test_a_clock_that_jumps_back_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wall = iter(range(10**9, 0, -(10**6)))
     real: Callable[..., Any] = time.gmtime
-    monkeypatch.setattr(engine.time, "gmtime", lambda: real(next(wall)))
-    monkeypatch.setattr(engine.time, "time", lambda: next(wall))
+    monkeypatch.setattr(runner.time, "gmtime", lambda: real(next(wall)))
+    monkeypatch.setattr(runner.time, "time", lambda: next(wall))
     run_sweep(sweep(seeds=2, epochs=1), where(tmp_path), lambda _: None)
     found = records.read(records.path_of(tmp_path, "small")).records
     starts = [r.provenance["start"] for r in found]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.effects import Exact, Shares, compare, homogeneous, paired_over_independent
+from experiments.claims.effects import Exact, Shares, compare, homogeneous, paired_over_independent
 
 A, B = [70.1, 71.3, 70.4], [68.0, 69.5, 69.1]
 WIDE = [60.0, 75.0, 81.0, 66.0, 90.0]

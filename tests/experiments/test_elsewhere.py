@@ -13,11 +13,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments import config, records, run
-from experiments.config import Run, Sweep
-from experiments.elsewhere import on_data, stuck
-from experiments.record import Record
+from experiments import cli, configs, records
+from experiments.records.record import Record
+from experiments.sweep import Run, Sweep
 from experiments.tasks import data
+from experiments.tasks.elsewhere import on_data, stuck
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
 from experiments.tasks.transfer import Transfer
@@ -43,7 +43,7 @@ def as_it_was(cell: Run) -> Run:
 
 @pytest.mark.parametrize("profile", ["small", "gpu"])
 def test_what_trains_on_all_classes_moves_and_changes_in_nothing_else(profile: str) -> None:
-    sweeps = {name: config.sweep(name, profile) for name in config.names()}
+    sweeps = {name: configs.sweep(name, profile) for name in configs.names()}
     movable = MOVED - ({"depth_scaling"} if profile == "small" else set())  # there on Fashion-MNIST
     assert {name for name, sweep in sweeps.items() if not stuck(sweep)} == movable
     for name in sorted(movable):
@@ -62,7 +62,7 @@ def test_what_trains_on_all_classes_moves_and_changes_in_nothing_else(profile: s
 )
 def test_what_cannot_move_is_refused(name: str, profile: str, where: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
-        on_data(config.sweep(name, profile), where)
+        on_data(configs.sweep(name, profile), where)
 
 
 @pytest.fixture
@@ -94,11 +94,11 @@ def test_a_moved_run_learns_a_hundred_classes() -> None:
 def test_the_command_keeps_its_records_apart_and_says_the_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.measure.RESULTS", tmp_path)
+    monkeypatch.setattr("experiments.obtain.RESULTS", tmp_path)
     accuracy = {"nf_agc:sgd": 0.85, "nf_agc:sam": 0.87, "nf_agc:sam_fifth": 0.88, "nf_agc:sam_other": 0.84}
     path = records.path_of(tmp_path / "small_cifar100", "sam")
     path.parent.mkdir()
-    for cell in on_data(config.sweep("sam", "small"), "cifar100").as_they_are():
+    for cell in on_data(configs.sweep("sam", "small"), "cifar100").as_they_are():
         metrics = {"accuracy": accuracy.get(cell.method, 0.85) + cell.seed / 1e4, "train_accuracy": 0.95}
         origin = {"device": "a device", "seconds": 1.0}
         made = Record(
@@ -106,19 +106,19 @@ def test_the_command_keeps_its_records_apart_and_says_the_verdicts(
             cell.NUMERICS,
         )  # fmt: skip
         records.append(path, made)
-    said = CliRunner().invoke(run.app, ["run", "sam", "--profile", "small", "--data", "cifar100"])
+    said = CliRunner().invoke(cli.app, ["run", "sam", "--profile", "small", "--data", "cifar100"])
     assert said.exit_code == 0, said.output
     assert "0 runs left" in said.output
     assert "NF-13: reproduced" in said.output
     assert "a fifth of the batch is enough: 1" in said.output  # a point better
-    assert "NF-13" not in CliRunner().invoke(run.app, ["run", "sam", "--profile", "small", "--dry-run"]).output
+    assert "NF-13" not in CliRunner().invoke(cli.app, ["run", "sam", "--profile", "small", "--dry-run"]).output
 
 
 def test_of_all_configs_those_that_cannot_move_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "QUEUE", ("sam", "leak_probe"))
-    monkeypatch.setattr(config, "names", lambda: ["leak_probe", "sam"])
+    monkeypatch.setattr(configs, "QUEUE", ("sam", "leak_probe"))
+    monkeypatch.setattr(configs, "names", lambda: ["leak_probe", "sam"])
     options = ["--profile", "gpu", "--data", "cifar100", "--dry-run", "--device", "cpu"]
-    said = CliRunner().invoke(run.app, ["run", "all", *options])
+    said = CliRunner().invoke(cli.app, ["run", "all", *options])
     assert said.exit_code == 0, said.output
     assert "sam, gpu: 40 runs left on cpu" in said.output
     assert "leak_probe, gpu: asks for its own data, left out" in said.output

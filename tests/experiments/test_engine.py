@@ -15,11 +15,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from experiments import config, engine, records
-from experiments import run as command
-from experiments.config import Grid, Outcome, Run, Setting, Sweep, drain
-from experiments.engine import Where, run_sweep
-from experiments.plan import best_rate, best_setting, grid, pending, stages, stale
+from experiments import cli as command
+from experiments import configs, records
+from experiments.engine import Where, resolve_device, run_sweep, runner
+from experiments.study import best_rate, best_setting, grid, pending, stages, stale
+from experiments.sweep import Grid, Outcome, Run, Setting, Sweep, drain
 from experiments.tasks.ratios import Ratios
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -157,10 +157,10 @@ def test_a_tie_goes_to_the_smaller_rate_and_divergence_counts_as_chance(tmp_path
 
 def test_unknown_device() -> None:
     with pytest.raises(ValueError, match="device='gpu7' is not known; use auto, cpu, cuda"):
-        engine.resolve_device("gpu7")
+        resolve_device("gpu7")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="finds no CUDA device here"):
-            engine.resolve_device("cuda")
+            resolve_device("cuda")
 
 
 # The command line
@@ -168,7 +168,7 @@ def test_unknown_device() -> None:
 
 def all_runs() -> int:
     """Runs of the smoke profile's batch-size sweep, before any is recorded."""
-    sweep = config.sweep("batch_size", "smoke")
+    sweep = configs.sweep("batch_size", "smoke")
     return len(sweep.search()) + len(sweep.cells) * len(sweep.seeds)
 
 
@@ -260,7 +260,7 @@ def test_doctor_names_the_folder_that_data_scripts_write_to(tmp_path: Path, monk
 def test_progress_is_at_most_twenty_lines_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    from experiments.progress import progress
+    from experiments.engine.progress import progress
 
     ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     with progress("tiny", 97, Console(width=200)) as report:
@@ -276,7 +276,7 @@ def test_a_notebook_shows_one_output_that_changes(monkeypatch: pytest.MonkeyPatc
     from IPython import display
     from rich.console import Console
 
-    from experiments.progress import progress
+    from experiments.engine.progress import progress
 
     shown: list[tuple[dict[str, str], bool]] = []
     monkeypatch.setattr(display, "display", lambda data, update, **_: shown.append((data, update)))
@@ -294,7 +294,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
 
     from rich.console import Console
 
-    from experiments.progress import progress
+    from experiments.engine.progress import progress
 
     ledger, out = run_sweep(tiny(), where(tmp_path), lambda _: None), StringIO()
     with progress("tiny", 2, Console(file=out, force_terminal=True, force_jupyter=False, width=120)) as report:
@@ -304,7 +304,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
 
 
 def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path) -> None:
-    from experiments.cost import all_runs, cost, estimates
+    from experiments.engine.cost import all_runs, cost, estimates
 
     def at(batch: int, lr: float = 0.05, **recipe: float) -> Training:
         return replace(cell, recipe=replace(cell.recipe, lr=lr, batch_size=batch, **recipe))  # type: ignore[arg-type]
@@ -329,7 +329,7 @@ def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path
 
 
 def test_no_run_is_begun_when_time_is_up_and_the_rest_is_done_later(tmp_path: Path) -> None:
-    from experiments.dispatch import OutOfTime
+    from experiments.engine.dispatch import OutOfTime
 
     ends: list[records.Record] = []
     with pytest.raises(OutOfTime, match="2 runs were not begun"):
@@ -340,7 +340,7 @@ def test_no_run_is_begun_when_time_is_up_and_the_rest_is_done_later(tmp_path: Pa
 
 
 def test_the_runs_under_way_when_time_is_up_are_recorded(tmp_path: Path) -> None:
-    from experiments.dispatch import OutOfTime
+    from experiments.engine.dispatch import OutOfTime
 
     ends: list[records.Record] = []
     long = replace(tiny(), rates=(0.01, 0.02, 0.03, 0.05))
@@ -354,8 +354,8 @@ def test_the_runs_under_way_when_time_is_up_are_recorded(tmp_path: Path) -> None
 def test_all_configs_go_on_where_the_time_was_up_in_a_folder_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "names", lambda: ["tiny"])
-    monkeypatch.setattr(config, "sweep", lambda name, profile: tiny())
+    monkeypatch.setattr(configs, "names", lambda: ["tiny"])
+    monkeypatch.setattr(configs, "sweep", lambda name, profile: tiny())
     folder = tmp_path / "lent"
     options = ("run", "all", "--results", str(folder), "--workers", "1", "--device", "cpu", "--minutes")
     code, text = invoke(*options, "0")
@@ -375,11 +375,11 @@ def test_all_configs_go_on_where_the_time_was_up_in_a_folder_of_ones_own(
 def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import config
-    from experiments.status import rows
+    from experiments import configs
+    from experiments.cli import rows
 
-    monkeypatch.setattr(config, "names", lambda: ["tiny"])
-    monkeypatch.setattr(config, "sweep", lambda name, profile: tiny(seeds=3))
+    monkeypatch.setattr(configs, "names", lambda: ["tiny"])
+    monkeypatch.setattr(configs, "sweep", lambda name, profile: tiny(seeds=3))
     ledger = run_sweep(tiny(), where(tmp_path / "smoke"), lambda _: None)
     last = ledger.records[-1]
     records.append(ledger.path, replace(last, status="failed", numerics=0))
@@ -392,10 +392,10 @@ def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
 
 def test_energy_is_noted_where_the_driver_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter((100.0, 103.5))
-    monkeypatch.setattr(engine, "energy_j", lambda device: next(readings))
-    assert drain(engine._job(tiny().search()[0], "tiny", "smoke", torch.device("cpu"))).provenance["energy_j"] == 3.5
-    monkeypatch.setattr(engine, "energy_j", lambda device: None)
-    assert "energy_j" not in drain(engine._job(tiny().search()[0], "t", "smoke", torch.device("cpu"))).provenance
+    monkeypatch.setattr(runner, "energy_j", lambda device: next(readings))
+    assert drain(runner._job(tiny().search()[0], "tiny", "smoke", torch.device("cpu"))).provenance["energy_j"] == 3.5
+    monkeypatch.setattr(runner, "energy_j", lambda device: None)
+    assert "energy_j" not in drain(runner._job(tiny().search()[0], "t", "smoke", torch.device("cpu"))).provenance
 
 
 def test_ctrl_c_keeps_finished_runs_and_the_next_start_resumes(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_a_worker_keeps_the_memory_of_a_step_for_the_next() -> None:
     # It takes a dozen steps until the heap settles: what else asks for memory may cut a freed block up.
     steps = """
 import resource, sys, torch
-from experiments.processes import start_worker
+from experiments.engine.workers import start_worker
 if sys.argv[1] == "kept":
     start_worker()
 def faults():

@@ -1,19 +1,27 @@
 """The key of a run: what it depends on, and what it must not depend on."""
 
+import ast
+import importlib
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import config
-from experiments.config import APART, Run
-from experiments.cost import all_runs
-from experiments.keys import key_of
-from experiments.large import configs as large
-from experiments.large.recipe import LargeRun
+from experiments import configs
+from experiments.engine.cost import all_runs
+from experiments.large import imagenet as large
+from experiments.large.large_run import LargeRun
+from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
+from experiments.records import path_of, read
+from experiments.records.keys import key_of
+from experiments.study import recorded, stale
+from experiments.sweep import APART, Run, Sweep
+from experiments.tasks.leak_probe import LeakProbe
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe
 from experiments.tasks.signals import Signals
 from experiments.tasks.training import Training
@@ -118,11 +126,32 @@ def test_runs_that_differ_anywhere_have_keys_of_their_own() -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_runs_of_all_configs_have_keys_of_their_own(profile: str) -> None:
-    for name in config.names():
-        runs = all_runs(config.sweep(name, profile))
+    for name in configs.names():
+        runs = all_runs(configs.sweep(name, profile))
         assert len({json.dumps(run.resolved, sort_keys=True) for run in runs.values()}) == len(runs)
 
 
 def test_equal_numbers_have_one_key_and_labels_and_seeds_none() -> None:
     assert replace(RUN, method="other", seed=5).key == RUN.key
     assert replace(RUN, model=replace(SPEC, dropout=0)).key == RUN.key  # 0 and 0.0 are one default
+
+
+def test_a_moved_and_reworded_module_changes_the_state_of_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = ast.parse(Path(inspect.getfile(LeakProbe)).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body[0] = ast.Expr(ast.Constant("Other words."))
+    (tmp_path / "moved_probe.py").write_text(ast.unparse(tree), encoding="utf-8")  # without comments, too
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = importlib.import_module("moved_probe").LeakProbe
+    assert kind.__doc__ == "Other words."
+    before, ledger = configs.sweep("leak_probe", "small"), read(path_of(RESULTS / "small", "leak_probe"))
+    cells = [kind(**{field.name: getattr(cell, field.name) for field in fields(cell)}) for cell in before.cells]
+
+    def states(sweep: Sweep) -> list[tuple[str, int, str, bool]]:
+        return [(run.key, run.seed, r.status, stale(run, r)) for run, r in recorded(sweep, ledger)[1]]
+
+    assert len(states(before)) == len(ledger.records) > 0
+    assert states(replace(before, cells=tuple(cells))) == states(before)

@@ -24,17 +24,17 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from experiments import records
-from experiments.large import augment, checkpoint, configs
+from experiments.large import augment, checkpoint, imagenet
 from experiments.large.__main__ import app, record
 from experiments.large.augment import draws, mix, prepare
-from experiments.large.configs import NAMES, config, with_sam
 from experiments.large.folder import Groups, TrainImages, random_crop, scan, squash_and_crop
+from experiments.large.forecast import plan
+from experiments.large.imagenet import NAMES, config, with_sam
+from experiments.large.large_run import Augment, LargeRecipe, LargeRun, Layout, rate_at
 from experiments.large.loop import Result, fit, on_folder
-from experiments.large.plan import plan
-from experiments.large.processes import World, world
 from experiments.large.randaugment import OPERATIONS, rand_augment
-from experiments.large.recipe import Augment, LargeRecipe, LargeRun, Layout, rate_at
 from experiments.large.trainer import Trainer
+from experiments.large.world import World, world
 from experiments.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,7 +313,7 @@ def test_plan_divides_the_work_and_the_state() -> None:
 
 def test_config_docstring_keeps_the_contract() -> None:
     for field in ("Question", "Paper", "Command", "Cost", "Expected"):
-        assert re.search(rf"^{field}: \w", configs.__doc__ or "", re.MULTILINE), field
+        assert re.search(rf"^{field}: \w", imagenet.__doc__ or "", re.MULTILINE), field
 
 
 def test_every_config_builds_at_every_profile() -> None:

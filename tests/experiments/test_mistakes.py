@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from experiments import clip_coupling, mistakes
+from experiments.demos import clip_coupling, mistakes
 from nfnets_lite.agc import adaptive_clip_grad_
 from nfnets_lite.roles import parameter_roles
 

@@ -12,13 +12,13 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from experiments import run
+from experiments import cli
 from experiments.bench import (
-    clipping,
-    engine,
+    agc_cost,
     inference,
     layouts,
     measured,
+    ordinary,
     peers,
     standardizing,
     startup,
@@ -27,19 +27,9 @@ from experiments.bench import (
     timm_peer,
 )
 from experiments.bench.report import Bar, Report, Row, Side, Spread, path_of, read, spread, write
-from experiments.bench.tables import beside, shown
-from experiments.bench.targets import (
-    F0,
-    IMPORT,
-    LAST,
-    MODULES,
-    SCALES,
-    STANDARDIZED,
-    TARGETS,
-    Scale,
-    Target,
-)
-from experiments.run import app
+from experiments.bench.report_tables import beside, shown
+from experiments.bench.targets import F0, IMPORT, LAST, MODULES, SCALES, STANDARDIZED, TARGETS, Scale, Target
+from experiments.cli import app
 from nfnets_lite import AdaptiveClip, create_model
 
 CPU = torch.device("cpu")
@@ -108,7 +98,7 @@ def test_every_target_has_a_row_and_what_is_missing_says_why(tmp_path: Path, mon
     monkeypatch.setattr(peers, "peer", lambda: ABSENT)
     monkeypatch.setattr(startup, "exchange_ms", lambda sizes, repeats: [1.0] * len(sizes))
     monkeypatch.setattr(startup, "import_ms", lambda repeats: ([1.0] * repeats, []))
-    for module in (clipping, steps, inference):
+    for module in (agc_cost, steps, inference):
         monkeypatch.setattr(module, "create_model", small)
     monkeypatch.setattr(inference, "NETWORKS", (("NFNet-F0", "nfnet_f0", "dm_nfnet_f0"),))
     without = [t for t in TARGETS if t.subject != "one image, NF-ResNet-50 folded"]
@@ -140,10 +130,10 @@ def test_the_targets_are_those_of_both_devices_and_each_is_asked_for_once() -> N
     assert all(set(t.bars) <= set(t.devices) for t in TARGETS)
 
 
-@pytest.mark.parametrize(("only", "ran"), [([], ["engine", "peers"]), (["--only", "peers"], ["peers"])])
+@pytest.mark.parametrize(("only", "ran"), [([], ["ordinary", "peers"]), (["--only", "peers"], ["peers"])])
 def test_one_command_measures_both(only: list[str], ran: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for module in (engine, peers):
+    for module in (ordinary, peers):
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "main", lambda device, console, name=name: calls.append(name))
     assert CliRunner().invoke(app, ["bench", "--device", "cpu", *only]).exit_code == 0
@@ -160,8 +150,8 @@ def test_a_part_that_fails_leaves_the_other_alone_and_a_gpu_begins_with_peers(mo
         raise OSError("the disk is full")
 
     monkeypatch.setattr(peers, "main", fail)
-    monkeypatch.setattr(engine, "main", lambda device, console: calls.append("engine"))
-    monkeypatch.setattr(run, "resolve_device", torch.device)
+    monkeypatch.setattr(ordinary, "main", lambda device, console: calls.append("engine"))
+    monkeypatch.setattr(cli, "resolve_device", torch.device)
     done = CliRunner().invoke(app, ["bench", "--device", "cuda"])
     assert (done.exit_code, calls) == (1, ["peers", "engine"])
     assert "error: peers: OSError: the disk is full" in done.output
@@ -250,7 +240,7 @@ def test_sides_take_turns_and_begin_in_turn() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_the_gradients_have_the_share_of_units_above_their_bound(share: float) -> None:
     clip = AdaptiveClip(create_model("cifar_resnet8", method="nf"))
-    saved = clipping.gradients(clip, share)
+    saved = agc_cost.gradients(clip, share)
     assert float(clip()) == pytest.approx(share, abs=0.01)
     changed = [not torch.equal(p.grad, before) for (p, _), before in zip(clip.units, saved) if p.grad is not None]
     assert any(changed) == (share > 0)
@@ -258,14 +248,14 @@ def test_the_gradients_have_the_share_of_units_above_their_bound(share: float) -
 
 def test_a_clipping_that_does_something_else_is_seen() -> None:
     clip = AdaptiveClip(create_model("cifar_resnet8", method="nf"))
-    saved = clipping.gradients(clip, 0.5)
+    saved = agc_cost.gradients(clip, 0.5)
 
     def reset() -> None:
         for (p, _), before in zip(clip.units, saved):
             p.grad = before.clone()
 
-    assert clipping.difference(clip, lambda: None, reset) > 0.1
-    assert clipping.difference(clip, clip, reset) == 0
+    assert agc_cost.difference(clip, lambda: None, reset) > 0.1
+    assert agc_cost.difference(clip, clip, reset) == 0
 
 
 def test_the_import_is_timed_in_processes_of_its_own() -> None:
@@ -303,8 +293,8 @@ def test_three_ways_to_standardise_give_the_same(monkeypatch: pytest.MonkeyPatch
 
 @needs_timm
 def test_timm_clips_as_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clipping, "create_model", small)
-    found = clipping.measure(CPU, TINY, timm_or_reason)
+    monkeypatch.setattr(agc_cost, "create_model", small)
+    found = agc_cost.measure(CPU, TINY, timm_or_reason)
     notes = [v.note for (_, name), v in found.items() if name == "timm / ours" and isinstance(v, measured.Measured)]
     assert len(notes) == 4
     assert all("gradients equal to" in note for note in notes)

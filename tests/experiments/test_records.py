@@ -12,6 +12,7 @@ from scipy import stats
 
 from experiments import records
 from experiments.records import Record
+from experiments.records.ledger import fcntl
 
 
 def record(key: str = "k", seed: int = 0, status: str = "ok", accuracy: float = 0.5, method: str = "bn") -> Record:
@@ -44,7 +45,7 @@ def test_a_rewrite_keeps_the_last_record_of_each_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.skipif(records.fcntl is None, reason="no file locks here")
+@pytest.mark.skipif(fcntl is None, reason="no file locks here")
 def test_an_append_that_waits_for_a_rewrite_goes_to_the_new_file(tmp_path: Path) -> None:
     path, under_way = tmp_path / "s.jsonl", Event()
     records.append(path, record(seed=0))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from experiments import claims
-from experiments.claims import Verdict
-from experiments.record import Record
+from experiments.claims import Verdict, verdict
+from experiments.records.record import Record
 
 WIGGLE = (-0.001, 0.0, 0.001)
 Judge = Callable[..., Verdict]
@@ -42,7 +42,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
         entry = {"id": "X-1", "statement": "s", "source": "s", "paper": "p", "verdict_from": "small"}
         known = {"trained": {"name": "accuracy of BN", "plus": "bn", "at_least": 85}}
         text = json.dumps({"regimes": known, "claims": [{**entry, "regime": regime, "conditions": [rule]}]})
-        monkeypatch.setattr(claims, "claims", lambda: claims.load(text))
+        monkeypatch.setattr(verdict, "claims", lambda: claims.load(text))
         return claims.judge("X-1", given, "small")
 
     return judged

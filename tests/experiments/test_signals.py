@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.config import sweep
 from experiments.configs import signal_propagation as config
-from experiments.configs import why_normalize
+from experiments.configs import sweep, why_normalize
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.mean_field import Moments, inside, kernel, predict, rectified
 from experiments.tasks.recipe import Data, Recipe

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.config import Outcome, Sweep, drain
 from experiments.engine import Where, run_sweep
+from experiments.sweep import Outcome, Sweep, drain
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe, Sam
 from experiments.tasks.step import How, on_stream
 from experiments.tasks.training import Training, train

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments import config
-from experiments.config import Outcome
+from experiments import configs
+from experiments.sweep import Outcome
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training, evaluate
 from nfnets_lite.models import model_spec
@@ -70,7 +70,7 @@ def test_clipping_survives_the_rate_that_unclipped_training_does_not() -> None:
 
 
 def test_every_batch_size_sees_the_same_number_of_images() -> None:
-    for cell in config.sweep("batch_size", "smoke").cells:
+    for cell in configs.sweep("batch_size", "smoke").cells:
         updates = round(cell.recipe.epochs * 1077 / cell.recipe.batch_size)
         assert abs(updates * cell.recipe.batch_size - cell.recipe.epochs * 1077) <= cell.recipe.batch_size / 2
 

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo import config as dynamo
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from experiments import config
+from experiments import configs
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.throughput import Throughput
 from experiments.tasks.transfer import Transfer
@@ -74,7 +74,7 @@ def test_twice_the_work_takes_longer() -> None:
 
 
 def test_a_rate_for_what_has_none_is_refused() -> None:
-    cell = config.sweep("throughput", "smoke").cells[0]
+    cell = configs.sweep("throughput", "smoke").cells[0]
     with pytest.raises(TypeError, match="a Throughput run has no learning rate"):
         cell.at_rate(0.1)
 
@@ -99,7 +99,9 @@ class Graphs:
 
 def compiled_cells() -> list[Throughput]:
     """Those of the GPU profile, on networks so small that a CPU is done with them."""
-    cells = [cell for cell in config.sweep("throughput", "gpu").cells if isinstance(cell, Throughput) and cell.compiled]
+    cells = [
+        cell for cell in configs.sweep("throughput", "gpu").cells if isinstance(cell, Throughput) and cell.compiled
+    ]
     shrunk = []
     for i, cell in enumerate(cells):
         method = cell.method.removesuffix("_agc")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_imports_point_one_way(package: str, forbidden: set[str]) -> None:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(str(node.module).split(".")[0])
         assert not found & forbidden, path
+
+
+def test_a_module_has_a_name_of_its_own() -> None:
+    """Configs aside: they are named by their questions, and nothing but their records is called by that name."""
+    count = Counter(
+        path.stem
+        for folder in ("nfnets_lite", "experiments", "data_scripts", "book")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.parent.name != "configs" and "_build" not in path.parts and not path.stem.startswith("__")
+    )
+    assert len(count) > 100
+    assert not [name for name, times in count.items() if times > 1]
 
 
 def test_the_package_imports_torch_and_the_standard_library_alone() -> None:
@@ -185,12 +198,12 @@ def test_readme_explains_every_folder() -> None:
 
 
 def test_readme_shows_what_the_records_say() -> None:
-    from book import headline
+    from book.figures import headline
 
     profile = headline.best_profile()
     readme = headline.README.read_text()
     shown = headline.text(headline.final_runs(profile), profile)
-    assert headline.update(readme, shown) == readme, "run `python -m book.headline`"
+    assert headline.update(readme, shown) == readme, "run `python -m book.figures.headline`"
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from experiments.demos.atlas.common import Demonstration
+from experiments.demos.atlas.shared import Demonstration
 
 ENTRIES = (
     "outliers", "spd", "hyperbolic", "pyramid", "graphs", "certified", "distilled", "collapse", "pruned", "segmenter",

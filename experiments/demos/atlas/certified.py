@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, ScaledStdLinear, digits, fit, reproducible
+from experiments.demos.atlas.shared import Scale, ScaledStdLinear, digits, fit, reproducible
 
 RADIUS, HIDDEN = 0.05, 3  # largest change of a pixel; hidden layers
 Interval = tuple[Tensor, Tensor]  # lower and upper bound, ``(N, D)``

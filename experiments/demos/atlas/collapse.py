@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, ScaledStdLinear, digits, fit, reproducible
+from experiments.demos.atlas.shared import Scale, ScaledStdLinear, digits, fit, reproducible
 
 SIDE, LATENTS, BATCH = 12, 16, 64  # pixels of the world, a torus; size of a latent; pairs per batch
 TO_PREDICTION, TO_LATENT = 0.95, 0.05  # weights of the two losses: which of the two vectors moves

@@ -10,7 +10,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from experiments.demos.atlas.common import (
+from experiments.demos.atlas.shared import (
     Network,
     Scale,
     accuracy,

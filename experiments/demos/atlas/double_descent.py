@@ -6,7 +6,7 @@ Source: Understanding the role of optimization in double descent (Liu and Flanig
 import torch
 from torch import Tensor, nn
 
-from experiments.demos.atlas.common import Scale, ScaledStdLinear, digits, fit, reproducible
+from experiments.demos.atlas.shared import Scale, ScaledStdLinear, digits, fit, reproducible
 from nfnets_lite.activations import GAINS
 
 COUNT, NOISE = 80, 0.2  # training images; share of their labels that is drawn at random

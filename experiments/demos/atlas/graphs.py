@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, ScaledStdLinear, fit, reproducible
+from experiments.demos.atlas.shared import Scale, ScaledStdLinear, fit, reproducible
 from nfnets_lite.activations import GAINS
 
 NODES, POSITIONS, HEADS, DEPTH, BATCH = 24, 4, 2, 2, 32

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, digits, fit, reproducible
+from experiments.demos.atlas.shared import Scale, digits, fit, reproducible
 
 DEPTH, EPS = 4, 1e-6
 FLOW = 3  # steps of Karcher's flow inside a norm

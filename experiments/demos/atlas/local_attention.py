@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from experiments.demos.atlas.common import Scale, accuracy, classifier_loss, digits, fit, layer, reproducible
+from experiments.demos.atlas.shared import Scale, accuracy, classifier_loss, digits, fit, layer, reproducible
 from nfnets_lite.conv import ScaledStdConv1d
 
 KERNEL, GROUPS, BATCH = 5, 4, 4  # of the convolution, of group norm; images per batch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import CORRUPTIONS, Network, Scale, corrupt, digits, fit, reproducible
+from experiments.demos.atlas.shared import CORRUPTIONS, Network, Scale, corrupt, digits, fit, reproducible
 
 LATENTS, BATCH = 8, 8  # latent dimensions of the generator; images per training batch
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, digits, fit, reproducible
+from experiments.demos.atlas.shared import Scale, digits, fit, reproducible
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d
 from nfnets_lite.norm.batch import GhostBatchNorm2d

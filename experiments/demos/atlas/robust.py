@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.demos.atlas.common import (
+from experiments.demos.atlas.shared import (
     CORRUPTIONS,
     Network,
     Scale,

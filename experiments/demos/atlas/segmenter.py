@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, batch_norms, fit, layer, reproducible
+from experiments.demos.atlas.shared import Scale, batch_norms, fit, layer, reproducible
 
 SIDE, BATCH, CLASSES = 16, 16, 3  # background, disc, square
 START, DECAY = 1.0, 0.5  # momentum of the source at step k is START exp(-DECAY k)

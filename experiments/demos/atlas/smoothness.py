@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, digits, reproducible
+from experiments.demos.atlas.shared import Scale, digits, reproducible
 from experiments.scales import network
 from experiments.tasks.why import STEPS, along
 from nfnets_lite.agc import adaptive_clip_grad_

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.demos.atlas.common import Scale, ScaledStdLinear, digits, fit, reproducible
+from experiments.demos.atlas.shared import Scale, ScaledStdLinear, digits, fit, reproducible
 
 STEPS, EPS = 6, 1e-5  # fixed-point iterations of a mean; added to the dispersion
 FLOOR = 1e-12  # of eigenvalues

@@ -1,0 +1,1 @@
+"""The figures and tables of the chapters, and the look that all of them share."""

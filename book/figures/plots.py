@@ -1,0 +1,251 @@
+"""One look through the book: a colour and a marker per method, intervals always drawn, captions made from records."""
+
+import zlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from IPython.display import Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from book.figures.parameters import check_notebook
+from experiments import claims
+from experiments.records import Estimate, Record
+
+# Okabe and Ito's palette: told apart with any colour vision, and by the marker in print. A family shares its colour.
+BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"
+LOOK: Mapping[str, tuple[str, str, str]] = {
+    "bn": ("BN", BLUE, "o"),
+    "nf": ("NF", RED, "s"),
+    "nf_agc": ("NF + AGC", GREEN, "^"),
+    "bn_agc": ("BN + AGC", BLUE, "D"),
+    "nf_agc_published": ("NF + AGC, published start", GREEN, "v"),
+    "gn": ("GN", ORANGE, "D"),
+    "none": ("no norm", GREY, "<"),
+    "half": ("(x + f) / √2", GREY, "v"),
+    "skipinit": ("SkipInit", PURPLE, "P"),
+    "skipinit_sqrt": ("SkipInit, 1/√d", PURPLE, "p"),
+    "fixup": ("FixUp", BLACK, "X"),
+    "rescale": ("RescaleNet", SKY, "h"),
+    "bn_act_first": ("BN, act. first", SKY, "o"),
+    "ghost_bn": ("ghost BN", BLUE, "s"),
+    "sync_bn": ("sync BN", BLUE, "^"),
+    "brn": ("batch renorm", BLUE, "D"),
+    "adabn": ("AdaB2N", BLUE, "v"),
+    "gn_ws": ("GN + WS", ORANGE, "s"),
+    "ln": ("LN", ORANGE, "^"),
+    "ln2d": ("LN per position", ORANGE, "v"),
+    "in": ("IN", ORANGE, "P"),
+    "frn": ("FRN + TLU", PURPLE, "o"),
+    "evonorm_b0": ("EvoNorm-B0", PURPLE, "s"),
+    "evonorm_s0": ("EvoNorm-S0", PURPLE, "^"),
+    "bcn": ("BCN", SKY, "s"),
+    "bcn_ws": ("BCN + WS", SKY, "^"),
+    "pn": ("PowerNorm", SKY, "D"),
+    "un": ("unified norm", SKY, "v"),
+    "prepbn": ("PRepBN", SKY, "P"),
+    "ibn_a": ("IBN-a", BLACK, "o"),
+    "ibn_b": ("IBN-b", BLACK, "s"),
+    "dyt": ("DyT", GREEN, "o"),
+    "derf": ("Derf", GREEN, "s"),
+    "gn_silu": ("GN, SiLU", ORANGE, "h"),
+    "bn_elu": ("BN, ELU", BLUE, "P"),
+    "vcl": ("VCL", GREY, "o"),
+    "vcl_elu": ("VCL, ELU", GREY, "s"),
+    "nf_no_gain": ("NF, no gain", ORANGE, "v"),
+    "nf_no_ws": ("NF, no WS", BLACK, "D"),
+    "nf_he": ("NF, He", SKY, "v"),
+    "training mode": ("training mode", BLUE, "o"),
+    "evaluation mode": ("evaluation mode", ORANGE, "s"),
+    "rescale_formula": ("RescaleNet, formula", SKY, "p"),
+}
+
+LOST = (
+    "An open marker says that a seed diverged. A cross says that a seed failed to train: it ended within two points of "
+    "chance. Both count as chance."
+)
+
+
+def setup() -> None:
+    """Check the chapter's parameters; figures become vectors that come out the same twice, in sizes for any screen."""
+    check_notebook()
+    set_matplotlib_formats("svg", metadata={"Date": None})
+    sns.set_theme(context="notebook", style="whitegrid")
+    plt.rcParams.update(
+        {
+            "svg.hashsalt": "nfnets-lite",
+            "figure.figsize": (6.4, 4.0),
+            "figure.constrained_layout.use": True,
+            "legend.frameon": False,
+        }
+    )
+
+
+def label(method: str) -> str:
+    """A method's name in text and legends."""
+    return look(method)[0]
+
+
+def look(method: str) -> tuple[str, str, str]:
+    """Name, colour and marker of a method; one that `LOOK` does not know has its own name and colour everywhere."""
+    if method in LOOK:
+        return LOOK[method]
+    place = zlib.crc32(method.encode())
+    colours, markers = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE, BLACK, GREY), "os^DvPX"
+    return method.replace("_", " "), colours[place % len(colours)], markers[place // 8 % len(markers)]
+
+
+def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
+    """One line a method through its means, with its 95 % intervals, and what `lost` marks."""
+    for offset, method in enumerate(dict.fromkeys(method for method, _ in estimates)):
+        name, colour, marker = look(method)
+        points = sorted((x, estimate) for (m, x), estimate in estimates.items() if m == method)
+        shift = 1.05 ** (offset - 1)  # intervals of two methods at one place must not hide each other
+        x, found = [x * shift for x, _ in points], [e for _, e in points]
+        mean, half = [e.mean for e in found], half_widths(found)
+        ax.errorbar(x, mean, half, label=name, color=colour, marker=marker, capsize=3, markersize=6)
+        for place, (_, estimate) in zip(x, points):
+            lost(ax, (place, estimate.mean), estimate, colour, marker)
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -1), min(high, 101))  # a t interval does not know that accuracy ends at 0 and 100 %
+
+
+def lost(ax: Axes, at: tuple[float, float], found: Estimate, colour: str, marker: str) -> None:
+    """Open the marker of a value if one of its seeds diverged, and cross it if one failed to train: see `LOST`."""
+    if found.diverged:
+        ax.plot(*at, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
+    if found.failed:
+        ax.plot(*at, "x", color=BLACK, markersize=9, zorder=6)
+
+
+def half_widths(estimates: Iterable[Estimate]) -> list[float]:
+    """Half widths of their intervals, for error bars; 0 where there is a single seed and so no interval."""
+    return [0.0 if e.high is None else e.high - e.mean for e in estimates]
+
+
+def log_axis(ax: Axes, name: str, places: Sequence[float]) -> None:
+    """An x axis of powers that names these places and no others."""
+    ax.set(xscale="log", xlabel=name)
+    ax.set_xticks(places, [f"{place:g}" for place in places])
+    ax.minorticks_off()
+
+
+def heatmap(
+    ax: Axes,
+    values: Mapping[tuple[Hashable, Hashable], float | str | None],
+    rows: Sequence[Hashable],
+    columns: Sequence[Hashable],
+    *,
+    label: str,
+    limits: tuple[float, float] | None = None,
+    digits: int = 0,
+) -> None:
+    """A grid of numbers as colours, each printed in its cell; None has diverged, and a word stands there as it is.
+
+    Parameters
+    ----------
+    values : mapping
+        By row and column; a pair that is missing stays empty.
+    label : str
+        What the colours mean, with the unit.
+    """
+    grid = np.array(
+        [[v if isinstance(v := values.get((r, c)), (int, float)) else np.nan for c in columns] for r in rows]
+    )
+    low, high = limits or (None, None)
+    sns.heatmap(
+        grid, ax=ax, cmap="cividis", vmin=low, vmax=high, mask=np.isnan(grid), xticklabels=[str(c) for c in columns],
+        yticklabels=[str(r) for r in rows], cbar_kws={"label": label}, linewidths=0.5,
+    )  # fmt: skip
+    ax.grid(False)  # lines would cross out what has no colour
+    drawn = ax.collections[0]
+    for i, r in enumerate(rows):
+        for j, c in enumerate(columns):
+            if (r, c) not in values:
+                continue
+            value = values[r, c]
+            if isinstance(value, (int, float)):
+                text, colour = f"{value:.{digits}f}", legible(drawn.to_rgba(value))
+            else:
+                text, colour = value or "div", GREY
+            ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=9, color=colour)
+    ax.tick_params(axis="y", rotation=0)
+
+
+def legible(background: Sequence[float]) -> str:
+    """Black or white, whichever stands out more from a colour (WCAG's contrast ratio)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+    luminance = sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear))
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Show a figure with a text alternative, which a page needs of every image."""
+    display(fig, metadata={"alt": alt})
+    plt.close(fig)
+
+
+def caption(text: str, records: Sequence[Record], path: Path) -> None:
+    """Show a caption that says where its numbers come from: seeds, profile, device, commit, file of the records."""
+    seeds = sorted({record.seed for record in records})
+    origin = [record.provenance for record in records]
+    devices = sorted({str(p["device"]) for p in origin})
+    commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
+    profiles = sorted({record.profile for record in records})
+    markdown(
+        f"*{text}* Seeds {', '.join(map(str, seeds))} (n = {len(seeds)}); profile {', '.join(profiles)}; "
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs."
+    )
+
+
+def figure(fig: Figure, records: Sequence[Record], path: Path, *, alt: str, text: str) -> None:
+    """Show a figure made of records, with its text alternative, and its caption with their origin below it."""
+    show(fig, alt)
+    caption(text, records, path)
+
+
+def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) -> None:
+    """Show how the records judge claims: every condition beside its measurement, then a line a claim.
+
+    The records are those of search and final runs: preconditions ask where a chosen rate lies in its grid.
+    """
+    found = [claims.judge(claim_id, records, profile) for claim_id in claim_ids]
+    table(
+        ["claim: condition", "asked for", "ours, interval of its verdict", "outcome"],
+        [
+            [
+                f"{v.claim.id}: {f.name}",
+                f.wanted,
+                f"{f.measured}{f' (n = {len(f.seeds)})' if f.seeds else ''}",
+                f.said,
+            ]
+            for v in found
+            for f in v.findings
+        ],
+    )
+    for v in found:
+        scale = f" ({v.scale})" if v.scale else ""
+        because = f" *Because:* {v.because}." if v.because else ""
+        markdown(
+            f"**{v.claim.id}: {v.verdict}**{scale}.{because} *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}"
+        )
+
+
+def markdown(*texts: str) -> None:
+    """Show texts that a cell made, a paragraph each, parsed like the chapter's own."""
+    for text in texts:
+        display(Markdown(text))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], text: int = 1) -> None:
+    """Show a table; the first `text` columns hold text, the others are centred. A dagger in it is explained below."""
+    align = ["---"] * text + [":---:"] * (len(header) - text)
+    body = [[str(cell).replace("|", "\\|") for cell in row] for row in (header, align, *rows)]
+    markdown("\n".join("| " + " | ".join(row) + " |" for row in body))
+    if any("\N{DAGGER}" in cell for row in body for cell in row):
+        markdown("*\N{DAGGER} A single seed, so no interval.*")

@@ -1,0 +1,91 @@
+"""Gradients beside weights: bands over a training, shares by threshold, kinds of units, and what clipping couples."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from book.figures import plots
+from book.figures.tables import Table, accuracy, diverged, grouped
+from experiments import records
+from experiments.demos.clip_coupling import Coupling
+from experiments.records import Record
+from experiments.tasks.ratios import KINDS
+
+Runs = Mapping[tuple[str, float], Sequence[Record]]  # by method and rate
+UNITS: Mapping[str, str] = {
+    "weights": "filters",
+    "vectors": "gains, biases, skip gains",
+    "classifier": "the classifier's rows",
+}
+THRESHOLD = 0.01
+
+
+def by_rate(found: Sequence[Record]) -> dict[tuple[str, float], list[Record]]:
+    """Runs by method and rate, sorted by rate alone."""
+    ordered = sorted(found, key=lambda r: r.config["recipe"]["lr"])
+    return grouped(ordered, lambda r: (r.method, r.config["recipe"]["lr"]))
+
+
+def middle(found: Sequence[Record], column: str) -> NDArray[np.float64]:
+    """Geometric mean over the seeds, update by update; where a seed has diverged there is none."""
+    values = np.array([r.curve[column] for r in found], dtype=float)
+    with np.errstate(divide="ignore"):  # a filter that nothing reaches has the ratio 0
+        return np.asarray(np.exp(np.log(values).mean(0)))
+
+
+def bands(runs: Runs) -> Figure:
+    """The ratio over the filters against the update, a panel a rate: median, and band from 5th to 95th percentile."""
+    rates = list(dict.fromkeys(rate for _, rate in runs))
+    fig, axes = plt.subplots(len(rates), sharex=True, figsize=(6.4, 3.2 * len(rates)))
+    for (method, rate), found in runs.items():
+        ax, (name, colour, _), update = axes[rates.index(rate)], plots.look(method), found[0].curve["at"]
+        low, median, high = (middle(found, f"weights_{level}") for level in (0.05, 0.5, 0.95))
+        ax.plot(update, median, color=colour, label=name)
+        ax.fill_between(update, low, high, color=colour, alpha=0.2, linewidth=0)
+    for ax, rate in zip(axes, rates):
+        ax.axhline(THRESHOLD, color=plots.GREY, linestyle="--", linewidth=1)
+        ax.set(yscale="log", ylabel="gradient norm / weight norm", title=f"rate {rate:g}")
+    axes[0].legend()
+    axes[-1].set_xlabel("update")
+    return fig
+
+
+def shares(runs: Runs) -> Table:
+    """Medians on the way, how many units are above some thresholds, and how the runs ended."""
+    above, rows = (0.01, 0.04, 0.16), []
+    for (method, rate), found in runs.items():
+        medians, failed = middle(found, "weights_0.5"), diverged(found)
+        at = ["diverged" if np.isnan(medians[i]) else f"{medians[i]:.2g}" for i in (0, len(medians) // 2, -1)]
+        parts = [records.estimate([100 * r.metrics[f"above_{t:g}"] for r in found]) for t in above]
+        ended = f"{failed} of {len(found)} diverged" if failed else accuracy(found)
+        rows.append([f"{rate:g}", plots.label(method), *at, *[f"{part:.0f}" for part in parts], ended])
+    first, *others = (f"above {t:g}, %" for t in above)
+    header = ["rate", "method", "median, first update", "half way", "last", f"units {first}", *others]
+    return [*header, "test accuracy, %"], rows
+
+
+def kinds(runs: Runs, chosen: Sequence[tuple[str, float]]) -> Table:
+    """Median and 95th percentile of some of the runs by kind of unit, as geometric means over updates and seeds."""
+
+    def typical(key: tuple[str, float], kind: str, level: float) -> str:
+        values = [v for r in runs[key] for v in r.curve[f"{kind}_{level}"] if v]
+        return f"{np.exp(np.log(values).mean()):.2g}"
+
+    header = [f"{plots.label(method)}, rate {rate:g}: median, 95th percentile" for method, rate in chosen]
+    rows = [
+        [UNITS[kind], *[f"{typical(key, kind, 0.5)}, {typical(key, kind, 0.95)}" for key in chosen]] for kind in KINDS
+    ]
+    return ["units", *header], rows
+
+
+def couplings(found: Sequence[Coupling]) -> Table:
+    """What clipping couples, by threshold; one that is huge stands for none."""
+    header = ["units clipped, %", "clipped mean less mean of clipped, relative", "spread of an example's factor"]
+    rows = []
+    for c in found:
+        threshold = f"{c.factor:g}" if c.factor < 1e6 else "none"
+        rows.append([threshold, f"{100 * c.clipped:.0f}", f"{c.difference:.2g}", f"{c.spread:.2g}"])
+    return ["threshold", *header], rows

@@ -1,0 +1,1 @@
+"""How the book is built: chapters executed where something changed, then rendered."""

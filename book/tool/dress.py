@@ -1,0 +1,121 @@
+"""An executed notebook, made ready for its page: parameters shown, text alternatives, links, a word when it is old."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+from typing import Any
+
+from book.tool.execute import assignments
+
+REPOSITORY = "https://github.com/nfnets-lite/nfnets-lite"
+# The folder is named by the release and moved into place when it is whole: a second run finds it, and only it.
+SETUP = """import importlib.util, os, shutil, subprocess, sys
+
+if importlib.util.find_spec("experiments") is None:  # outside of the repository: fetch it as it was released
+    release, source = "{release}", "{source}"
+    folder = f"nfnets-lite-{{release}}"
+    if not os.path.isdir(folder):
+        shutil.rmtree("nfnets-lite.part", ignore_errors=True)
+        branch, asked = ["--branch", release], ["git", "ls-remote", "--exit-code", "--tags", source, release]
+        if subprocess.run(asked, stdout=subprocess.DEVNULL).returncode == 2:
+            print(f"{{source}} has no tag {{release}}: this takes its main branch, which may differ from the page")
+            branch = []
+        subprocess.run(["git", "clone", "-q", "--depth", "1", *branch, source, "nfnets-lite.part"], check=True)
+        os.rename("nfnets-lite.part", folder)
+    os.chdir(folder)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", ".[book]"], check=True)
+    sys.path.insert(0, os.getcwd())"""
+RECORDS = re.compile(r"records `(\w+)\.jsonl`")
+
+
+def dressed(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
+    """The notebook as its page shows it, and as a reader downloads it."""
+    return with_setup(with_links(with_banner(with_alt_text(with_parameters(notebook)), stale)))
+
+
+def with_parameters(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Show the values that a page was made with in its own `parameters` cell.
+
+    The injected cell goes: in a downloaded notebook it would undo, unseen, what a reader sets in the cell above it.
+    """
+    tagged = {tag: cell for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])}
+    own, injected = tagged.get("parameters"), tagged.get("injected-parameters")
+    if own and injected:
+        given = assignments("".join(injected["source"]))
+        lines = "".join(own["source"]).splitlines()
+        for name, value in assignments("\n".join(lines)).items():
+            if name in given:
+                new, line = ast.literal_eval(given[name]), lines[value.lineno - 1]
+                shown = json.dumps(new) if isinstance(new, str) else repr(new)
+                lines[value.lineno - 1] = line[: value.col_offset] + shown + line[value.end_col_offset :]
+        own["source"] = "\n".join(lines)
+        notebook["cells"].remove(injected)
+    return notebook
+
+
+def with_alt_text(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Hand `display(figure, metadata={"alt": ...})` on to the image, where MyST-NB looks for it: in the cell."""
+    for cell in notebook["cells"]:
+        found = [output.get("metadata", {}).get("alt") for output in cell.get("outputs", [])]
+        if any(found):
+            options = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
+            options.setdefault("alt", "; ".join(alt for alt in found if alt))
+    return notebook
+
+
+def with_banner(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
+    """A page that shows an older run says so itself, under its title."""
+    banner = f"\n\n```{{warning}}\nThis page shows an earlier run; since then: {stale}.\n```\n"
+    for cell in notebook["cells"] if stale else []:
+        text = "".join(cell["source"])
+        cell["source"] = re.sub(r"(?m)^# .+$", lambda title: title[0] + banner, text, count=1)
+        if cell["source"] != text:
+            break
+    return notebook
+
+
+def with_links(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Each caption's records, and the config that made them, as files to download from the site."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            text = "".join(output.get("data", {}).get("text/markdown", ""))
+            if RECORDS.search(text):
+                links = r"config [`\1`](/experiments/configs/\1.py), records [`\1.jsonl`](/records/\1.jsonl)"
+                output["data"]["text/markdown"] = RECORDS.sub(links, text)
+    return notebook
+
+
+def records_shown(notebook: dict[str, Any]) -> list[str]:
+    """The sweeps whose records a notebook's captions name."""
+    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", []))
+    texts = ("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)
+    return sorted({name for text in texts for name in RECORDS.findall(text)})
+
+
+def given(notebook: dict[str, Any], name: str) -> Any:
+    """The value that a parameter had when the notebook was executed; None where it was not given."""
+    for cell in notebook["cells"]:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            found = assignments("".join(cell["source"])).get(name)
+            return None if found is None else ast.literal_eval(found)
+    return None
+
+
+def with_setup(notebook: dict[str, Any]) -> dict[str, Any]:
+    """A first code cell for whoever opens the notebook without the repository: it fetches what is missing."""
+    source = SETUP.format(release=f"v{importlib.metadata.version('nfnets-lite')}", source=REPOSITORY)
+    cell = {
+        "cell_type": "code",
+        "id": "setup",
+        "execution_count": None,
+        "metadata": {"tags": ["remove-cell"]},
+        "outputs": [],
+        "source": source,
+    }
+    place = next((i for i, found in enumerate(notebook["cells"]) if found["cell_type"] == "code"), None)
+    if place is not None:
+        notebook["cells"].insert(place, cell)
+    return notebook

@@ -1,0 +1,117 @@
+"""Executed notebooks and plain pages -> one folder of sources -> Jupyter Book -> book/_build/html."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from book.figures import explorers
+from book.tool import status
+from book.tool.dress import dressed, given, records_shown
+from book.tool.layout import Book, Page, docnames, reduce_toc
+from book.tool.stamps import code_files, digest, digest_files
+
+MATHJAX = ("sphinx-mathjax-offline", "tex-svg-full.js")
+
+
+def renderable(book: Book, pages: list[Page], profile: str) -> list[Page]:
+    """The plain pages, and the chapters that were executed at this profile."""
+    return [page for page in pages if not page.is_chapter or book.executed(page, profile).is_file()]
+
+
+def render(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -> tuple[bool, str]:
+    """Whether the HTML is up to date, and what to tell: a rendering that fails leaves the old HTML as it was."""
+    kept = renderable(book, pages, profile)
+    source = stage(book, kept, profile, stale)
+    # A page that is left out may be linked from one that is in: only the whole book can be held to no warnings.
+    strict = len(kept) == len(pages)
+    versions = [importlib.metadata.version(name) for name in ("jupyter-book", "sphinx", "sphinx-book-theme")]
+    stamp = digest(json.dumps([strict, versions, digest_files(source, (p for p in source.rglob("*") if p.is_file()))]))
+    mark = book.out / "html.stamp"
+    if (book.html / "index.html").is_file() and mark.is_file() and mark.read_text() == stamp:
+        return True, "unchanged"
+    mark.unlink(missing_ok=True)
+    work = book.out / "render"
+    shutil.rmtree(work, ignore_errors=True)  # warnings come only from pages that are read, so read them all
+    log = jupyter_book(source, work, ["-W", "--keep-going"] if strict else [])
+    if log.returncode:
+        return False, log.stdout
+    shutil.rmtree(book.html, ignore_errors=True)
+    (work / "_build" / "html").rename(book.html)
+    mark.write_text(stamp)
+    return True, f"{len(kept)} pages" + ("" if strict else f"; {len(pages) - len(kept)} left out, not executed yet")
+
+
+def jupyter_book(source: Path, work: Path, flags: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run Jupyter Book on a folder of sources, in a process of its own."""
+    program = "from jupyter_book.cli.main import main; main()"
+    arguments = ["build", str(source), "--path-output", str(work), "--quiet", "-n", *flags]
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -> Path:
+    """A fresh folder with what the rendering reads, and nothing else; `stale` says why, for each docname that is."""
+    source = book.out / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    for name in ("_config.yml", "references.bib"):
+        shutil.copyfile(book.source / name, source / name)
+    for name in ("assets", "_ext"):
+        shutil.copytree(book.source / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(mathjax(), source / "assets" / "mathjax" / MATHJAX[1])
+    for path in code_files(book):  # so that a chapter can show the package's own lines: literalinclude /nfnets_lite/...
+        copy = source / path.relative_to(book.source if path.is_relative_to(book.source) else book.root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    names = {page.docname for page in pages}
+    toc = book.toc()
+    if set(docnames(toc)) != names:
+        toc = reduce_toc(toc, names.__contains__)
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
+    rows = []
+    for page in pages:
+        copy = source / f"{page.docname}{'.ipynb' if page.is_chapter else '.md'}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if page.is_chapter:
+            notebook = json.loads(book.executed(page, profile).read_text(encoding="utf-8"))
+            results = book.root / (given(notebook, "results_dir") or "")
+            shown = [path for name in records_shown(notebook) if (path := results / f"{name}.jsonl").is_file()]
+            for path in shown:
+                (source / "records").mkdir(exist_ok=True)
+                shutil.copyfile(path, source / "records" / path.name)
+            rows.append(status.row(book, page, profile, stale.get(page.docname, ""), shown))
+            copy.write_text(json.dumps(dressed(notebook, stale.get(page.docname, ""))), encoding="utf-8")
+        else:
+            shutil.copyfile(page.path, copy)
+    _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
+    _fill_in(source / "intro.md", "<!-- recorded -->", status.scales(book.root / "experiments" / "results"))
+    if "explorer" in names:
+        explorers.write(source / "assets", source / "records")
+    return source
+
+
+def _fill_in(page: Path, mark: str, text: str) -> None:
+    """Put what the build found out in the place of a page's mark; a book may be without the page."""
+    if page.is_file():
+        page.write_text(page.read_text(encoding="utf-8").replace(mark, text), encoding="utf-8")
+
+
+def mathjax() -> Path:
+    """The one file of MathJax that pages need, from an installed package: a page then asks no other host for it."""
+    package, name = MATHJAX
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == name:
+            return Path(str(file.locate()))
+    raise FileNotFoundError(f"{name} of the package {package!r} is not installed; run: pip install -e '.[book]'")

@@ -1,0 +1,93 @@
+"""What a chapter's result depends on, as one hash for each component, so that a stale chapter can say why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from book.tool.layout import Book, Page
+
+KEY = "build"  # in the metadata of an executed notebook: {"stamp": ..., "parts": {...}}
+APART = ("tool", "scaffold")  # folders of the book whose code does not change what a chapter computes
+
+
+def digest(text: str | bytes) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+def digest_files(base: Path, paths: Iterable[Path]) -> str:
+    """One hash over names (relative to `base`) and contents: a moved or a deleted file changes it too."""
+    lines = (f"{path.relative_to(base).as_posix()} {digest(path.read_bytes())}" for path in sorted(paths))
+    return digest("\n".join(lines))
+
+
+def code_files(book: Book) -> list[Path]:
+    """The sources a chapter can import, and the claims it is judged by."""
+    packages = [path for name in ("nfnets_lite", "experiments") for path in (book.root / name).rglob("*.py")]
+    inside = [path.relative_to(book.source) for path in book.source.rglob("*.py")]
+    helpers = [book.source / path for path in inside if path.parts[0][0] != "_" and path.parts[0] not in APART]
+    claims = book.root / "experiments" / "claims" / "claims.yaml"
+    return packages + helpers + ([claims] if claims.is_file() else [])
+
+
+def device_class(device: str) -> str:
+    """`cuda:1` and `cuda:0` give the same book; `auto` is what a chapter will find."""
+    return _auto() if device == "auto" else device.split(":")[0]
+
+
+@lru_cache(maxsize=1)
+def _auto() -> str:
+    try:
+        import torch  # here, because it takes a second, and a book that computes nothing can do without
+    except ImportError:
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def parts(book: Book, page: Page, parameters: dict[str, object], shared: dict[str, str]) -> dict[str, str]:
+    """Every component of one chapter's stamp."""
+    given = digest(json.dumps(parameters, sort_keys=True))
+    return {"text": digest(page.path.read_bytes()), "parameters": given, **shared}
+
+
+def shared_parts(book: Book, profile: str, rerun: bool, device: str) -> dict[str, str]:
+    """The components that all chapters of one build have in common, hashed once."""
+    records = book.root / book.results_dir(profile, rerun)
+    constraints = book.root / "constraints.txt"
+    benches = (book.root / "experiments" / "results" / "bench").glob("peers-*.json")
+    return {
+        "bench": digest_files(book.root, benches),
+        "code": digest_files(book.root, code_files(book)),
+        # A re-run makes its records, so they are a result of the stamp and not a part of it.
+        "records": "made by the run" if rerun else digest_files(records, records.rglob("*.jsonl")),
+        "constraints": digest(constraints.read_bytes() if constraints.is_file() else b""),
+        "python": platform.python_version(),
+        "device": device_class(device),
+    }
+
+
+def stamp(parts: dict[str, str]) -> str:
+    """All components in one hash."""
+    return digest(json.dumps(parts, sort_keys=True))
+
+
+def recorded(notebook: Path) -> dict[str, str] | None:
+    """The components an executed notebook was made from; None where there is no such notebook."""
+    try:
+        return dict(json.loads(notebook.read_text(encoding="utf-8"))["metadata"][KEY]["parts"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None
+
+
+def why_stale(now: dict[str, str], notebook: Path) -> str:
+    """Empty when the executed notebook is fresh, else the reason in words."""
+    before = recorded(notebook)
+    if before is None:
+        return "not executed yet"
+    changed = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
+    return ", ".join(sorted(changed)) + " changed" if changed else ""

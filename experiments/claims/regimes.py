@@ -1,0 +1,162 @@
+"""Preconditions of verdicts: whether the runs reached the regime that a claim speaks of, measured on the same records.
+
+A precondition is written like a condition of `experiments.claims.rules` and is judged by the mean over seeds, without
+an interval. With `plus` it speaks of the cells that `plus` selects among all final runs of the claim's sweeps, without
+`plus` of the cells that the claim's conditions compare. Each of the cells has to meet the bound. Measures beside those
+of conditions are
+
+- ``at_grid_end``: 1 if the run's learning rate or clipping threshold was searched, on validation images, and is the
+  smallest or the largest value of the search. A cell without a search of its own has that of the cell that differs from
+  it in the length of training alone;
+- ``half_width``: of the interval of each condition that is undecided, and ``half_width / bound``: the same over the
+  condition's bound, where that is not 0. An interval that decides is narrow enough.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from experiments.claims.evidence import Finding
+from experiments.claims.rules import Bound, Condition, parse
+from experiments.claims.selection import chosen, measure, value_at
+from experiments.records.record import Record
+
+SEARCHED = ("config.recipe.lr", "config.recipe.clip.factor")
+LENGTH = ("epochs", "updates")
+WIDTHS = ("half_width", "half_width / bound")
+MAY_HAVE = {"as", "name", "measure", "where", "plus", "at_least", "between", "expected", "tolerance"}
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A precondition beside what was measured: the worst of `cells` cells or intervals, `unmet` of which miss it."""
+
+    name: str
+    wanted: str
+    value: float | None
+    off: float
+    cells: int
+    unmet: int
+
+    @property
+    def met(self) -> bool:
+        return not self.unmet
+
+    @property
+    def said(self) -> str:
+        """What was measured, what was asked for, and how far the one is from the other."""
+        if self.value is None:
+            return f"{self.name}: not measured, asked {self.wanted}"
+        missed = f", off by {self.off:.3g}" if self.unmet else ""
+        some = f" ({self.unmet} of {self.cells} do not meet it)" if self.cells > 1 and self.unmet else ""
+        return f"{self.name}: {self.value:.3g}, asked {self.wanted}{missed}{some}"
+
+
+def named(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The preconditions that claims refer to by name, each of them checked."""
+    for name, entry in entries.items():
+        precondition(entry, {}, f"regime {name!r}")
+    return dict(entries)
+
+
+def precondition(entry: Any, known: Mapping[str, Mapping[str, Any]], whose: str = "its regime") -> Condition:
+    """One precondition of a claim: a name, a name with changes (``as: NAME`` and what differs), or its own."""
+    given = {"as": entry} if isinstance(entry, str) else dict(entry)
+    name = given.pop("as", None)
+    if name is not None and name not in known:
+        raise ValueError(f"{whose} names {name!r}, which is not known; use one of {', '.join(known)}, or write it out")
+    found = {**(known[name] if name else {}), **given}
+    if unknown := sorted(found.keys() - MAY_HAVE):
+        raise ValueError(f"{whose} has unknown fields {', '.join(unknown)}; use {', '.join(sorted(MAY_HAVE))}")
+    (condition,) = parse(found, precondition=True)
+    return condition
+
+
+def reached(condition: Condition, found: Sequence[Finding], records: Sequence[Record]) -> Reached:
+    """Whether a precondition is met by the runs of a claim's sweeps, whose conditions came to `found`."""
+    if condition.measure in WIDTHS:
+        values = list(_widths(condition.measure, found))
+        return _worst(condition, values, none_is_met=True)
+    pool = records if condition.plus else list({(r.sweep, r.key, r.seed): r for f in found for r in f.records}.values())
+    selection = condition.plus[0] if condition.plus else {}
+    grids = _Grids(records) if condition.measure == "at_grid_end" else None
+    cells: dict[tuple[str, str], list[float]] = {}
+    for record in chosen(pool, {"config.split": "test", **condition.where, **selection}):
+        value = grids.end(record) if grids else _measured(record, condition.measure)
+        if value is not None:
+            cells.setdefault((record.sweep, record.key), []).append(value)
+    return _worst(condition, [fmean(values) for values in cells.values()])
+
+
+def _worst(condition: Condition, values: Sequence[float], *, none_is_met: bool = False) -> Reached:
+    bound = condition.bound
+    if not values:
+        return Reached(condition.name, bound.text, None, 0.0, 0, 0 if none_is_met else 1)
+    worst = max(values, key=bound.off)
+    return Reached(
+        condition.name, bound.text, worst, bound.off(worst), len(values), sum(bound.off(v) > 0 for v in values)
+    )
+
+
+def _measured(record: Record, expression: str) -> float | None:
+    try:
+        return measure(record, expression)
+    except ValueError:
+        if record.status == "diverged":  # it ended before this was measured
+            return None
+        raise
+
+
+def _widths(expression: str, found: Sequence[Finding]) -> Iterator[float]:
+    for one in found:
+        if one.outcome == "undecided" and one.effect is not None and one.effect.low is not None:
+            half, size = (one.effect.high - one.effect.low) / 2, _size(one.bound)  # type: ignore[operator]
+            if expression == "half_width":
+                yield half
+            elif size:
+                yield half / size
+
+
+def _size(bound: Bound) -> float:
+    """What a bound asks for, without its sign; of a range, half of its width."""
+    if bound.low is not None and bound.high is not None:
+        return (bound.high - bound.low) / 2
+    return abs(bound.high if bound.low is None else bound.low)  # type: ignore[arg-type]
+
+
+class _Grids:
+    """The values that the searches of some sweeps tried, cell by cell."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.tried: dict[str, list[Record]] = {}
+        for record in records:
+            if record.config.get("split") == "validation":
+                for length in (True, False):
+                    self.tried.setdefault(_cell(record, length=length), []).append(record)
+
+    def end(self, record: Record) -> float | None:
+        """1 if what the search chose for a run is an end of a grid, 0 if not, None without any search.
+
+        A run whose own length was not searched has the search of another length (`Sweep.search_epochs`).
+        """
+        tried = self.tried.get(_cell(record, length=True)) or self.tried.get(_cell(record, length=False))
+        if not tried:
+            return None
+        for path in SEARCHED:
+            values = {value for r in tried if (value := value_at(r, path)) is not None}
+            if len(values) > 1 and value_at(record, path) in (min(values), max(values)):
+                return 1.0
+        return 0.0
+
+
+def _cell(record: Record, *, length: bool) -> str:
+    """What the runs of a search and the final runs of a cell share, as text; `length` keeps epochs and updates."""
+    config = {name: value for name, value in record.config.items() if name != "split"}
+    recipe = dict(config.get("recipe") or {})
+    for name in ("lr", *(() if length else ("epochs", "updates"))):
+        recipe.pop(name, None)
+    if recipe.get("clip"):
+        recipe["clip"] = {name: value for name, value in recipe["clip"].items() if name != "factor"}
+    return json.dumps([record.sweep, record.method, length, {**config, "recipe": recipe}], sort_keys=True, default=str)

@@ -1,0 +1,229 @@
+"""The rule language of `claims.yaml`: a condition is what to measure, where, and the bound that it must meet.
+
+A condition compares records, or computes. Of records it takes `plus` and `minus`: selections, each a mapping of dotted
+paths into the record to values (``method: bn`` may be written ``bn``), or lists of selections, which are added up. The
+effect is the sum of the means of `plus` less that of `minus` (or one mean over another, geometric ones, with ``ratio:
+true``); without `minus` it is the level of `plus`. `where` holds what all selections share. A value is
+
+- a literal, ``null`` (nothing there), or a list of literals, over which a seed's runs are averaged;
+- ``smallest`` or ``largest`` of the values present, ``any`` (something there), ``mean`` (average over all of them);
+- ``best`` or ``worst``, by the mean test accuracy (in `plus` and `minus` only);
+- ``each`` (in `where` only): one finding for every value present.
+
+`measure` is a metric, a dotted path, one of `SHARES`, or several of these with ``/`` or ``-`` between them, from left
+to right; accuracies are in per cent. With `range` the measure is judged over the values of a path: see `Range`. A
+computed condition names a function of `experiments.claims.computed`, and its argument: `of`.
+
+`SHARES` are 1 or 0 for a run, so that their mean is a share of runs. ``diverged``: its loss is not a number any more.
+``failed_to_train``: it diverged, or ended within two points of chance accuracy. ``loss_falls``: its last loss is below
+0.9 of the first one and of that of guessing, which says that training began, not that the network is any good.
+
+The bound is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a number, or ``5 %`` of what is
+expected); `expected` may be a mapping of arguments to numbers, for a finding each. `partly` is the weaker bound of
+`at_least` or `below` at which a condition that misses it holds in part. A `guard` must hold for "reproduced", and
+counts for nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from experiments.claims.computed import COMPUTED
+from experiments.records.statistics import Estimate
+
+OPERATORS = ("smallest", "largest", "any", "mean", "best", "worst", "each")
+ROOTS = ("method", "seed", "status", "sweep", "profile", "config", "metrics", "provenance")
+BOUNDS = ("at_least", "below", "between", "expected")
+TAKES = ("largest", "best", "width")
+SHARES = ("diverged", "failed_to_train", "loss_falls")
+
+Selection = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An interval ``[low, high]`` that the effect must lie in; `strict`: below `high`. `partly` replaces the bound.
+
+    `null` is the effect of no difference: 0, and 1 of a ratio.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    strict: bool = False
+    partly: float | None = None
+    text: str = ""
+    null: float = 0.0
+
+    def met(self, effect: Estimate) -> bool | None:
+        """Whether an effect meets the bound by its interval; None while the interval does not decide.
+
+        `at_least` t, where t is above `null`: the mean is at least t and the interval is above `null`. `at_least` t
+        otherwise, which is a margin: the interval is at least t. Both fail if the interval is below t. `below` t: the
+        interval is below t; it fails if the interval is not. `between`: the interval is inside; it fails if all of the
+        interval is on one side.
+        """
+        lower, upper = effect.low, effect.high
+        if lower is None or upper is None:  # one seed has no interval
+            return None
+        if self.low is not None and self.high is None:
+            clears = lower > self.null if self.low > self.null else lower >= self.low
+            return True if effect.mean >= self.low and clears else False if upper < self.low else None
+        high = float("inf") if self.high is None else self.high
+        low = float("-inf") if self.low is None else self.low
+        if lower >= low and (upper < high if self.strict else upper <= high):
+            return True
+        return False if upper < low or (lower >= high if self.strict else lower > high) else None
+
+    def met_in_part(self, effect: Estimate) -> bool:
+        """Whether an effect that does not meet the bound meets the weaker one."""
+        if self.partly is None:
+            return False
+        weaker = replace(self, low=self.partly) if self.high is None else replace(self, high=self.partly)
+        return bool(weaker.met(effect))
+
+    def opposite(self, effect: Estimate) -> bool:
+        """Whether the interval shows an effect of the sign against the one that the bound asks for."""
+        if effect.low is None or effect.high is None:
+            return False
+        if self.high is None:
+            return self.low is not None and self.low >= self.null > effect.high
+        return self.low is None and self.high <= self.null < effect.low
+
+    def off(self, value: float) -> float:
+        """How far a value is from meeting the bound; 0 if it does."""
+        below = 0.0 if self.low is None else max(0.0, self.low - value)
+        above = 0.0 if self.high is None else max(0.0, value - self.high)
+        return max(below, above)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which values of a path are usable: those whose measure is within so many points of the best one's.
+
+    `take`: the ``largest`` usable or the ``best`` value, in octaves (its base-2 logarithm), or the ``width`` of the
+    usable values in octaves. With `across`, a value is usable if it is so at every value of those paths.
+    """
+
+    of: str
+    take: str
+    within: float = 0.0
+    across: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a claim; see the module."""
+
+    name: str
+    bound: Bound
+    guard: bool = False
+    measure: str = "accuracy"
+    where: Selection = field(default_factory=dict)
+    plus: tuple[Selection, ...] = ()
+    minus: tuple[Selection, ...] = ()
+    ratio: bool = False
+    range: Range | None = None
+    compute: str = ""
+    of: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """The condition in a line."""
+        if self.compute:
+            return f"{self.compute}({self.of}) {self.bound.text}"
+        sums = [" + ".join(map(_shown, side)) for side in (self.plus, self.minus) if side]
+        sides = [f"({text})" if " + " in text else text for text in sums]
+        what = self.measure if self.range is None else f"{self.range.take} usable {self.range.of.rpartition('.')[2]}"
+        compared = (" / " if self.ratio else " - ").join(sides)
+        return f"{'' if what == 'accuracy' else f'{what}: '}{compared} {self.bound.text}"
+
+
+def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condition]:
+    """The conditions of one entry of the file, which has several only where `expected` is a mapping.
+
+    A `precondition` is one of `experiments.claims.regimes`, which may be without `plus`.
+    """
+    given = dict(entry)
+    name = given.get("name", "")
+    if not name:
+        raise ValueError(f"a condition has no name: {given}")
+    known = {f.name for f in fields(Condition)} - {"bound"} | {*BOUNDS, "tolerance", "partly"}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"condition {name!r} has unknown fields {', '.join(unknown)}; use {', '.join(sorted(known))}")
+    if len(bounds := [key for key in BOUNDS if key in given]) != 1:
+        raise ValueError(f"condition {name!r} has {len(bounds)} bounds; give it one of {', '.join(BOUNDS)}")
+    if bool(given.get("compute")) == ("plus" in given) and not precondition:
+        raise ValueError(f"condition {name!r} needs either `plus`, to compare records, or `compute`")
+    if given.get("compute", "") not in ("", *COMPUTED):
+        raise ValueError(f"condition {name!r}: {given['compute']!r} is not computed; use one of {', '.join(COMPUTED)}")
+    expected = given.get("expected")
+    if isinstance(expected, Mapping):
+        each = [given | {"expected": value, "of": of, "name": f"{name}: {of}"} for of, value in expected.items()]
+        return [condition for one in each for condition in parse(one)]
+    limits = {key: given.pop(key) for key in (*BOUNDS, "tolerance", "partly") if key in given}
+    given["bound"] = replace(_bound(name, **limits), null=1.0 if given.get("ratio") else 0.0)
+    for side in ("plus", "minus"):
+        found = given.get(side, [])
+        given[side] = tuple(_selection(name, s) for s in (found if isinstance(found, list) else [found]))
+    given["where"] = _selection(name, given.get("where", {}), each=True)
+    if "range" in given:
+        given["range"] = _range(name, given["range"])
+    if given.get("ratio") and (len(given["plus"]), len(given["minus"])) != (1, 1):
+        raise ValueError(f"condition {name!r} is a ratio; give it one selection in `plus` and one in `minus`")
+    if given.get("measure") in SHARES and ("range" in given or len(given["plus"]) > 1 or len(given["minus"]) > 1):
+        raise ValueError(f"condition {name!r} measures a share; compare the runs of at most two selections")
+    return [Condition(**given)]
+
+
+def _bound(
+    name: str,
+    at_least: float | None = None,
+    below: float | None = None,
+    between: list[float] | None = None,
+    expected: float | None = None,
+    tolerance: float | str = 0.0,
+    partly: float | None = None,
+) -> Bound:
+    if at_least is not None:
+        return Bound(low=at_least, partly=partly, text=f"≥ {at_least:g}")
+    if below is not None:
+        return Bound(high=below, strict=True, partly=partly, text=f"< {below:g}")
+    if partly is not None:
+        raise ValueError(f"condition {name!r} has `partly`, which goes with `at_least` or `below` only")
+    if between is not None:
+        low, high = between
+        return Bound(low, high, text=f"in [{low:g}, {high:g}]")
+    assert expected is not None
+    width = expected * float(tolerance.rstrip("% ")) / 100 if isinstance(tolerance, str) else tolerance
+    text = f"= {expected:g}" + (f" ± {tolerance}" if tolerance else "")
+    return Bound(expected - abs(width), expected + abs(width), text=text)
+
+
+def _selection(name: str, given: Any, *, each: bool = False) -> Selection:
+    selection = {"method": given} if isinstance(given, str) else dict(given)
+    refused = ("best", "worst") if each else ("each",)
+    for path, value in selection.items():
+        if path.partition(".")[0] not in ROOTS:
+            raise ValueError(f"condition {name!r}: path {path!r} must start with one of {', '.join(ROOTS)}")
+        if value in refused:
+            place = "`plus` and `minus`" if each else "`where`"
+            raise ValueError(f"condition {name!r}: {path}: {value} can stand in {place} only")
+    return selection
+
+
+def _range(name: str, given: Mapping[str, Any]) -> Range:
+    try:
+        found = Range(**{**given, "across": tuple(given.get("across", ()))})
+    except TypeError as error:
+        known = ", ".join(f.name for f in fields(Range))
+        raise ValueError(f"condition {name!r}: range={dict(given)} needs of and take, of {known}") from error
+    if found.take not in TAKES:
+        raise ValueError(f"condition {name!r}: take={found.take!r} is not known; use one of {', '.join(TAKES)}")
+    return found
+
+
+def _shown(selection: Selection) -> str:
+    rest = {path.rpartition(".")[2]: value for path, value in selection.items() if path != "method"}
+    details = ", ".join(f"{name} {value}" for name, value in rest.items())
+    method = str(selection.get("method", ""))
+    return f"{method} ({details})" if method and details else method or details

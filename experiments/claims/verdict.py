@@ -1,0 +1,155 @@
+"""Verdicts from records: each claim of `claims.yaml` by its own rule, none typed by hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from experiments import configs
+from experiments.claims.claim import Claim, claims
+from experiments.claims.evidence import Finding, findings
+from experiments.claims.regimes import Reached, reached
+from experiments.profiles import PROFILES
+from experiments.records import Ledger, path_of, read
+from experiments.records.record import Record
+from experiments.study import recorded, stale, whole
+from experiments.sweep import Sweep
+
+WORDS = (
+    "reproduced", "partly", "not reproduced", "undecided", "regime not reached", "not tested", "out of reach",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's verdict at one profile, one of `WORDS`, and what it rests on."""
+
+    claim: Claim
+    verdict: str
+    profile: str
+    findings: tuple[Finding, ...] = ()
+    regime: tuple[Reached, ...] = ()
+    stale: int = 0  # records of its sweeps that `study.stale` tells
+
+    @property
+    def scale(self) -> str:
+        """Said beside a verdict that the profile is too small to settle; empty otherwise."""
+        order = list(PROFILES)
+        small = order.index(self.profile) < order.index(self.claim.verdict_from)
+        return f"at {self.profile} scale only; settled from {self.claim.verdict_from} on" if small else ""
+
+    @property
+    def tested(self) -> bool:
+        """Whether any condition was measured, guards aside."""
+        return any(finding.effect is not None for finding in self.findings if not finding.guard)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every condition was measured."""
+        return bool(self.findings) and all(finding.effect is not None for finding in self.findings)
+
+    @property
+    def because(self) -> str:
+        """Which preconditions are not met and by how much, or which conditions hold, or lack records; else empty."""
+        if self.verdict == "regime not reached":
+            return "; ".join(one.said for one in self.regime if not one.met)
+        if self.verdict == "partly":
+            held = [f.name for f in self.findings if not f.guard and (f.holds or f.in_part)]
+            return f"holds, at least in part: {'; '.join(held)}"
+        missing = [f.name for f in self.findings if f.effect is None]
+        return f"no records yet: {'; '.join(missing)}" if self.verdict == "undecided" and missing else ""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all runs that it rests on."""
+        return tuple(sorted({seed for finding in self.findings for seed in finding.seeds}))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of all runs that it rests on."""
+        return tuple(sorted({device for finding in self.findings for device in finding.devices}))
+
+
+def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
+    """Judge a claim by the runs among these records, of one config or of several; what is computed needs none.
+
+    Search runs count only where a rule asks for them, and for the grids of a regime. `experiments.claims.rules` says
+    when a condition holds. Nothing measured: not tested, or out of reach where the claim says why. A precondition is
+    not met: regime not reached. Not every condition measured: undecided. All conditions hold: reproduced. Leaving
+    guards aside: some hold, or hold in part: partly; all failed: not reproduced; otherwise undecided.
+    """
+    if claim_id not in claims():
+        raise ValueError(f"claim {claim_id!r} is not known; use one of {', '.join(claims())}")
+    claim, done = claims()[claim_id], [r for r in records if r.done]
+    try:
+        found = tuple(findings(claim.conditions, done))
+        verdict = Verdict(claim, "out of reach" if claim.why else "not tested", profile, found)
+        if not verdict.tested:
+            return verdict
+        verdict = replace(verdict, regime=tuple(reached(one, found, done) for one in claim.regime))
+    except ValueError as error:
+        raise ValueError(f"claim {claim_id} cannot be judged by these {len(done)} records: {error}") from error
+    if not all(one.met for one in verdict.regime):
+        return replace(verdict, verdict="regime not reached")
+    return replace(verdict, verdict=_word(found) if verdict.whole else "undecided")
+
+
+def _word(found: Sequence[Finding]) -> str:
+    main = [finding for finding in found if not finding.guard]
+    if all(finding.holds for finding in found):
+        return "reproduced"
+    if any(finding.holds or finding.in_part for finding in main):
+        return "partly"
+    return "undecided" if any(finding.holds is None for finding in main) else "not reproduced"
+
+
+def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[Verdict]:
+    """The verdict on every claim, from a folder of records with one folder a profile.
+
+    Each is judged at the largest of the profiles whose sweeps, all those of the claim that are recorded whole, measure
+    every condition; else at the largest that measures any.
+    """
+
+    @cache
+    def current(name: str, profile: str) -> tuple[list[Record], int]:
+        return _current(results / profile, name, profile)
+
+    return [_latest(claim, current, profiles) for claim in claims().values()]
+
+
+def verdicts_of(sweep: Sweep, ledger: Ledger, profile: str) -> list[Verdict]:
+    """The verdicts on the claims that a sweep tests by itself; none while a run of it is missing."""
+    records = _whole(sweep, ledger)
+    alone = [claim.id for claim in claims().values() if claim.configs == (sweep.name,)]
+    return [judge(claim_id, records, profile) for claim_id in alone if records]
+
+
+def _latest(claim: Claim, current: Callable[[str, str], tuple[list[Record], int]], profiles: Sequence[str]) -> Verdict:
+    if not claim.configs:
+        return judge(claim.id, (), claim.verdict_from)
+    judged: list[Verdict] = []
+    for profile in reversed(profiles):
+        found = [current(name, profile) for name in claim.configs]
+        records, stale = [r for part, _ in found for r in part], sum(count for _, count in found)
+        judged += [replace(judge(claim.id, records, profile), stale=stale)] if records else []
+    whole, tested = [v for v in judged if v.whole], [v for v in judged if v.tested]
+    return (whole or tested or [judge(claim.id, (), claim.verdict_from)])[0]
+
+
+def _current(folder: Path, name: str, profile: str) -> tuple[list[Record], int]:
+    """The runs of a sweep as it is now, and how many records are stale; none while one is missing."""
+    if name not in configs.names() or not path_of(folder, name).is_file():
+        return [], 0
+    sweep, ledger = configs.sweep(name, profile), read(path_of(folder, name))
+    return _whole(sweep, ledger), sum(stale(run, record) for run, record in recorded(sweep, ledger)[1])
+
+
+def _whole(sweep: Sweep, ledger: Ledger) -> list[Record]:
+    """The runs of a sweep, none while one is missing: a rate was not chosen yet, or an average lacks a seed."""
+    return [record for _, record in recorded(sweep, ledger)[1]] if whole(sweep, ledger) else []
+
+
+def batch_size(record: Record) -> int:
+    """Images per update of a record's run."""
+    size: int = record.config["recipe"]["batch_size"]
+    return size

@@ -1,0 +1,194 @@
+"""The command line: ``python -m experiments run|list|status|doctor|bench``."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments import configs, records
+from experiments.engine import Where, resolve_device
+from experiments.engine.cost import all_runs, cost, runs_left, span
+from experiments.engine.dispatch import OutOfTime
+from experiments.obtain import RESULTS, plan, run_left
+from experiments.profiles import PROFILES
+from experiments.study import recorded, stale
+from experiments.sweep import Sweep
+from experiments.tasks.elsewhere import stuck
+from experiments.terminal import aligned
+
+COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "on", "hours")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+ProfileOption = Annotated[str, typer.Option(help=", ".join(PROFILES))]
+ResultsOption = Annotated[str, typer.Option(help="folder of the records (default: experiments/results/PROFILE)")]
+
+
+@app.command()
+def run(
+    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all, those that settle most first")],
+    profile: ProfileOption = "smoke",
+    results: ResultsOption = "",
+    seeds: Annotated[int | None, typer.Option(help="number of final seeds")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="processes (default: cores on CPU, 1 on GPU)")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace stale records")] = False,
+    scheduler: Annotated[str, typer.Option(help="address of a dask scheduler, in place of local processes")] = "",
+    streams: Annotated[int | None, typer.Option(help="runs at once in one process (default: 4 on a GPU)")] = None,
+    minutes: Annotated[float | None, typer.Option(help="begin no run after so many minutes")] = None,
+    data: Annotated[str, typer.Option(help="cifar100: in CIFAR-10's place, where a config allows that")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what is left and what it costs, then stop")] = False,
+) -> None:
+    """Run what the records of these configs still lack."""
+    console = Console(soft_wrap=True)
+    until = inf if minutes is None else time.monotonic() + 60 * minutes
+    total = 0.0
+    try:
+        for name in configs.queue() if names == ["all"] else names:
+            if time.monotonic() >= until and not dry_run:  # nor looked at: to say what each costs takes seconds
+                said = f"time is up: {name} and what follows it were not begun; the same command goes on from there"
+                console.print(said, highlight=False)
+                break
+            if data and names == ["all"] and stuck(configs.sweep(name, profile)):
+                console.print(f"{name}, {profile}: asks for its own data, left out", highlight=False)
+                continue
+            options = (device, seeds, workers, fresh, scheduler)
+            sweep, where = plan(name, profile, results, *options, data=data, here=not dry_run)
+            where = replace(where, until=until, streams=streams or where.streams)
+            left = runs_left(sweep, where)
+            seconds, basis = cost(sweep, where, left, RESULTS) if left else (0.0, "")
+            total += seconds
+            said = f"about {span(seconds)} with {where.workers} worker(s), {basis}" if left else "all recorded"
+            console.print(f"{name}, {profile}: {len(left)} runs left on {where.device}, {said}", highlight=False)
+            if left and not dry_run:
+                try:
+                    run_left(sweep, where, console)
+                except OutOfTime as end:
+                    console.print(f"{name}: time is up, {end}; the same command goes on from there", highlight=False)
+            if data and not dry_run:  # the book shows the verdicts on the sweep's own data
+                _print_verdicts(sweep, where, console)
+        if dry_run and (names == ["all"] or len(names) > 1):
+            console.print(f"about {span(total)} in all", highlight=False)
+    except (ValueError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        console.print("interrupted: finished runs are recorded; the same command goes on from there")
+        raise typer.Exit(130) from None
+
+
+def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
+    from experiments.claims import verdicts_of
+
+    for verdict in verdicts_of(sweep, records.read(records.path_of(where.results, sweep.name)), where.profile):
+        because = f" ({verdict.because})" if verdict.because else ""
+        console.print(f"{verdict.claim.id}: {verdict.verdict}{because}", highlight=False, markup=False)
+        for found in verdict.findings:
+            said = f"  {found.name}: {found.measured} (asked: {found.wanted}), {found.said}"
+            console.print(said, highlight=False, markup=False)
+
+
+@app.command("list")
+def list_configs() -> None:
+    """The configs, each with its question and cost."""
+    table = Table("config", "question", "cost")
+    for name in configs.names():
+        fields = configs.contract(name)
+        table.add_row(name, fields["Question"], fields["Cost"])
+    Console().print(table)
+
+
+@app.command()
+def doctor(device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto") -> None:
+    """Versions, device, dtypes, data found, and one forward and backward."""
+    from experiments.doctor import findings
+
+    try:
+        for what, found in findings(device):
+            Console(soft_wrap=True).print(f"{what:20} {found}", markup=False, highlight=False)
+    except (ValueError, RuntimeError) as error:
+        Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def status(results: Annotated[str, typer.Option(help="folder that holds one folder a profile")] = "") -> None:
+    """Per config and profile: runs done, missing, diverged, failed, stale, on what device, and what they cost."""
+    shown: list[tuple[str, ...]] = [COLUMNS]
+    letters: dict[str, str] = {}
+    on = COLUMNS.index("on")
+    try:
+        for row, warning in rows(Path(results) if results else RESULTS):
+            # The names of devices are too long for a narrow terminal: a letter stands for them.
+            letter = letters.setdefault(row[on], chr(ord("a") + len(letters))) if row[on] else ""
+            shown.append((*row[:on], letter, *row[on + 1 :]))
+            if warning:
+                Console(stderr=True).print(warning)
+    except (ValueError, OSError) as error:
+        Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
+    print(aligned(shown))
+    for name, letter in letters.items():
+        print(f"{letter}: {name}")
+
+
+def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Rows of a table, each with what was wrong with its file.
+
+    Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
+    Stale: all records of the file that `study.stale` tells, those of runs that the sweep has no more too. On: the names
+    of the devices. Hours: what all of them took.
+    """
+    for name in configs.names():
+        for profile in PROFILES:
+            ledger = records.read(records.path_of(results / profile, name))
+            sweep = configs.sweep(name, profile)
+            runs, pairs = recorded(sweep, ledger)
+            found = [r for _, r in pairs]
+            count = Counter(r.status for r in found)
+            # A widened grid has runs beyond those that the sweep starts with.
+            known = all_runs(sweep) | {run.key: run for run in runs} if ledger.records else {}
+            old = sum(stale(known.get(r.key), r) for r in ledger.records)
+            devices = ", ".join(sorted({r.provenance["device"] for r in found}))
+            seconds = sum(r.provenance["seconds"] for r in found)
+            numbers = (
+                count["ok"] + count["diverged"], len(runs) - len(found), count["diverged"], count["failed"], old
+            )  # fmt: skip
+            hours = f"{seconds / 3600:.2f}" if found else ""
+            yield (name, profile, *map(str, numbers), devices, hours), ledger.torn
+
+
+@app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    only: Annotated[str, typer.Option(help="engine or peers (default: both)")] = "",
+) -> None:
+    """The engine beside the ordinary way of training; clipping, steps and inference beside timm's and the limits."""
+    from experiments.bench import ordinary, peers
+
+    parts = {"engine": ordinary.main, "peers": peers.main}
+    failed = False
+    try:
+        if only and only not in parts:
+            raise ValueError(f"only={only!r} is not known; use one of {', '.join(parts)}")
+        on_gpu = resolve_device(device).type == "cuda"
+    except ValueError as error:
+        Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
+    for name in [only] if only else sorted(parts, reverse=on_gpu):  # a GPU may be lent: first what is kept bit by bit
+        # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
+        console = Console(soft_wrap=True, width=max(150, Console().width) if name == "peers" else None)
+        try:
+            parts[name](device, console)
+        except Exception as error:  # of a driver, a compiler, a worker: the other part has nothing to do with it
+            failed = True
+            said = f"error: {name}: {type(error).__name__}: {error}"
+            console.print(said, style="red", markup=False)
+    raise typer.Exit(int(failed))

@@ -1,0 +1,150 @@
+"""The records of a config: made where they are missing, read where they are there; for chapters and for `run`."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import configs, records
+from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
+from experiments.engine.cost import runs_left
+from experiments.engine.progress import progress
+from experiments.profiles import check
+from experiments.records import Ledger
+from experiments.study import recorded, stale
+from experiments.sweep import Sweep
+from experiments.tasks.elsewhere import on_data
+
+RESULTS = Path(__file__).parent / "results"
+INTERACTIVE = Path(__file__).parents[1] / "book" / "_build" / "interactive"  # what a reader's notebook records
+
+
+def measure(
+    name: str,
+    profile: str = "smoke",
+    results: str | Path = "",
+    *,
+    device: str = "auto",
+    seeds: int | None = None,
+    workers: int | None = None,
+    fresh: bool = False,
+    scheduler: str = "",
+    console: Console | None = None,
+) -> Ledger:
+    """Run what a config still lacks at a profile, and return all its records; nothing trained twice.
+
+    Parameters
+    ----------
+    name, profile : str
+    results : path
+        Folder of the records; empty: ``experiments/results/<profile>``.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    seeds : int, optional
+        Number of final seeds, in place of the config's.
+    workers : int, optional
+        Processes; None: one a core on a CPU, one on a GPU.
+    fresh : bool
+        Repeat runs whose record is stale (see `study.stale`).
+    scheduler : str
+        Address of a dask scheduler, in place of local processes.
+    """
+    sweep, where = plan(name, profile, results, device, seeds, workers, fresh, scheduler)
+    return run_left(sweep, where, console or Console())
+
+
+def obtain(
+    name: str,
+    profile: str,
+    results: str | Path = "",
+    *,
+    rerun: bool = False,
+    device: str = "auto",
+    partial: bool = False,
+) -> Ledger:
+    """The records of a config, for a chapter: trained where `rerun` asks for it and something is missing or stale.
+
+    Without `rerun` nothing is trained. A config that lacks runs at this profile is then a FileNotFoundError, unless
+    `partial` asks for the records that there are, which may be none. With `rerun` and no folder, new records go to
+    ``book/_build/interactive/<profile>``, which starts as a copy of the committed records. The committed records change
+    only where `results` names their folder.
+
+    Raises
+    ------
+    ValueError
+        For a `rerun` that is no bool: the text "false" counts as true.
+    """
+    if not isinstance(rerun, bool):
+        raise ValueError(f"rerun={rerun!r} must be True or False, without quotes")
+    if rerun:
+        return measure(name, profile, results or _own_copy(name, profile), device=device, fresh=True)
+    configs.module(name)
+    ledger = records.read(records.path_of(Path(results) if results else RESULTS / check(profile), name))
+    if not ledger.records and not partial:
+        raise FileNotFoundError(
+            f"no records of {name!r} at profile {profile!r} in {ledger.path}; make them with "
+            f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
+        )
+    runs, found = recorded(configs.sweep(name, profile), ledger)
+    missing = len(runs) - sum(record.done for _, record in found)
+    if missing and not partial:
+        raise FileNotFoundError(
+            f"{missing} of {len(runs)} runs of {name!r} at profile {profile!r} are not in {ledger.path}, whose "
+            "records may be of an earlier version of the sweep; make them with "
+            f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
+        )
+    if old := sum(stale(run, record) for run, record in found):
+        warnings.warn(
+            f"{old} of {len(found)} records of {name!r} at profile {profile!r} are stale: the numbers that their kind "
+            f"of run computes have changed since. `python -m experiments run {name} --profile {profile} --fresh` makes "
+            "them again",
+            stacklevel=2,
+        )
+    return ledger
+
+
+def _own_copy(name: str, profile: str) -> Path:
+    """The folder for a reader's records, with those committed to start from."""
+    folder = INTERACTIVE / check(profile)
+    own, committed = (records.path_of(place, name) for place in (folder, RESULTS / profile))
+    if not own.exists() and committed.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(committed, own)
+    return folder
+
+
+def run_left(sweep: Sweep, where: Where, console: Console) -> Ledger:
+    """Run what a sweep still lacks, and show how far it is."""
+    records.check_writable(where.results)
+    with progress(f"{sweep.name}, {where.profile}", len(runs_left(sweep, where)), console) as report:
+        return run_sweep(sweep, where, report)
+
+
+def plan(
+    name: str,
+    profile: str,
+    results: str | Path,
+    device: str,
+    seeds: int | None,
+    workers: int | None,
+    fresh: bool,
+    scheduler: str,
+    *,
+    data: str = "",
+    here: bool = True,
+) -> tuple[Sweep, Where]:
+    """A config and its options as data, checked. `data`: in place of its own; `here`: the device is on this machine."""
+    sweep = configs.sweep(name, profile)
+    if data:
+        sweep = on_data(sweep, data)
+    if seeds is not None:
+        sweep = sweep.with_seeds(seeds)
+    if scheduler and workers is not None:
+        raise ValueError(f"workers={workers} and scheduler={scheduler!r} exclude each other: the cluster has its own")
+    on = resolve_device(device, here=here and not scheduler)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
+    folder = Path(results).expanduser() if results else RESULTS / (f"{profile}_{data}" if data else profile)
+    streams = STREAMS if on.type == "cuda" and workers is None else 1
+    return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler, streams)

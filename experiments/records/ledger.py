@@ -1,0 +1,158 @@
+"""Records of a sweep: appended to a file in one write under a lock, read back with a torn last line recognised."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+from experiments.records.record import NewerSchema, Record, parse
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two sweeps on one folder are not guarded against each other
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The records of one sweep at one profile, the last of each run; and what was wrong with the file."""
+
+    path: Path
+    records: tuple[Record, ...] = ()
+    torn: str = ""
+
+    def of(self, key: str, seed: int) -> Record | None:
+        """The record of one run, if there is one."""
+        return self._index.get((key, seed))
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, int], Record]:
+        return {(r.key, r.seed): r for r in self.records}
+
+
+def path_of(results: Path, sweep: str) -> Path:
+    """Where the records of a sweep are."""
+    return results / f"{sweep}.jsonl"
+
+
+def read(path: Path) -> Ledger:
+    """Read a record file; a missing one is empty.
+
+    A last line without its newline is torn: it is reported in `Ledger.torn` and its run counts as not done. A line in
+    the middle that is no record is corruption that no crash of ours leaves: a ValueError names file and line. So does
+    one of a newer schema, which this code cannot know how to read.
+    """
+    try:
+        with path.open("rb") as file:
+            with suppress(OSError):  # a read-only place may have no locks, and no writer either
+                _lock(file, shared=True)
+            return _parsed(file, path)
+    except FileNotFoundError:
+        return Ledger(path)
+
+
+def _parsed(file: IO[bytes], path: Path) -> Ledger:
+    latest: dict[tuple[str, int], Record] = {}
+    names: dict[bytes, str] = {}  # few differ: each is kept once
+    torn = ""
+    for number, line in enumerate(file, 1):
+        if line[-1:] != b"\n":
+            torn = f"{path}: the last line is torn ({len(line)} bytes, no newline); its run will be repeated"
+            break
+        try:
+            record = parse(line, names)
+        except NewerSchema as error:
+            raise ValueError(f"{path}, line {number} has {error}") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is not a record ({error}); records are written by `experiments run` "
+                "only. Delete that line (its run will be repeated), or restore the file from git"
+            ) from error
+        latest[record.key, record.seed] = record
+    return Ledger(path, tuple(latest.values()), torn)
+
+
+def append(path: Path, record: Record) -> int:
+    """Append one record in one write and flush it to the disk; a torn last line is cut off first.
+
+    Returns the size of the file after. Where the write fails (a full disk, a quota) nothing of it stays: an OSError
+    says so, and the records before it are whole.
+    """
+    with _alone(path) as file:
+        size = _cut_torn(file)
+        line = record.line()
+        try:
+            written = 0
+            while written < len(line):  # a disk that fills up takes a part, and says why at the next call
+                written += file.write(line[written:]) or 0
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(size)
+            raise OSError(
+                f"{path}: the record of {record.method!r}, seed {record.seed}, could not be appended "
+                f"({error.strerror or error}); the records before it are whole. "
+                "Make room and give the same command again: it goes on from there"
+            ) from error
+        return size + len(line)
+
+
+def rewrite(path: Path, change: Callable[[Record], Record] = lambda record: record) -> None:
+    """Put the last record of each run, changed, in the place of what a file holds: all or nothing of it.
+
+    Records that later ones replaced go, and so does a torn last line. What others append meanwhile waits for the new
+    file.
+    """
+    part = path.with_suffix(".part")
+    with _alone(path) as file:
+        with path.open("rb") as old:
+            found = _parsed(old, path).records
+        with part.open("wb") as new:
+            new.writelines(change(record).line() for record in found)
+            new.flush()
+            os.fsync(new.fileno())
+        if fcntl is None:
+            file.close()  # Windows replaces no file that is open
+        part.replace(path)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to, locked. One that `rewrite` replaced while the lock was waited for is let go."""
+    while True:
+        with path.open("ab+", buffering=0) as file:
+            _lock(file)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
+
+
+def _cut_torn(file: IO[bytes]) -> int:
+    size = file.seek(0, 2)
+    if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
+        file.seek(0)
+        size = file.read().rfind(b"\n") + 1
+        file.truncate(size)
+    return size
+
+
+def _lock(file: IO[bytes], *, shared: bool = False) -> None:
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def check_writable(results: Path) -> None:
+    """Raise, before any training, if records could not be written to this folder, or if its disk is full."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results) as probe:  # no name that another sweep could use as well
+            probe.write(bytes(2**12))
+            probe.flush()
+    except OSError as error:
+        raise PermissionError(
+            f"results={str(results)!r} cannot be written to ({error.strerror or error}); nothing was trained. "
+            "Pass --results with a folder that you may write to"
+        ) from error

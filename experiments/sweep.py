@@ -1,0 +1,223 @@
+"""What a run is and what a sweep is: frozen data."""
+
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+
+from experiments.records.keys import key_of
+
+T = TypeVar("T")
+APART = ("method", "seed")  # the fields of a run that do not enter its key
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave: status ``"ok"`` or ``"diverged"`` with the reason, numbers, and curves by name."""
+
+    status: str
+    reason: str
+    metrics: dict[str, float]
+    curve: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement, fully resolved; its kinds are the dataclasses of `experiments.tasks`.
+
+    `key` names everything but the seed; `method` is only a label. `split` is ``"validation"`` in a search.
+
+    Every kind has a `NUMERICS` of its own, from 1 upwards. Whoever changes the numbers that a kind computes raises the
+    number, and the kind's earlier records are stale. `tests/experiments/first_losses.json` notices such a change.
+    """
+
+    NUMERICS: ClassVar[int]
+
+    method: str
+    split: str = field(default="test", kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """Every field but the label and the seed, as plain data, and the kind of the run."""
+        fields = {name: value for name, value in asdict(self).items() if name not in APART}
+        return {"kind": type(self).__name__.lower(), **fields}
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the kind and of the fields that differ from their defaults: the same key is the same experiment."""
+        return key_of(self, APART)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets that must be at hand."""
+        return ()
+
+    def effort(self, device: str) -> float:
+        """Seconds that the run may take on a device type, ``"cpu"`` (one thread) or ``"cuda"``, by its arithmetic.
+
+        A rule of thumb: long runs go first by it, and it stands in where nothing like the run has been recorded.
+        """
+        return 1.0
+
+    def at(self, setting: "Setting") -> Self:
+        """The same run with other hyper-parameters."""
+        raise TypeError(f"a {type(self).__name__} run has no learning rate; give its sweep rates=()")
+
+    def at_rate(self, rate: float) -> Self:
+        """The same run at another learning rate."""
+        return self.at(Setting(rate))
+
+    def for_epochs(self, epochs: float) -> Self:
+        """The same run, trained for another number of epochs."""
+        raise TypeError(f"a {type(self).__name__} run has no number of epochs; give its sweep search_epochs=None")
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        """Compute, pausing wherever another run may take a turn on the device; what it returns is the outcome."""
+        raise NotImplementedError
+
+    def execute(self, device: torch.device) -> Outcome:
+        """Compute without a pause."""
+        return drain(self.steps(device))
+
+
+def drain(steps: Generator[None, None, T]) -> T:
+    """What a generator returns, once it is through."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Hyper-parameters that a search chooses: the peak learning rate and, where a cell clips, AGC's threshold."""
+
+    lr: float
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The settings that a search tries for one cell: every learning rate with every threshold.
+
+    Attributes
+    ----------
+    rates : tuple of float
+        Peak learning rates, ascending, in steps of one factor.
+    thresholds : tuple of float
+        Thresholds of AGC, likewise; empty: the cell does not clip, or keeps its threshold.
+    """
+
+    rates: tuple[float, ...]
+    thresholds: tuple[float, ...] = ()
+
+    def settings(self) -> tuple[Setting, ...]:
+        """All of them, the smallest learning rate first, and for each the smallest threshold first."""
+        return tuple(
+            Setting(r, threshold) for r in sorted(self.rates) for threshold in sorted(self.thresholds) or (None,)
+        )
+
+    def widened(self, best: Setting) -> "Grid":
+        """This grid with one more step beyond every end at which the best setting lies; itself where it lies inside.
+
+        Examples
+        --------
+        >>> Grid((0.5, 1.0, 2.0), (0.01, 0.04)).widened(Setting(2.0, 0.01))
+        Grid(rates=(0.5, 1.0, 2.0, 4.0), thresholds=(0.0025, 0.01, 0.04))
+        """
+        thresholds = self.thresholds if best.threshold is None else _beyond(self.thresholds, best.threshold)
+        return Grid(_beyond(self.rates, best.lr), thresholds)
+
+
+def _beyond(values: tuple[float, ...], best: float) -> tuple[float, ...]:
+    if len(values) < 2:
+        return values
+    below = (values[0] * values[0] / values[1],) if best == values[0] else ()
+    above = (values[-1] * values[-1] / values[-2],) if best == values[-1] else ()
+    return (*below, *values, *above)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Cells to compare, each with its hyper-parameters searched on validation images by the same budget.
+
+    Without rates or grids there is nothing to search: the cells are run as they are.
+
+    Attributes
+    ----------
+    cells : tuple of Run
+        What is compared; the searched hyper-parameters, the split and the seed in them are placeholders.
+    rates : tuple of float
+        One grid of learning rates for every cell.
+    grids : tuple of Grid
+        In place of `rates`: a grid for each cell, all with the same number of settings.
+    widenings : int
+        How often a grid may be widened beyond an end at which the best setting lies.
+    search_epochs : float, optional
+        Length of the search's trainings; None: each cell's own. Cells that differ in length only share their search.
+    search_seeds, seeds : tuple of int
+        Seeds of the search and of the final runs; disjoint, so that no final run was selected on.
+    """
+
+    name: str
+    cells: tuple[Run, ...]
+    rates: tuple[float, ...] = ()
+    search_seeds: tuple[int, ...] = (1000,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    grids: tuple[Grid, ...] = ()
+    widenings: int = 0
+    search_epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [len(grid.settings()) for grid in self.grids]
+        if self.grids and (self.rates or len(sizes) != len(self.cells) or len(set(sizes)) > 1):
+            raise ValueError(
+                f"grids of sweep {self.name!r} have {', '.join(map(str, sizes))} settings for {len(self.cells)} cells, "
+                f"beside rates={self.rates}; give one grid for each cell, all of one size, and no rates"
+            )
+
+    @property
+    def searched(self) -> bool:
+        """Whether hyper-parameters are chosen by a search."""
+        return bool(self.rates or self.grids)
+
+    def grid(self, cell: Run) -> Grid:
+        """The grid that the search of a cell starts with."""
+        return self.grids[self.cells.index(cell)] if self.grids else Grid(self.rates)
+
+    def search(self) -> list[Run]:
+        """Every cell at every setting of its first grid, judged on the validation images; shared trainings once."""
+        return unique(
+            run for cell in self.cells for setting in self.grid(cell).settings() for run in self.tries(cell, setting)
+        )
+
+    def tries(self, cell: Run, setting: Setting) -> list[Run]:
+        """The runs that judge one setting of one cell on the validation images."""
+        run = cell.at(setting)
+        if self.search_epochs is not None:
+            run = run.for_epochs(self.search_epochs)
+        return [replace(run, split="validation", seed=seed) for seed in self.search_seeds]
+
+    def at(self, cell: Run, setting: Setting) -> list[Run]:
+        """The final runs of one cell, if the search chose this setting."""
+        return [replace(cell.at(setting), split="test", seed=seed) for seed in self.seeds]
+
+    def as_they_are(self) -> list[Run]:
+        """Every cell with every final seed, for a sweep without rates."""
+        return [replace(cell, seed=seed) for cell in self.cells for seed in self.seeds]
+
+    def with_seeds(self, count: int) -> "Sweep":
+        """The same sweep with final seeds 0 to count - 1."""
+        if count < 1:
+            raise ValueError(f"seeds={count} must be at least 1")
+        return replace(self, seeds=tuple(range(count)))
+
+
+def unique(runs: Iterable[Run]) -> list[Run]:
+    """The runs, each only once: cells may share trainings."""
+    return list({(run.key, run.seed): run for run in runs}.values())
