@@ -114,8 +114,8 @@ class ScaledActivation(nn.Module):
 def gain_of(fn: Activation, *, tolerance: float = 1e-12) -> float:
     r"""Gain that keeps unit variance through `fn`: ``Var(fn(z)) ** -0.5`` for z ~ N(0, 1).
 
-    The two moments are integrated by Gauss-Legendre panels over [-14, 14] (the density beyond is below 1e-42), split
-    wherever a panel and its two halves disagree, so kinks and jumps need not be known in advance.
+    The two moments are integrated by Gauss-Legendre panels over [-14, 14], since the density beyond is below 1e-42.
+    A panel is split where it disagrees with its two halves, so kinks and jumps need not be known in advance.
 
     Parameters
     ----------

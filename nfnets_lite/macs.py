@@ -32,8 +32,8 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
 
     Notes
     -----
-    This is the "FLOPs" column of the NFNet paper (arXiv 2102.06171, table 3), at the *test* resolution: only with the
-    squeeze-excite layers and the classifier counted do F0 to F6 agree with it to every printed digit. Biases, norms,
+    This is the "FLOPs" column of the NFNet paper (arXiv 2102.06171, table 3), at the *test* resolution. F0 to F6 agree
+    with it to every printed digit only if squeeze-excite layers and the classifier are counted. Biases, norms,
     activations, pooling and the standardisation of weights do not count.
 
     Examples

@@ -59,9 +59,9 @@ def parameter_roles(
 ) -> dict[str, tuple[nn.Parameter, Role]]:
     """Role of every trainable parameter of a model, by name; a shared parameter is listed once.
 
-    The rule is the one of the authors' code (NFNet, arXiv 2102.06171, section 4.1): the classifier's *weight* is
-    decayed and not clipped; gains, biases and scalars (the classifier's bias among them) are clipped and not decayed;
-    every other weight is both.
+    The rule is the one of the authors' code (NFNet, arXiv 2102.06171, section 4.1). The classifier's *weight* is
+    decayed and not clipped. Gains, biases and scalars, with the classifier's bias, are clipped and not decayed. Every
+    other weight is both.
 
     Parameters
     ----------
@@ -80,9 +80,9 @@ def parameter_roles(
     Raises
     ------
     ValueError
-        If "auto" finds no ``get_classifier`` though the model has linear layers, if `classifier` is not part of the
-        model or holds several layers with a weight, or if a parameter with more than one long axis belongs to a module
-        of unknown type.
+        If "auto" finds no ``get_classifier`` though the model has linear layers. If `classifier` is not part of the
+        model or holds several layers with a weight. If a parameter with more than one long axis belongs to a module of
+        unknown type.
 
     Examples
     --------

@@ -53,11 +53,14 @@ def predicted_moments(model: ResNet) -> list[float]:
 
     with :math:`b_l = \beta_l^2 v_l` where nothing normalises and 1 behind a norm: a positively homogeneous activation
     and unit-gain convolutions carry a block's input scale to its branch's end. Gains are the model's current ones.
-    Outside the analysis, and NaN after the stem: FixUp and RescaleNet, whose shortcuts are activated; ``conv="ws"``,
-    whose gain is not 1, and ``"scaled_ws_dense"``, where it is 1 only on average; what takes a norm's place without
-    giving unit moments, such as ``norm="dyt"``; and a gain that is missing or there twice: ``conv="scaled_ws"``
-    has unit gain with ``activation_gain=True`` and the other convolutions, which start with a ReLU's gain in them,
-    without (behind an activation, a norm makes up for either).
+    The analysis does not cover these networks, whose values are NaN after the stem.
+
+    - FixUp and RescaleNet, whose shortcuts are activated.
+    - ``conv="ws"``, whose gain is not 1, and ``"scaled_ws_dense"``, whose gain is 1 only on average.
+    - A layer in place of a norm that does not give unit moments, such as ``norm="dyt"``.
+    - A gain that is missing or applied twice. ``conv="scaled_ws"`` has unit gain with ``activation_gain=True``. Other
+      convolutions start with a ReLU's gain in them, and have unit gain without it. A norm behind an activation makes up
+      for either.
 
     Examples
     --------

@@ -1,11 +1,13 @@
 """The normalizer-free RegNets, B0 to B5, as data (NF-ResNet, arXiv 2101.08692).
 
-Every fact here is that of the authors' code, google-deepmind/deepmind-research: stage widths, depths, resolutions and
-dropout from nfnets/base.py; from nfnets/nf_regnet.py the 3x3 stride-2 stem as wide as the first stage, a stride of 2
-in all four stages, the branch (1x1, grouped 3x3, squeeze-excite, 1x1), its width of 2.25 times the block's *input*
-(1 in the very first block), groups of 8, squeeze-excite of half the branch's width between the 3x3 and the activation
-after it, the pooled shortcut, the final 1x1 of 1280 / 440 of the last stage's width, a classifier that starts at 0;
-from nfnets/experiment_nf_regnets.py the width factor of 0.75 on the table, SiLU, alpha 0.2, stochastic depth 0.1.
+Every fact here is that of the authors' code, google-deepmind/deepmind-research.
+
+- nfnets/base.py: stage widths, depths, resolutions and dropout.
+- nfnets/nf_regnet.py: a 3x3 stem of stride 2, as wide as the first stage, and a stride of 2 in all four stages. The
+  branch is 1x1, grouped 3x3, squeeze-excite, 1x1. Its width is 2.25 times the block's *input* (1 in the first block), in
+  groups of 8. Squeeze-excite has half the branch's width and stands between the 3x3 and the activation after it. The
+  shortcut is pooled, the final 1x1 has 1280 / 440 of the last stage's width, and the classifier starts at 0.
+- nfnets/experiment_nf_regnets.py: the width factor of 0.75 on the table, SiLU, alpha 0.2, stochastic depth 0.1.
 """
 
 from collections.abc import Mapping

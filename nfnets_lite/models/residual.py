@@ -96,12 +96,16 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
     Parameters
     ----------
     rule : str
-        ``"plain"`` x + f(x); ``"half"`` (x + f(x)) / sqrt 2; ``"skipinit"`` x + gain f(x) (SkipInit, arXiv 2002.10444);
-        ``"fixup"`` act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv 1901.09321);
-        ``"rescale"`` sqrt(1 - b^2) act(x) + b gain f(act(x)), b^2 = 1 / (k + L - 1) in block k of L, a part of b in
-        the branch's start (RescaleNet, Shao et al., NeurIPS 2020, as the authors' code has it);
-        ``"rescale_formula"`` the same without the multiplier `gain`, and with ordinary biases in the network;
-        ``"nf"`` x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
+        One of these.
+
+        - ``"plain"``: x + f(x).
+        - ``"half"``: (x + f(x)) / sqrt 2.
+        - ``"skipinit"``: x + gain f(x) (SkipInit, arXiv 2002.10444).
+        - ``"fixup"``: act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv 1901.09321).
+        - ``"rescale"``: sqrt(1 - b^2) act(x) + b gain f(act(x)), b^2 = 1 / (k + L - 1) in block k of L. A part of b is
+          in the branch's start (RescaleNet, Shao et al., NeurIPS 2020, as the authors' code has it).
+        - ``"rescale_formula"``: the same without the multiplier `gain`, and with ordinary biases in the network.
+        - ``"nf"``: x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
     depth : sequence of int
         Blocks per stage.
     alpha, skip_gain : float

@@ -34,8 +34,9 @@ def rescale_start(
 ) -> None:
     r"""RescaleNet's start (Shao et al., NeurIPS 2020, as the authors' code has it).
 
-    A branch of m convolutions has He's start over the incoming connections, each convolution scaled by the m-th root
-    of the join's share; shortcuts and classifier, which no ReLU precedes or whose mean is off, are N(0, 1 / fan-in).
+    A branch of m convolutions has He's start over the incoming connections, and each convolution is scaled by the m-th
+    root of the join's share. Shortcuts and classifier are N(0, 1 / fan-in), since no ReLU precedes them or their mean
+    is removed.
     """
     for branch, join in zip(branches, joins):
         convs = _convs(branch)

@@ -150,9 +150,9 @@ def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
 def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Scale and shift, each ``(C,)``, of a norm whose evaluation is one fixed affine map per channel; else None.
 
-    Batch norms of torch with running statistics have them (not a class that derives and computes more), and what has a
-    method ``affine()``, which raises a ValueError where its options, or the `progress` so far, leave evaluation
-    without such a map.
+    Batch norms of torch with running statistics have them; a class that derives from them and computes more does not.
+    A norm with a method ``affine()`` has them, too. The method raises a ValueError where the norm's options, or the
+    `progress` so far, leave evaluation without such a map.
 
     Examples
     --------

@@ -77,7 +77,7 @@ def whole_groups(channels: int, groups: int | None) -> int:
     """Number of groups: the one asked for, or, for None, what fits best.
 
     That is the largest divisor of `channels` up to 32 that leaves each group at least 4 channels, and 1 where there
-    is no other: 32 groups are the choice of group normalisation's authors, which narrow networks cannot have.
+    is no other. The authors of group normalisation use 32 groups, which narrow networks cannot have.
 
     Raises
     ------

@@ -35,8 +35,8 @@ class PowerNorm(nn.Module):
         Share of the training, by `progress`, on batch statistics; 0 for none. Where nothing sets `progress`, the
         warm-up does not end.
     groups : int, optional
-        The authors' code first divides each position by the root mean square over each of so many groups of channels
-        (theirs: 1), in evaluation too. None, as in the formula, leaves that out.
+        Number of groups of channels. The authors' code first divides each position by the root mean square over its
+        group, in evaluation too, with one group. None, as in the formula, leaves this out.
     eps : float
 
     Attributes

@@ -23,7 +23,7 @@ class UnifiedNorm(nn.Module):
               \psi_t &= \alpha \psi_{t-1} + \frac{1 - \alpha}{M} \sum_{i=0}^{M-1} g_{t-i}
 
     A step is an outlier if a channel's arithmetic mean of the M moments exceeds the geometric one by more than M times
-    the variance of the roots recorded *before*: if all came from one distribution, it could not. Then, and while
+    the variance of the roots recorded *before*. It could not if all came from one distribution. Then, and while
     ``progress < warmup`` or M steps are not recorded, the step is on its own: :math:`\hat\sigma_t^2 = \sigma_t^2` and
     :math:`\psi_t = g_t`, which is the exact gradient. An outlier's records are replaced by the running ones.
 
