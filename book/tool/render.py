@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from book.figures import explorers
+from book.figures import explorers, front
 from book.tool import status
 from book.tool.dress import dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
@@ -93,6 +93,11 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
             shutil.copyfile(page.path, copy)
     _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
     _fill_in(source / "intro.md", "<!-- recorded -->", status.scales(book.root / "experiments" / "results"))
+    first = source / "intro.md"
+    if first.is_file() and "<!-- answer -->" in first.read_text(encoding="utf-8"):
+        verdicts = front.committed()
+        _fill_in(first, "<!-- answer -->", front.answer(verdicts, front.in_book))
+        _fill_in(first, "<!-- situations -->", front.situations(verdicts, front.in_book))
     if "explorer" in names:
         explorers.write(source / "assets", source / "records")
     return source

@@ -4,8 +4,8 @@ Every fact here is that of the authors' code, google-deepmind/deepmind-research.
 
 - nfnets/base.py: stage widths, depths, resolutions and dropout.
 - nfnets/nf_regnet.py: a 3x3 stem of stride 2, as wide as the first stage, and a stride of 2 in all four stages. The
-  branch is 1x1, grouped 3x3, squeeze-excite, 1x1. Its width is 2.25 times the block's *input* (1 in the first block), in
-  groups of 8. Squeeze-excite has half the branch's width and stands between the 3x3 and the activation after it. The
+  branch is 1x1, grouped 3x3, squeeze-excite, 1x1. Its width is 2.25 times the block's *input* (1 in the first block),
+  in groups of 8. Squeeze-excite has half the branch's width and stands between the 3x3 and the activation after it. The
   shortcut is pooled, the final 1x1 has 1280 / 440 of the last stage's width, and the classifier starts at 0.
 - nfnets/experiment_nf_regnets.py: the width factor of 0.75 on the table, SiLU, alpha 0.2, stochastic depth 0.1.
 """

@@ -101,7 +101,8 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
         - ``"plain"``: x + f(x).
         - ``"half"``: (x + f(x)) / sqrt 2.
         - ``"skipinit"``: x + gain f(x) (SkipInit, arXiv 2002.10444).
-        - ``"fixup"``: act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv 1901.09321).
+        - ``"fixup"``: act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv
+          1901.09321).
         - ``"rescale"``: sqrt(1 - b^2) act(x) + b gain f(act(x)), b^2 = 1 / (k + L - 1) in block k of L. A part of b is
           in the branch's start (RescaleNet, Shao et al., NeurIPS 2020, as the authors' code has it).
         - ``"rescale_formula"``: the same without the multiplier `gain`, and with ordinary biases in the network.

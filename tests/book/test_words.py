@@ -47,7 +47,7 @@ def sentences(paragraph: str) -> list[str]:
 
 def texts(docstring: str) -> Iterator[str]:
     """Paragraphs of a docstring, and the text of each field, without headings, formulas and examples."""
-    for paragraph in re.split(r"\n\s*\n|\n-{3,}\n|^(?=\S)[\w, *]+ : .*$", docstring, flags=re.M):
+    for paragraph in re.split(r"\n\s*\n|\n-{3,}\n|\n\s*- |^(?=\S)[\w, *]+ : .*$", docstring, flags=re.M):
         if not re.match(r"\s*(>>>|\.\. math::)", paragraph):
             yield " ".join(re.sub(r":\w+:`[^`]*`|``[^`]*``", "X", paragraph).split())
 

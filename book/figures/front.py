@@ -1,0 +1,72 @@
+"""The first screen of the book and of the README: an answer, and what to use when, from the committed verdicts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from experiments import claims
+from experiments.claims import Claim, Verdict
+from experiments.obtain import RESULTS
+
+SITUATIONS = Path(__file__).resolve().parents[1] / "situations.yaml"
+Link = Callable[[Claim], str]
+
+# What a claim's verdict means for the question of the book; other words mean that the records do not settle it.
+SAID = {
+    "BD-1": {
+        "reproduced": "Not for accuracy, given time: a normalizer-free network with adaptive gradient clipping reaches "
+        "batch norm's accuracy if it trains long enough",
+        "not reproduced": "For accuracy, yes: a normalizer-free network with adaptive gradient clipping stays below "
+        "batch norm even in the longest training measured",
+        "": "Not settled yet: the trainings recorded so far do not decide whether a normalizer-free network reaches batch "
+        "norm's accuracy",
+    },
+    "NF-8": {
+        "reproduced": "At every batch size measured, clipping keeps a normalizer-free network level with batch norm",
+        "not reproduced": "Clipping does not keep a normalizer-free network level with batch norm at large batch sizes",
+        "": "Whether clipping keeps it level with batch norm at large batch sizes is not settled either",
+    },
+}
+
+
+def answer(verdicts: Sequence[Verdict], link: Link) -> str:
+    """Two sentences that answer the book's question, each with the verdict it rests on."""
+    found = {v.claim.id: v for v in verdicts}
+    said = [(found[name], words.get(found[name].verdict, words[""])) for name, words in SAID.items()]
+    return " ".join(f"{text} ({link(v.claim)}: *{v.verdict}*)." for v, text in said)
+
+
+def situations(verdicts: Sequence[Verdict], link: Link) -> str:
+    """A table in Markdown: the situation, what to do, the verdicts that this rests on, and where the evidence stops."""
+    found = {v.claim.id: v for v in verdicts}
+    header = ["your situation", "what to use", "evidence here", "where it stops"]
+    rows = [[s["situation"], s["do"], evidence(s, found, link), s["stops"]] for s in read()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def read() -> list[Mapping[str, str]]:
+    """The situations as they are written down."""
+    found: list[Mapping[str, str]] = yaml.safe_load(SITUATIONS.read_text(encoding="utf-8"))
+    return found
+
+
+def evidence(situation: Mapping[str, str], found: Mapping[str, Verdict], link: Link) -> str:
+    """The verdicts on the claims of one situation."""
+    named = [found[name] for name in situation["claims"]]
+    return ", ".join(f"{link(v.claim)} *{v.verdict}*" for v in named) or "none"
+
+
+def committed() -> list[Verdict]:
+    """The verdicts by the committed records, each at the largest profile recorded."""
+    return claims.verdicts(RESULTS)
+
+
+def in_book(claim: Claim) -> str:
+    """A claim's id as a link of the book."""
+    return f"{{doc}}`{claim.id} <chapters/{claim.chapter or 'verdicts'}>`"
+
+
+def in_repository(claim: Claim) -> str:
+    """A claim's id as a link of the README."""
+    return f"[{claim.id}](book/chapters/{claim.chapter or 'verdicts'}.md)"
