@@ -19,8 +19,8 @@ SAID = {
         "batch norm's accuracy if it trains long enough",
         "not reproduced": "For accuracy, yes: a normalizer-free network with adaptive gradient clipping stays below "
         "batch norm even in the longest training measured",
-        "": "Not settled yet: the trainings recorded so far do not decide whether a normalizer-free network reaches batch "
-        "norm's accuracy",
+        "": "Not settled yet: the trainings recorded so far do not decide whether a normalizer-free network reaches "
+        "batch norm's accuracy",
     },
     "NF-8": {
         "reproduced": "At every batch size measured, clipping keeps a normalizer-free network level with batch norm",
