@@ -15,12 +15,16 @@ APART = ("method", "seed")  # the fields of a run that do not enter its key
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: status ``"ok"`` or ``"diverged"`` with the reason, numbers, and curves by name."""
+    """What a run gave: status ``"ok"`` or ``"diverged"`` with the reason, numbers, and curves by name.
+
+    `executed` says how training steps were executed, ``"eager"`` or ``"graph"``; a record's provenance keeps it.
+    """
 
     status: str
     reason: str
     metrics: dict[str, float]
     curve: dict[str, list[Any]] = field(default_factory=dict)
+    executed: str = ""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,8 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
         if outcome is None:
             yield
     origin |= {"start": started, "seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory_mb(device), 1)}
+    if outcome.executed:
+        origin["steps"] = outcome.executed
     if energy is not None:
         origin["energy_j"] = round((energy_j(device) or energy) - energy, 1)
     if outcome.status == "failed" and device.type == "cuda":

@@ -1,6 +1,6 @@
 """One update of a training: batch, forward, backward, clipping, optimizer; eagerly, or captured as a CUDA graph.
 
-The rate and the batch's random numbers are tensors that stay where they are, so that the same code does for both.
+The learning rate and the batch's random numbers are tensors that stay where they are, so that one code serves both.
 """
 
 from collections.abc import Generator
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.sweep import T
+from experiments.tasks import capture
 from experiments.tasks.clipping import clipping
 from experiments.tasks.data import Split
 from experiments.tasks.draws import Draws, batch
@@ -26,7 +27,8 @@ EAGER = 3  # updates before a capture: an optimizer's first is not like the othe
 class How:
     """How a step is executed; it changes a run by no more than rounding, so it is no part of its key.
 
-    `graph`: the whole step is captured as a CUDA graph and replayed. `channels_last`: memory format of the images.
+    `graph`: the whole step is captured as a CUDA graph and replayed, where that gives the eager step's numbers.
+    `channels_last`: memory format of the images.
     """
 
     graph: bool = False
@@ -46,12 +48,10 @@ class Step:
     ) -> None:
         self._model, self._recipe, self._split, self._classes, self._how = model, recipe, split, classes, how
         device = split.images.device
-        if how.graph and device.type != "cuda":
-            raise ValueError(f"graph=True needs a CUDA device, and the images are on {device}; use graph=False there")
         if how.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # RandAugment groups a batch by operation, on the CPU; nothing of that can be captured.
-        self._captures = how.graph and not recipe.augment.randaugment
+        self._captures = how.graph and not recipe.augment.randaugment and not capture.refused()
         self._constancy = VarianceConstancy(model, split.images[:1]).to(device) if recipe.vcl else None
         self._optimizer = optimizer(model, recipe, device)
         if self._constancy is not None:
@@ -60,7 +60,7 @@ class Step:
         self._drawn, self._other = drawn, other
         self._now = drawn.at(0).map(torch.clone)
         self._now_other = other.at(0).map(torch.clone) if other else None
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: capture.Replayed | None = None
         self._loss, self._clipped = torch.zeros((), device=device), torch.zeros((), device=device)
         self._updates = 0
 
@@ -69,16 +69,27 @@ class Step:
         self._now.copy_(self._drawn.at(update))
         if self._now_other is not None and self._other is not None:
             self._now_other.copy_(self._other.at(update))
-        if self._captures and self._graph is None and self._updates == EAGER:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream()):
-                self._run()
-        if self._graph is None:
-            self._run()
-        else:
+        if self._graph is not None:
             self._graph.replay()
+        elif self._captures and self._updates == EAGER:
+            weights = [] if draws_random_numbers(self._model) else list(self._model.parameters())
+            self._graph = capture.tried(self._run, self._state(), weights)
+            self._captures = self._graph is not None
+        else:
+            self._run()
         self._updates += 1
         return self._loss
+
+    @property
+    def executed(self) -> str:
+        """How the steps so far were executed: ``"eager"``, or ``"graph"`` once a step was captured."""
+        return "eager" if self._graph is None else "graph"
+
+    def _state(self) -> list[Tensor]:
+        """All tensors that a step changes."""
+        moments = [t for state in self._optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        layers = self._constancy.parameters() if self._constancy is not None else ()
+        return [*self._model.parameters(), *self._model.buffers(), *layers, *moments, self._loss, self._clipped]
 
     def clipped_fraction(self) -> float:
         """Mean over the updates of the fraction of units that was clipped."""
@@ -117,6 +128,11 @@ class Step:
             total = loss if self._constancy is None else loss + recipe.vcl * self._constancy.loss()
         total.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+
+def draws_random_numbers(model: nn.Module) -> bool:
+    """Whether a training step draws from torch's own generator: dropout or stochastic depth."""
+    return any(getattr(m, "rate", 0) or getattr(m, "p", 0) for m in model.modules())
 
 
 def on_stream(steps: Generator[None, None, T], device: torch.device) -> Generator[None, None, T]:

@@ -16,7 +16,7 @@ from experiments.tasks.data import FULL, SIDE, Split, load
 from experiments.tasks.descent import descend, one_thread, seeded
 from experiments.tasks.draws import Draws, draw
 from experiments.tasks.recipe import Data, Recipe
-from experiments.tasks.step import How, Step, on_stream
+from experiments.tasks.step import How, Step, draws_random_numbers, on_stream
 from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import Spec, create_model
@@ -119,11 +119,12 @@ def fit(model: nn.Module, run: Training, splits: dict[str, Split], how: How) -> 
 
     training = descend(model, stepped, recipe, updates, device)
     # What draws from torch's own generator within a step cannot share it with another run's: it is not paused.
-    if any(getattr(m, "rate", 0) or getattr(m, "p", 0) for m in model.modules()):
+    if draws_random_numbers(model):
         with seeded(run.seed, device):
             outcome = drain(training)
     else:
         outcome = yield from training
+    outcome = replace(outcome, executed=step.executed)
     if outcome.status != "ok":
         return outcome
     metrics = dict(outcome.metrics)

@@ -1,12 +1,16 @@
 """Options of the one training step, each on and off; and the engine's backends that take runs in turn."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from experiments.engine import Where, run_sweep
 from experiments.sweep import Outcome, Sweep, drain
+from experiments.tasks import capture
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe, Sam
 from experiments.tasks.step import How, on_stream
 from experiments.tasks.training import Training, train
@@ -46,9 +50,27 @@ def test_bfloat16_follows_float32() -> None:
     assert losses(through(run(autocast=True))) == pytest.approx(losses(through(run())), rel=0.05)
 
 
-def test_a_graph_needs_cuda() -> None:
-    with pytest.raises(ValueError, match="graph=True needs a CUDA device"):
-        through(run(), how=How(graph=True))
+class Captured:
+    """A stand-in for a CUDA graph: it replays the step by running it, times a fault."""
+
+    def __init__(self, step: Callable[[], None], fault: str = "") -> None:
+        if fault == "raises":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.replay = (lambda: None) if fault == "does nothing" else step
+
+
+@pytest.mark.parametrize("fault", ["", "raises", "does nothing"])
+def test_a_step_that_cannot_be_captured_is_run_eagerly(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "capture", partial(Captured, fault=fault))
+    monkeypatch.setattr(capture, "_refused", [])
+    said = pytest.warns(UserWarning, match="run eagerly: .*(capturing|100 %)") if fault else nullcontext()
+    with said:
+        first = through(run(), how=How(graph=True))
+    assert losses(first) == losses(through(run(), how=How()))
+    assert first.executed == ("eager" if fault else "graph")
+    # The process remembers: the next run does not try again, and so does not warn.
+    assert through(run(seed=1), how=How(graph=True)).executed == first.executed
+    assert bool(capture.refused()) == bool(fault)
 
 
 OPTIONS = {

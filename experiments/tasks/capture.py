@@ -1,0 +1,83 @@
+"""A training step as a CUDA graph, and the eager step wherever a graph fails or computes something else."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Additions in another order change an update a little; a wrong step is off by as much as itself.
+TOLERANCE = 0.1
+_refused: list[str] = []  # why this process goes on eagerly
+
+
+class Replayed(Protocol):
+    """A captured step."""
+
+    def replay(self) -> None:
+        """Do the step once more."""
+
+
+def capture(step: Callable[[], None]) -> Replayed:
+    """Capture a step as a CUDA graph; capturing does not execute it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        step()
+    return graph
+
+
+def refused() -> str:
+    """Why this process captures no more steps; empty: it does."""
+    return _refused[0] if _refused else ""
+
+
+def tried(step: Callable[[], None], state: Sequence[Tensor], compared: Sequence[Tensor]) -> Replayed | None:
+    """Do one step, eagerly and as a graph from the same state; return the graph if both agree, else None.
+
+    Where they do not, or the capture raises, the state is that after the eager step, a warning says why, and this
+    process captures no further step.
+
+    Parameters
+    ----------
+    step : callable
+        It changes `state` in place.
+    state : sequence of Tensor
+        All tensors that a step changes: weights, buffers, momentum, sums.
+    compared : sequence of Tensor
+        Those of them that must agree: the weights; none where the network draws random numbers, which differ.
+    """
+    before, start = _copies(state), _copies(compared)
+    step()
+    after, eager = _copies(state), _copies(compared)
+    _put(state, before)
+    try:
+        graph = capture(step)
+        _put(state, before)
+        graph.replay()
+        apart = _distance(compared, eager) / (_distance(eager, start) or 1.0)
+        if apart <= TOLERANCE:
+            return graph
+        reason = f"the captured update differs from the eager one by {100 * apart:.3g} %"
+    except Exception as error:  # of a driver, a library, an operation that cannot be captured
+        reason = f"{type(error).__name__}: {error}"
+    _put(state, after)
+    _refused.append(reason)
+    warnings.warn(f"steps are not captured as CUDA graphs, and run eagerly: {reason}", stacklevel=2)
+    return None
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def _put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(state, values, strict=True):
+        tensor.copy_(value)
+
+
+def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Norm of the difference, over all tensors; NaN counts as infinitely far."""
+    squares = sum(float((a.detach() - b).double().square().sum()) for a, b in zip(some, others, strict=True))
+    return squares**0.5 if squares == squares else float("inf")
