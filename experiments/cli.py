@@ -1,4 +1,4 @@
-"""The command line: ``python -m experiments run|list|status|doctor|bench``."""
+"""The command line: ``python -m experiments run|list|status|doctor|sprint|bench``."""
 
 import time
 from collections import Counter
@@ -33,7 +33,7 @@ ResultsOption = Annotated[str, typer.Option(help="folder of the records (default
 
 @app.command()
 def run(
-    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all, those that settle most first")],
+    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all, the most informative first")],
     profile: ProfileOption = "smoke",
     results: ResultsOption = "",
     seeds: Annotated[int | None, typer.Option(help="number of final seeds")] = None,
@@ -163,6 +163,25 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
             )  # fmt: skip
             hours = f"{seconds / 3600:.2f}" if found else ""
             yield (name, profile, *map(str, numbers), devices, hours), ledger.torn
+
+
+@app.command()
+def sprint(
+    minutes: Annotated[float, typer.Option(help="how long the machine is yours")] = 14.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    results: Annotated[str, typer.Option(help="folder for logs and records")] = "sprint",
+    profile: ProfileOption = "gpu",
+) -> None:
+    """Checks, GPU tests, sweeps and timings within a fixed time; the same command goes on where it stopped."""
+    from experiments.engine.sprint import sprint as run_parts
+
+    console = Console(soft_wrap=True)
+    try:
+        for said in run_parts(minutes, str(resolve_device(device)), Path(results), profile):
+            console.print(said, highlight=False, markup=False)
+    except (ValueError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
 
 
 @app.command()

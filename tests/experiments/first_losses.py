@@ -1,7 +1,7 @@
 """First numbers of every kind of run and every family of networks: `first_losses.json` holds those of the records.
 
 ``python tests/experiments/first_losses.py`` writes the file anew. It refuses where numbers moved and the `NUMERICS` of
-their kind of run were not raised.
+their kind of run were not raised. ``--check cuda`` compares one run of each kind on a device with the CPU instead.
 """
 
 import importlib
@@ -18,7 +18,7 @@ import torch
 
 from experiments import tasks
 from experiments.demos.atlas.shared import Scale
-from experiments.sweep import Run
+from experiments.sweep import Run, drain
 from experiments.tasks.atlas import Atlas
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.contrastive import Contrastive
@@ -41,6 +41,7 @@ FILE = Path(__file__).with_suffix(".json")
 SHOWN = 5  # numbers of a curve that are kept
 # Another processor rounds otherwise, and a curve has four digits; a few images may change sides.
 RELATIVE, ABSOLUTE, OF_ACCURACY = 5e-4, 1e-5, 0.04
+ON_DEVICE = 0.02  # how far a first loss may be on another device, as a part of itself
 TIMES = ("step_ms", "reference_ms", "ratio", "images_per_s")
 Numbers = dict[str, list[float | None]]
 
@@ -137,9 +138,9 @@ def kinds() -> dict[str, type[Run]]:
     return found
 
 
-def numbers(run: Run) -> Numbers:
+def numbers(run: Run, device: str = "cpu") -> Numbers:
     """What a run computes: its metrics, and the first numbers of its curves; no times."""
-    outcome = run.execute(torch.device("cpu"))
+    outcome = drain(run.steps(torch.device(device)))
     assert outcome.status == "ok", outcome
     found = {name: [value] for name, value in outcome.metrics.items() if name not in TIMES}
     if isinstance(run, Throughput):
@@ -164,6 +165,25 @@ def moved(was: Numbers, now: Numbers) -> list[str]:
 
 def _same(a: float | None, b: float | None, away: float) -> bool:
     return a is b if a is None or b is None else isclose(a, b, rel_tol=RELATIVE, abs_tol=away)
+
+
+def check(device: str) -> bool:
+    """Print, for one run of each kind, how far its first loss on a device is from the CPU's; whether all are near."""
+    torch.backends.cudnn.allow_tf32 = False  # the same arithmetic as the CPU's
+    first = {type(run): (name, run) for name, run in reversed(RUNS.items()) if not isinstance(run, Throughput)}
+    near = True
+    for name, run in sorted(first.values()):
+        here, there = (_losses(numbers(run, where)) for where in ("cpu", device))
+        apart = max((abs(a - b) / max(abs(a), ABSOLUTE) for a, b in zip(here, there, strict=True)), default=0.0)
+        near &= apart <= ON_DEVICE
+        print(f"{name}: {100 * apart:.2g} % from the CPU", flush=True)
+    return near
+
+
+def _losses(found: Numbers) -> list[float]:
+    """The first number of every curve; of a run without curves, its metrics."""
+    curves = [values[0] for name, values in found.items() if name.startswith("curve of") and values]
+    return [value for value in curves or [values[0] for values in found.values()] if value is not None]
 
 
 def what_to_do(name: str, said: list[str]) -> str:
@@ -197,4 +217,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--check"]:
+        sys.exit(not check(sys.argv[2]))
     main()

@@ -1,0 +1,130 @@
+"""A few minutes on a borrowed machine: checks, tests, sweeps and timings, each ended at its limit, in one folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PLANNED = 14.0  # minutes that the seconds below are for; they shrink and grow with the minutes given
+CHECKS, TESTS, LAST, BENCH = 60.0, 120.0, 150.0, 120.0
+LEFT = "MINUTES LEFT"
+GRACE = 3.0  # seconds that a part has to write what it holds before it is killed
+GPU_TESTS = (
+    "tests/experiments/test_step.py", "tests/experiments/test_train.py", "tests/experiments/test_transfer.py",
+    "tests/experiments/test_peers.py", "tests/unit/test_agc_calls.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of a sprint.
+
+    Attributes
+    ----------
+    name : str
+        Also the name of its log, ``NAME.log``.
+    command : tuple of str
+        Arguments of the Python interpreter. `LEFT` stands for the minutes that the part has.
+    end : float
+        Second of the sprint by which it ends; it begins when the part before ends.
+    resumes : bool
+        True: a second sprint runs it again, and it goes on from its records. False: once is enough.
+    needs : str
+        A module without which the part is skipped.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    end: float
+    resumes: bool = False
+    needs: str = ""
+
+
+def parts(minutes: float, device: str, folder: Path, profile: str) -> tuple[Part, ...]:
+    """The parts of a sprint, most telling first, with the second by which each has to end."""
+    unit, total = minutes / PLANNED, 60 * minutes
+    tests = ("-m", "pytest", "-q", "-o", "addopts=-ra --strict-markers", "-m", "gpu", *GPU_TESTS)
+    sweeps = total - unit * LAST
+    run = ("-m", "experiments", "run", "all", "--profile", profile, "--device", device, "--minutes", LEFT)
+    return (
+        Part("checks", ("tests/experiments/first_losses.py", "--check", device), unit * CHECKS),
+        Part("tests", tests, unit * (CHECKS + TESTS), needs="pytest"),
+        Part("sweeps", (*run, "--results", str(folder / profile)), sweeps, resumes=True),
+        Part("bench", ("-m", "experiments", "bench", "--device", device, "--only", "peers"), sweeps + unit * BENCH),
+    )  # fmt: skip
+
+
+def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> Iterator[str]:
+    """Run the parts one after the other, and say how each ended.
+
+    Each part writes to a log in `folder`. A part that is not through at its limit is interrupted, and killed 3 seconds
+    later; records of finished runs are kept. A part that was through leaves a file ``NAME.done`` and is left out by the
+    next sprint in the same folder, but for the sweeps, which go on where they stopped.
+
+    Parameters
+    ----------
+    minutes : float
+        Length of the sprint. Limits are in proportion: of 14 minutes, the checks have 1 and the tests 2. Sweeps begin
+        no run in the last 2.5 minutes, and timings have 2 of these.
+    device : str
+        ``"cuda"``, ``"cpu"``, ...
+    folder : Path
+        Logs, and the records in a folder named like the profile.
+    profile : str
+        Scale of the sweeps.
+    """
+    if minutes <= 0:
+        raise ValueError(f"minutes={minutes} must be above 0")
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    for part in parts(minutes, device, folder.resolve(), profile):
+        done = folder / f"{part.name}.done"
+        if done.exists() and not part.resumes:
+            yield f"{part.name}: done before"
+        elif part.needs and find_spec(part.needs) is None:
+            yield f"{part.name}: skipped, {part.needs} is not installed"
+        else:
+            start = time.monotonic()
+            ended = _run(part, folder / f"{part.name}.log", began + part.end - start)
+            if ended == "through":
+                done.touch()
+            yield f"{part.name}: {ended} after {time.monotonic() - start:.0f} s"
+
+
+def _run(part: Part, log: Path, seconds: float) -> str:
+    """How a part ended: through, failed with a status, or stopped at its limit."""
+    if seconds <= 0:
+        return "not begun, no time is left; ended"
+    command = [f"{seconds / 60:.3f}" if argument == LEFT else argument for argument in part.command]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))  # nothing need be installed
+    with log.open("a", encoding="utf-8") as out:
+        # A session of its own: its workers are stopped with it.
+        process = subprocess.Popen(
+            (sys.executable, *command), cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=out,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            return "stopped at its limit"
+        except BaseException:
+            _stop(process)
+            raise
+    return "through" if status == 0 else f"failed with status {status}, see {log.name},"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a process and all that it started, and kill what is left after the grace."""
+    for sent, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, sent)
+            process.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
