@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nfnets_lite.norm.common import follow, moments, need_two_values, whole_groups
+from nfnets_lite.norm.group import GroupNorm
 
 
 class BatchChannelNorm(nn.Module):
@@ -65,7 +66,7 @@ class BatchChannelNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
-        self.group = nn.GroupNorm(whole_groups(channels, groups), channels, eps=eps)
+        self.group = GroupNorm(whole_groups(channels, groups), channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, var = self.running_mean, self.running_var

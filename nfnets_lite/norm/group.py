@@ -1,9 +1,23 @@
 """Norms within one example: over groups of channels, all channels, the channels of a position, or one channel."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nfnets_lite.norm.common import need_two_values, whole_groups
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's group norm, which trains in channels last behind frozen layers, too.
+
+    On a CPU, torch 2.13 ends with a segmentation fault in the backward pass of a group norm whose input is in channels
+    last and needs no gradient. Such an input is copied to channels first.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not input.requires_grad:
+            input = input.contiguous()
+        return super().forward(input)
 
 
 def group(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.GroupNorm:
@@ -33,7 +47,7 @@ def group(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Gro
     >>> group(64).num_groups, group(64, groups=32).num_groups
     (16, 32)
     """
-    return nn.GroupNorm(whole_groups(channels, groups), channels, eps=eps)
+    return GroupNorm(whole_groups(channels, groups), channels, eps=eps)
 
 
 def layer(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
@@ -58,7 +72,7 @@ def layer(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     >>> y.mean((1, 2, 3)).abs().max() < 1e-5
     tensor(True)
     """
-    return nn.GroupNorm(1, channels, eps=eps)
+    return GroupNorm(1, channels, eps=eps)
 
 
 class LayerNorm2d(nn.LayerNorm):

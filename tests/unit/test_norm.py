@@ -367,6 +367,17 @@ def test_channels_last_gives_the_same(name: str) -> None:
 
 
 @every
+def test_an_input_in_channels_last_need_not_ask_for_gradients(name: str) -> None:
+    """The first layer of a network, or the first behind frozen ones: torch's group norm dies here on a CPU."""
+    norm, x = make(name), inputs()
+    twin = copy.deepcopy(norm)
+    for module, given in ((norm, x), (twin, x.contiguous(memory_format=torch.channels_last))):
+        module(given).mul(inputs(seed=3)).sum().backward()
+    for p, q in zip(norm.parameters(), twin.parameters()):
+        torch.testing.assert_close(q.grad, p.grad)
+
+
+@every
 def test_parameters_are_gains_and_biases(name: str) -> None:
     roles = {key: role.kind for key, (_, role) in parameter_roles(create_norm(name, C), classifier=None).items()}
     assert set(roles.values()) <= {"gain", "bias"}
