@@ -16,6 +16,7 @@ from book.figures.parameters import check_notebook
 from experiments import claims
 from experiments.records import Estimate, Record
 
+BATCH = "batch size (images per update)"
 # Okabe and Ito's palette: told apart with any colour vision, and by the marker in print. A family shares its colour.
 BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"
@@ -113,6 +114,17 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
             lost(ax, (place, estimate.mean), estimate, colour, marker)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -1), min(high, 101))  # a t interval does not know that accuracy ends at 0 and 100 %
+
+
+def by_batch_size(estimates: Mapping[tuple[str, float], Estimate], name: str = BATCH) -> Figure:
+    """Test accuracy against batch size, one line a method; `name` is that of the x axis."""
+    fig, ax = plt.subplots()
+    lines(ax, estimates)
+    log_axis(ax, name, sorted({size for _, size in estimates}))
+    ax.set_ylabel("test accuracy (%)")
+    if estimates:
+        ax.legend()
+    return fig
 
 
 def lost(ax: Axes, at: tuple[float, float], found: Estimate, colour: str, marker: str) -> None:
