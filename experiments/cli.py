@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments import configs, records
+from experiments import configs
 from experiments.engine import Where, resolve_device
-from experiments.engine.cost import all_runs, cost, runs_left, span
+from experiments.engine.cost import cost, span
 from experiments.engine.dispatch import OutOfTime
 from experiments.obtain import RESULTS, plan, run_left
 from experiments.profiles import PROFILES
-from experiments.study import recorded, stale
+from experiments.study import Study
 from experiments.sweep import Sweep
 from experiments.tasks.elsewhere import stuck
 from experiments.terminal import aligned
@@ -62,7 +62,7 @@ def run(
             options = (device, seeds, workers, fresh, scheduler)
             sweep, where = plan(name, profile, results, *options, data=data, here=not dry_run)
             where = replace(where, until=until, streams=streams or where.streams)
-            left = runs_left(sweep, where)
+            left = Study.read(sweep, where.results).left(fresh=where.fresh)
             seconds, basis = cost(sweep, where, left, RESULTS) if left else (0.0, "")
             total += seconds
             said = f"about {span(seconds)} with {where.workers} worker(s), {basis}" if left else "all recorded"
@@ -87,7 +87,7 @@ def run(
 def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
     from experiments.claims import verdicts_of
 
-    for verdict in verdicts_of(sweep, records.read(records.path_of(where.results, sweep.name)), where.profile):
+    for verdict in verdicts_of(Study.read(sweep, where.results), where.profile):
         because = f" ({verdict.because})" if verdict.because else ""
         console.print(f"{verdict.claim.id}: {verdict.verdict}{because}", highlight=False, markup=False)
         for found in verdict.findings:
@@ -143,26 +143,22 @@ def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     """Rows of a table, each with what was wrong with its file.
 
     Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
-    Stale: all records of the file that `study.stale` tells, those of runs that the sweep has no more too. On: the names
+    Stale: all records of the file that `Study.stale` names, those of runs that the sweep has no more too. On: the names
     of the devices. Hours: what all of them took.
     """
     for name in configs.names():
         for profile in PROFILES:
-            ledger = records.read(records.path_of(results / profile, name))
-            sweep = configs.sweep(name, profile)
-            runs, pairs = recorded(sweep, ledger)
-            found = [r for _, r in pairs]
+            study = Study.read(configs.sweep(name, profile), results / profile)
+            found = study.recorded
             count = Counter(r.status for r in found)
-            # A widened grid has runs beyond those that the sweep starts with.
-            known = all_runs(sweep) | {run.key: run for run in runs} if ledger.records else {}
-            old = sum(stale(known.get(r.key), r) for r in ledger.records)
             devices = ", ".join(sorted({r.provenance["device"] for r in found}))
             seconds = sum(r.provenance["seconds"] for r in found)
             numbers = (
-                count["ok"] + count["diverged"], len(runs) - len(found), count["diverged"], count["failed"], old
+                count["ok"] + count["diverged"], len(study.runs) - len(found), count["diverged"], count["failed"],
+                len(study.stale),
             )  # fmt: skip
             hours = f"{seconds / 3600:.2f}" if found else ""
-            yield (name, profile, *map(str, numbers), devices, hours), ledger.torn
+            yield (name, profile, *map(str, numbers), devices, hours), study.ledger.torn
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The records of a config: made where they are missing, read where they are there; for chapters and for `run`."""
+"""A config with its records: made where they are missing, read where they are there; for chapters and for `run`."""
 
 import shutil
 import warnings
@@ -8,11 +8,9 @@ from rich.console import Console
 
 from experiments import configs, records
 from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
-from experiments.engine.cost import runs_left
 from experiments.engine.progress import progress
 from experiments.profiles import check
-from experiments.records import Ledger
-from experiments.study import recorded, stale
+from experiments.study import Study
 from experiments.sweep import Sweep
 from experiments.tasks.elsewhere import on_data
 
@@ -31,8 +29,8 @@ def measure(
     fresh: bool = False,
     scheduler: str = "",
     console: Console | None = None,
-) -> Ledger:
-    """Run what a config still lacks at a profile, and return all its records; nothing trained twice.
+) -> Study:
+    """Run what a config still lacks at a profile, and return it with all its records; nothing is trained twice.
 
     Parameters
     ----------
@@ -46,7 +44,7 @@ def measure(
     workers : int, optional
         Processes; None: one a core on a CPU, one on a GPU.
     fresh : bool
-        Repeat runs whose record is stale (see `study.stale`).
+        Repeat runs whose record is stale (see `study.Result.stale`).
     scheduler : str
         Address of a dask scheduler, in place of local processes.
     """
@@ -62,8 +60,8 @@ def obtain(
     rerun: bool = False,
     device: str = "auto",
     partial: bool = False,
-) -> Ledger:
-    """The records of a config, for a chapter: trained where `rerun` asks for it and something is missing or stale.
+) -> Study:
+    """A config with its records, for a chapter: trained where `rerun` asks for it and something is missing or stale.
 
     Without `rerun` nothing is trained. A config that lacks runs at this profile is then a FileNotFoundError, unless
     `partial` asks for the records that there are, which may be none. With `rerun` and no folder, new records go to
@@ -80,28 +78,27 @@ def obtain(
     if rerun:
         return measure(name, profile, results or _own_copy(name, profile), device=device, fresh=True)
     configs.module(name)
-    ledger = records.read(records.path_of(Path(results) if results else RESULTS / check(profile), name))
-    if not ledger.records and not partial:
+    study = Study.read(configs.sweep(name, profile), Path(results) if results else RESULTS / check(profile))
+    if not study.ledger.records and not partial:
         raise FileNotFoundError(
-            f"no records of {name!r} at profile {profile!r} in {ledger.path}; make them with "
+            f"no records of {name!r} at profile {profile!r} in {study.path}; make them with "
             f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
         )
-    runs, found = recorded(configs.sweep(name, profile), ledger)
-    missing = len(runs) - sum(record.done for _, record in found)
+    missing = len(study.missing)
     if missing and not partial:
         raise FileNotFoundError(
-            f"{missing} of {len(runs)} runs of {name!r} at profile {profile!r} are not in {ledger.path}, whose "
+            f"{missing} of {len(study.runs)} runs of {name!r} at profile {profile!r} are not in {study.path}, whose "
             "records may be of an earlier version of the sweep; make them with "
             f"`python -m experiments run {name} --profile {profile}`, or build the chapter with RERUN=1"
         )
-    if old := sum(stale(run, record) for run, record in found):
+    if old := sum(result.stale for result in study.recorded):
         warnings.warn(
-            f"{old} of {len(found)} records of {name!r} at profile {profile!r} are stale: the numbers that their kind "
-            f"of run computes have changed since. `python -m experiments run {name} --profile {profile} --fresh` makes "
-            "them again",
+            f"{old} of {len(study.recorded)} records of {name!r} at profile {profile!r} are stale: the numbers that "
+            f"their kind of run computes have changed since. `python -m experiments run {name} --profile {profile} "
+            "--fresh` makes them again",
             stacklevel=2,
         )
-    return ledger
+    return study
 
 
 def _own_copy(name: str, profile: str) -> Path:
@@ -114,11 +111,12 @@ def _own_copy(name: str, profile: str) -> Path:
     return folder
 
 
-def run_left(sweep: Sweep, where: Where, console: Console) -> Ledger:
+def run_left(sweep: Sweep, where: Where, console: Console) -> Study:
     """Run what a sweep still lacks, and show how far it is."""
     records.check_writable(where.results)
-    with progress(f"{sweep.name}, {where.profile}", len(runs_left(sweep, where)), console) as report:
-        return run_sweep(sweep, where, report)
+    left = Study.read(sweep, where.results).left(fresh=where.fresh)
+    with progress(f"{sweep.name}, {where.profile}", len(left), console) as report:
+        return Study(sweep, run_sweep(sweep, where, report))
 
 
 def plan(

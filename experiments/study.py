@@ -1,97 +1,204 @@
-"""Which runs a sweep still needs: its search, then the final runs at the rates that the search chose."""
+"""A sweep and its records as one object: which runs there are, what came of them, which settings were chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from experiments.records import Ledger, Record
+from experiments.records import Ledger, Record, path_of, read
 from experiments.sweep import Grid, Run, Setting, Sweep, unique
 
 
-def pending(runs: Sequence[Run], ledger: Ledger, fresh: bool) -> list[Run]:
-    """The runs that have no usable record yet."""
+@dataclass(frozen=True)
+class Result(Record):
+    """A record and the run that it is of, whose fields are typed: ``result.run.recipe.lr``."""
 
-    def usable(run: Run) -> bool:
-        record = ledger.of(run.key, run.seed)
-        return record is not None and record.done and not (fresh and stale(run, record))
+    run: Run = field(kw_only=True)
 
-    return [run for run in runs if not usable(run)]
+    @classmethod
+    def of(cls, run: Run, record: Record) -> "Result":
+        """The record of a run with the run; late fields of the record stay undecoded until one is asked for."""
+        made = object.__new__(cls)
+        made.__dict__.update(record.__dict__, run=run)
+        return made
+
+    @property
+    def stale(self) -> bool:
+        """Whether the run would give other numbers now: the `NUMERICS` of its kind were raised since."""
+        return self.numerics != self.run.NUMERICS
 
 
-def stale(run: Run | None, record: Record) -> bool:
-    """Whether a record is not what its run would give now: the numerics of the run's kind were raised since.
+class Results(tuple[Result, ...]):
+    """Results in the order of their runs."""
 
-    `run` is None for a record whose key is no run of the sweep, which is stale as well.
+    __slots__ = ()
+
+    def where(self, **values: object) -> "Results":
+        """The results whose run has these values, each by the name of a field: see `field_of`.
+
+        Examples
+        --------
+        ``study.final.where(method="bn", batch_size=512)``
+        """
+        return Results(r for r in self if all(field_of(r.run, name) == value for name, value in values.items()))
+
+
+def field_of(run: Run, name: str) -> Any:
+    """A field of a run by its name, or a field of a dataclass that the run holds, such as its recipe's `batch_size`.
+
+    Raises
+    ------
+    ValueError
+        For a name that no field has, and for one that fields of several of the dataclasses have.
     """
-    return run is None or record.numerics != run.NUMERICS
+    if name in (own := _names(run)):
+        return getattr(run, name)
+    parts = [part for held in own if is_dataclass(part := getattr(run, held))]
+    found = [part for part in parts if name in _names(part)]
+    if len(found) != 1:
+        known = sorted({*own, *(one for part in parts for one in _names(part))})
+        raise ValueError(
+            f"field {name!r} is in {len(found)} of the dataclasses that a {type(run).__name__} run holds; "
+            f"use the name of one field, of {', '.join(known)}"
+        )
+    return getattr(found[0], name)
 
 
-def grid(sweep: Sweep, cell: Run, ledger: Ledger) -> Grid:
-    """The grid of a cell, widened as often as the sweep allows beyond ends at which the best setting lies.
+def _names(value: Any) -> list[str]:
+    return [f.name for f in fields(value)]
 
-    It is widened only once every setting that it has so far was tried.
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep as it is now and its records, each run paired with its record once.
+
+    The file of records may hold records of the sweep's past, too. They are in `ledger` alone.
     """
-    found = sweep.grid(cell)
-    for _ in range(sweep.widenings):
-        if pending([run for setting in found.settings() for run in sweep.tries(cell, setting)], ledger, fresh=False):
-            break
-        found = found.widened(_best(sweep, cell, found, ledger))
-    return found
+
+    sweep: Sweep
+    ledger: Ledger
+
+    @classmethod
+    def read(cls, sweep: Sweep, results: Path) -> "Study":
+        """A sweep with its records in a folder, which may be none."""
+        return cls(sweep, read(path_of(results, sweep.name)))
+
+    @property
+    def path(self) -> Path:
+        """The file of the records."""
+        return self.ledger.path
+
+    @cached_property
+    def search_runs(self) -> list[Run]:
+        """The runs that are judged on validation images, as far as the records say which settings are to be tried."""
+        return unique(
+            run
+            for cell in self.sweep.cells
+            for setting in self.grid(cell).settings()
+            for run in self.sweep.tries(cell, setting)
+        )
+
+    @cached_property
+    def final_runs(self) -> list[Run]:
+        """The runs that are judged on test images, each cell at the setting that its search chose."""
+        if not self.sweep.searched:
+            return self.sweep.as_they_are()
+        return [run for cell in self.sweep.cells for run in self.sweep.at(cell, self.setting(cell))]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, search and final."""
+        return [*self.search_runs, *self.final_runs]
+
+    @cached_property
+    def recorded(self) -> Results:
+        """The records of all runs, done or failed."""
+        return Results(self._pairs(self.runs))
+
+    @cached_property
+    def search(self) -> Results:
+        """What the search found: its runs that are done."""
+        return Results(r for r in self._pairs(self.search_runs) if r.done)
+
+    @cached_property
+    def final(self) -> Results:
+        """The final runs that are done."""
+        return Results(r for r in self._pairs(self.final_runs) if r.done)
+
+    @property
+    def missing(self) -> list[Run]:
+        """The runs without a result: those without a record, and those that failed."""
+        return self.pending(self.runs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is done: each setting of the search, and each seed."""
+        return not self.missing
+
+    @property
+    def searched(self) -> bool:
+        """Whether every run of the search is done. Until then nothing may rest on the settings that are chosen."""
+        return not self.pending(self.search_runs)
+
+    @property
+    def stale(self) -> list[Record]:
+        """The records of the file that its runs would not give now, and those of runs that the sweep has no more."""
+        known = possible(self.sweep) | {run.key: run for run in self.runs} if self.ledger.records else {}
+        return [r for r in self.ledger.records if r.key not in known or r.numerics != known[r.key].NUMERICS]
+
+    def left(self, *, fresh: bool = False) -> list[Run]:
+        """The runs left to do. While a search is unfinished its final runs are not known, so all of them count."""
+        search = self.pending(self.search_runs, fresh=fresh)
+        return search + (self.final_runs if search else self.pending(self.final_runs, fresh=fresh))
+
+    def pending(self, runs: Iterable[Run], *, fresh: bool = False) -> list[Run]:
+        """The runs that have no usable record yet; `fresh`: a stale one is not usable."""
+        wanted = list(runs)
+        usable = {(r.key, r.seed) for r in self._pairs(wanted) if r.done and not (fresh and r.stale)}
+        return [run for run in wanted if (run.key, run.seed) not in usable]
+
+    def grid(self, cell: Run) -> Grid:
+        """The grid of a cell, widened as often as the sweep allows beyond ends at which the best setting lies.
+
+        It is widened only once every setting that it has so far was tried.
+        """
+        found = self.sweep.grid(cell)
+        for _ in range(self.sweep.widenings):
+            if self.pending(run for setting in found.settings() for run in self.sweep.tries(cell, setting)):
+                break
+            found = found.widened(self._best(cell, found))
+        return found
+
+    def setting(self, cell: Run) -> Setting:
+        """The setting with the best mean validation accuracy; a tie goes to the smaller rate, then threshold.
+
+        A run that diverged counts as 0 here, below chance: no such setting is preferred to one that trained. So does
+        one that failed or is missing, before the search is over: nothing may rest on the choice until then. One that
+        ended near chance counts as it is, so that such settings keep their order.
+        """
+        return self._best(cell, self.grid(cell))
+
+    def rate(self, cell: Run) -> float:
+        """The learning rate of the cell's best setting."""
+        return self.setting(cell).lr
+
+    def _best(self, cell: Run, grid: Grid) -> Setting:
+        def score(setting: Setting) -> float:
+            found = [self.ledger.of(run.key, run.seed) for run in self.sweep.tries(cell, setting)]
+            return fmean(r.metrics["accuracy"] if r is not None and r.status == "ok" else 0.0 for r in found)
+
+        return max(grid.settings(), key=score)
+
+    def _pairs(self, runs: Iterable[Run]) -> Iterator[Result]:
+        for run in runs:
+            record = self.ledger.of(run.key, run.seed)
+            if record is not None:
+                yield Result.of(run, record)
 
 
-def search_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
-    """The runs that are judged on validation images, as far as the records say which settings are to be tried."""
-    return unique(
-        run
-        for cell in sweep.cells
-        for setting in grid(sweep, cell, ledger).settings()
-        for run in sweep.tries(cell, setting)
-    )
-
-
-def best_rate(sweep: Sweep, cell: Run, ledger: Ledger) -> float:
-    """The learning rate of the cell's best setting."""
-    return best_setting(sweep, cell, ledger).lr
-
-
-def best_setting(sweep: Sweep, cell: Run, ledger: Ledger) -> Setting:
-    """The setting with the best mean validation accuracy; a tie goes to the smaller rate, then the smaller threshold.
-
-    A run that diverged counts as 0 here, below chance: no such setting is preferred to one that trained. So does one
-    that failed or is missing, before the search is over: nothing may rest on the choice until then. One that ended near
-    chance counts as it is, so that such settings keep their order.
-    """
-    return _best(sweep, cell, grid(sweep, cell, ledger), ledger)
-
-
-def _best(sweep: Sweep, cell: Run, grid: Grid, ledger: Ledger) -> Setting:
-    def score(setting: Setting) -> float:
-        found = [ledger.of(run.key, run.seed) for run in sweep.tries(cell, setting)]
-        return fmean(r.metrics["accuracy"] if r is not None and r.status == "ok" else 0.0 for r in found)
-
-    return max(grid.settings(), key=score)
-
-
-def final_runs(sweep: Sweep, ledger: Ledger) -> list[Run]:
-    """The runs that are judged on test images, each cell at the setting its search chose."""
-    if not sweep.searched:
-        return sweep.as_they_are()
-    return [run for cell in sweep.cells for run in sweep.at(cell, best_setting(sweep, cell, ledger))]
-
-
-def recorded(sweep: Sweep, ledger: Ledger) -> tuple[list[Run], list[tuple[Run, Record]]]:
-    """All runs of a sweep as it is now, search and final; and those that have a record, done or failed, with it."""
-    runs = [*search_runs(sweep, ledger), *final_runs(sweep, ledger)]
-    return runs, [(run, record) for run in runs if (record := ledger.of(run.key, run.seed)) is not None]
-
-
-def whole(sweep: Sweep, ledger: Ledger) -> bool:
-    """Whether every run of a sweep as it is now is done: each rate of the search, and each seed."""
-    runs, found = recorded(sweep, ledger)
-    return len(runs) == sum(record.done for _, record in found)
-
-
-def stages(sweep: Sweep, ledger: Ledger) -> tuple[list[Record], list[Record]]:
-    """The done records of a sweep as it is now, search and final runs; a file may hold those of its past, too."""
-    both = search_runs(sweep, ledger), final_runs(sweep, ledger)
-    search, final = ([ledger.of(run.key, run.seed) for run in runs] for runs in both)
-    return [r for r in search if r is not None and r.done], [r for r in final if r is not None and r.done]
+def possible(sweep: Sweep) -> dict[str, Run]:
+    """Every run that a sweep may have, by key: its final ones at whatever setting of the grids that it starts with."""
+    finals = (run for cell in sweep.cells for setting in sweep.grid(cell).settings() for run in sweep.at(cell, setting))
+    return {run.key: run for run in (*sweep.search(), *sweep.cells, *finals)}

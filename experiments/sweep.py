@@ -55,6 +55,16 @@ class Run:
         return key_of(self, APART)
 
     @property
+    def base(self) -> str:
+        """The method without its variant: what the label says in front of a colon."""
+        return self.method.partition(":")[0]
+
+    @property
+    def variant(self) -> str:
+        """What tells runs of one method apart, such as ``updates``: what the label says behind a colon, or nothing."""
+        return self.method.partition(":")[2]
+
+    @property
     def datasets(self) -> tuple[str, ...]:
         """Names of the data sets that must be at hand."""
         return ()

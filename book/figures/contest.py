@@ -12,9 +12,8 @@ from book.figures.families import dots, family
 from book.figures.speed_tables import OVER_BN, memory, way
 from book.figures.tables import against, grouped, joined, over
 from experiments import records
-from experiments.records import Estimate, Ledger, Record
-from experiments.study import best_rate, stages
-from experiments.sweep import Sweep
+from experiments.records import Estimate, Record
+from experiments.study import Result, Study
 from experiments.tasks.training import Training
 from nfnets_lite.models import METHODS
 
@@ -72,16 +71,16 @@ class Contest:
         return [plots.label(method), self.accuracy[method], distance, f"{self.rates[method]:g}"]
 
 
-def contest(sweep: Sweep, ledger: Ledger, side: int, reference: str) -> Contest:
+def contest(study: Study, side: int, reference: str) -> Contest:
     """A contest from its records; families by probing with images of `side` pixels."""
-    _, final = stages(sweep, ledger)
-    runs = {cell.method: [r for r in final if r.method == cell.method] for cell in sweep.cells}
+    cells = study.sweep.cells
+    runs = {cell.method: study.final.where(method=cell.method) for cell in cells}
     return Contest(
         runs,
         records.aggregate(joined(runs), by=lambda r: r.method),
         against(runs, reference),
-        {cell.method: best_rate(sweep, cell, ledger) for cell in sweep.cells},
-        {cell.method: family(cast(Training, cell).model, side) for cell in sweep.cells},
+        {cell.method: study.rate(cell) for cell in cells},
+        {cell.method: family(cast(Training, cell).model, side) for cell in cells},
     )
 
 
@@ -89,14 +88,14 @@ def contest(sweep: Sweep, ledger: Ledger, side: int, reference: str) -> Contest:
 class Costs:
     """What a step of each method costs: its time over batch norm's, and its memory by the titles of two measures."""
 
-    runs: Sequence[Record]
+    runs: Sequence[Result]
     ratio: Mapping[str, Estimate]
     memory: Mapping[str, Mapping[str, float]]
 
     @property
     def conditions(self) -> str:
         """Batch and side of the images."""
-        return f"batch {self.runs[0].config['batch_size']}, {self.runs[0].config['side']} px"
+        return f"batch {self.runs[0].run.batch_size}, {self.runs[0].run.side} px"
 
     @property
     def header(self) -> list[str]:
@@ -123,12 +122,11 @@ class Costs:
         return plots.label(found), f"{first[found]:.2f}"
 
 
-def costs(sweep: Sweep, ledger: Ledger) -> Costs:
+def costs(study: Study) -> Costs:
     """Costs at the largest batch, eager and with channels first; the family of NFNets is left out."""
-    _, steps = stages(sweep, ledger)
-    usual = [r for r in steps if (r.method in METHODS or r.method == "nf_agc") and way(r) == (False, False)]
-    largest = max(r.config["batch_size"] for r in usual)
-    runs = [r for r in usual if r.config["batch_size"] == largest]
+    usual = [r for r in study.final if (r.method in METHODS or r.method == "nf_agc") and way(r) == (False, False)]
+    largest = max(r.run.batch_size for r in usual)
+    runs = [r for r in usual if r.run.batch_size == largest]
     groups, measures = grouped(runs, lambda r: r.method), memory(runs)
     return Costs(
         runs,

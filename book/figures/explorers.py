@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import records
+from nfnets_lite.models.residual import joins
 
 SWEEPS = ("batch_size", "clipping_threshold", "clip_alternatives", "normalizers")
 ACTIVATIONS: Mapping[str, Callable[[float], float]] = {
@@ -76,15 +77,13 @@ def signal(
         mean, square = _moments(activation, variance)
         return factor * (square - mean**2 if standardised else square)
 
-    stream, branch, variance, expected = [], [], 1.0, 1.0
-    for _ in range(stages):
-        for block in range(blocks):
-            entered = layer(variance / (expected if scaled else 1.0))
-            out = layer(entered)
-            variance = (entered if block == 0 else variance) + alpha**2 * out
-            expected = (1.0 if block == 0 else expected) + alpha**2
-            stream.append(variance)
-            branch.append(out)
+    stream, branch, variance = [], [], 1.0
+    for block, join in enumerate(joins("nf", (blocks,) * stages, alpha, 1.0)):
+        entered = layer(variance * (join.beta**2 if scaled else 1.0))
+        out = layer(entered)
+        variance = (variance if block % blocks else entered) + join.branch**2 * out
+        stream.append(variance)
+        branch.append(out)
     return stream, branch
 
 
@@ -109,11 +108,7 @@ def _draw(folder: Path, found: Sequence[Mapping[str, Any]]) -> None:
     for row in found:
         if row["split"] == "test" and not row["variant"]:
             cells.setdefault((row["method"], row["batch"]), []).append(100 * row["accuracy"])
-    fig, ax = plt.subplots()
-    plots.lines(ax, {cell: records.estimate(values) for cell, values in cells.items()})
-    ax.set(xscale="log", xlabel="batch size (images per update)", ylabel="test accuracy (%)")
-    if cells:
-        ax.legend()
+    fig = plots.by_batch_size({cell: records.estimate(values) for cell, values in cells.items()})
     fig.savefig(folder / "explorer-records.svg", metadata={"Date": None})
     plt.close(fig)
     fig, ax = plt.subplots()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import exp, log
 
@@ -11,8 +12,8 @@ from book.figures import plots
 from book.figures.tables import Table, accuracy, grouped, side, versus
 from experiments import records
 from experiments.claims.selection import measure
-from experiments.records import Estimate, Ledger, Record
-from experiments.study import best_setting, grid, pending, search_runs, stages
+from experiments.records import Estimate, Record
+from experiments.study import Result, Results, Study, field_of
 from experiments.sweep import Sweep
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
@@ -21,19 +22,33 @@ NF, BN = "nf_agc", "bn"  # the two methods whose difference the sweep is about
 
 
 @dataclass(frozen=True)
-class Study:
-    """A sweep over epochs and its records.
+class Lengths:
+    """A study over epochs, of which any part may be recorded."""
 
-    `final` holds the test trainings of every cell that has all of its seeds. It is empty until the search is finished
-    (`searched`), because the settings are not chosen before. `missing` says in a sentence what is not recorded; it is
-    empty where all is.
-    """
+    study: Study
 
-    sweep: Sweep
-    ledger: Ledger
-    final: Sequence[Record]
-    searched: bool
-    missing: str
+    @cached_property
+    def final(self) -> Results:
+        """The final trainings of the cells that have all of their seeds.
+
+        There are none until the search is finished, because the settings are not chosen before.
+        """
+        if not self.study.searched:
+            return Results()
+        found, seeds = self.study.final, len(self.study.sweep.seeds)
+        whole = {key for key, runs in grouped(found, lambda r: r.key).items() if len(runs) == seeds}
+        return Results(r for r in found if r.key in whole)
+
+    @property
+    def missing(self) -> str:
+        """A sentence that says what is not recorded; empty where all is."""
+        tried, planned = self.study.search_runs, len(self.study.final_runs)
+        if not self.study.searched:
+            done = len(self.study.search)
+            return f"The final runs are not recorded yet: {done} of {len(tried)} trainings of the search are."
+        if (done := len(self.study.final)) < planned:
+            return f"The final runs are not complete yet: {done} of {planned} are recorded."
+        return ""
 
     @property
     def epochs(self) -> list[float]:
@@ -47,58 +62,45 @@ class Study:
     @property
     def judged(self) -> Sequence[Record]:
         """All trainings, search and final, once all are recorded; none before, as a rule may name the longest."""
-        return () if self.missing else (*stages(self.sweep, self.ledger)[0], *self.final)
+        return () if self.missing else (*self.study.search, *self.final)
 
-    def of(self, method: str, length: float | None = None) -> list[Record]:
+    def of(self, method: str, length: float | None = None) -> Results:
         """The final trainings of a method, of one length in epochs or of all."""
-        return [r for r in self.final if r.method == method and length in (None, epochs(r))]
+        found = self.final.where(method=method)
+        return found if length is None else found.where(epochs=length)
 
     def difference(self, length: float, plus: str = NF, minus: str = BN) -> Estimate:
         """Test accuracy of one method minus that of another after the same epochs, in points, paired by seed."""
         return records.paired_difference(self.of(plus, length), self.of(minus, length))
 
 
-def epochs(record: Record) -> float:
+def epochs(result: Result) -> float:
     """Length of a training in epochs."""
-    return float(record.config["recipe"]["epochs"])
+    return float(field_of(result.run, "epochs"))
 
 
-def read(sweep: Sweep, ledger: Ledger) -> Study:
-    """Read a sweep of which any part may be recorded."""
-    search = search_runs(sweep, ledger)
-    if left := len(pending(search, ledger, fresh=False)):
-        done = len(search) - left
-        missing = f"The final runs are not recorded yet: {done} of {len(search)} trainings of the search are."
-        return Study(sweep, ledger, (), False, missing)
-    found = stages(sweep, ledger)[1]
-    whole = [r for runs in grouped(found, lambda r: r.key).values() if len(runs) == len(sweep.seeds) for r in runs]
-    planned = len(sweep.cells) * len(sweep.seeds)
-    missing = f"The final runs are not complete yet: {len(found)} of {planned} are recorded."
-    return Study(sweep, ledger, whole, True, missing if len(found) < planned else "")
-
-
-def heading(study: Study) -> str:
+def heading(lengths: Lengths) -> str:
     """Say what the figure of accuracy against epochs shows, by the 95 % interval of `change`."""
-    if len(study.epochs) < 2:
-        return "Test accuracy against epochs" if study.epochs else "Nothing is measured yet"
-    outcome = side(change(study))
+    if len(lengths.epochs) < 2:
+        return "Test accuracy against epochs" if lengths.epochs else "Nothing is measured yet"
+    outcome = side(change(lengths))
     if outcome == 0:
         return "Whether longer training helps NF with AGC more than BN is undecided"
     more, less = ("NF with AGC", "BN") if outcome > 0 else ("BN", "NF with AGC")
     return f"Longer training helps {more} more than {less}"
 
 
-def change(study: Study) -> Estimate:
+def change(lengths: Lengths) -> Estimate:
     """Growth of NF with AGC minus BN from the shortest to the longest training, in points, paired by seed."""
-    nf, bn = ({(epochs(r), r.seed): records.accuracy(r) for r in study.of(method)} for method in (NF, BN))
-    first, last = study.epochs[0], study.epochs[-1]
+    nf, bn = ({(epochs(r), r.seed): records.accuracy(r) for r in lengths.of(method)} for method in (NF, BN))
+    first, last = lengths.epochs[0], lengths.epochs[-1]
     gap = {at: nf[at] - bn[at] for at in nf.keys() & bn.keys()}
-    return records.estimate([gap[last, seed] - gap[first, seed] for seed in study.sweep.seeds])
+    return records.estimate([gap[last, seed] - gap[first, seed] for seed in lengths.study.sweep.seeds])
 
 
-def draw(study: Study, methods: Sequence[str]) -> None:
+def draw(lengths: Lengths, methods: Sequence[str]) -> None:
     """Show test accuracy against epochs with its caption, one line a method; nothing before the final runs."""
-    found = [record for record in study.final if record.method in methods]
+    found = [record for record in lengths.final if record.method in methods]
     if not found:
         return
     by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
@@ -110,14 +112,14 @@ def draw(study: Study, methods: Sequence[str]) -> None:
     plots.show(
         fig, "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers."
     )
-    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, study.ledger.path)
+    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, lengths.study.path)
 
 
-def sentences(study: Study) -> list[str]:
+def sentences(lengths: Lengths) -> list[str]:
     """What is missing, if anything; then NF with AGC beside BN after the longest and after the shortest training."""
-    ends = list(dict.fromkeys(study.epochs[i] for i in (-1, 0))) if study.epochs else []
-    found = [f"After {spell(end)}, {versus(study.difference(end), 'NF with AGC', 'BN')}" for end in ends]
-    return [*([study.missing] if study.missing else []), *found]
+    ends = list(dict.fromkeys(lengths.epochs[i] for i in (-1, 0))) if lengths.epochs else []
+    found = [f"After {spell(end)}, {versus(lengths.difference(end), 'NF with AGC', 'BN')}" for end in ends]
+    return [*([lengths.missing] if lengths.missing else []), *found]
 
 
 def spell(length: float) -> str:
@@ -152,10 +154,10 @@ def design(sweep: Sweep) -> Table:
     return ["what", "setting"], rows
 
 
-def accuracies(study: Study, methods: Sequence[str]) -> Table:
+def accuracies(lengths: Lengths, methods: Sequence[str]) -> Table:
     """Test and training accuracy of each method by length."""
-    test = records.aggregate(study.final, by=lambda r: (r.method, epochs(r)))
-    train = records.aggregate(study.final, by=lambda r: (r.method, epochs(r)), value=training_accuracy)
+    test = records.aggregate(lengths.final, by=lambda r: (r.method, epochs(r)))
+    train = records.aggregate(lengths.final, by=lambda r: (r.method, epochs(r)), value=training_accuracy)
     rows: list[list[object]] = []
     for length in sorted({length for _, length in test}):
         for name, values in (("test", test), ("training", train)):
@@ -168,19 +170,19 @@ def training_accuracy(record: Record) -> float:
     return measure(record, "train_accuracy")
 
 
-def settings(study: Study, methods: Sequence[str]) -> Table:
+def settings(lengths: Lengths, methods: Sequence[str]) -> Table:
     """What the search chose for each method, and the units that AGC clipped in its longest training."""
-    rows = [_setting(study, method) for method in methods if study.searched]
+    rows = [_setting(lengths, method) for method in methods if lengths.study.searched]
     return ["method", "settings tried", "learning rate", "threshold", "at an end of its grid", "units clipped, %"], rows
 
 
-def _setting(study: Study, method: str) -> list[object]:
-    cell = next(cell for cell in study.sweep.cells if cell.method == method)
-    tried, best = grid(study.sweep, cell, study.ledger), best_setting(study.sweep, cell, study.ledger)
+def _setting(lengths: Lengths, method: str) -> list[object]:
+    cell = next(cell for cell in lengths.study.sweep.cells if cell.method == method)
+    tried, best = lengths.study.grid(cell), lengths.study.setting(cell)
     ends = {*tried.rates[:1], *tried.rates[-1:]}, {*tried.thresholds[:1], *tried.thresholds[-1:]}
     threshold = "none" if best.threshold is None else f"{best.threshold:g}"
     at_end = "yes" if best.lr in ends[0] or best.threshold in ends[1] else "no"
-    clipped = [r for r in study.of(method) if "clipped_fraction" in r.metrics]
+    clipped = [r for r in lengths.of(method) if "clipped_fraction" in r.metrics]
     last = max(map(epochs, clipped), default=None)
     share = [100 * r.metrics["clipped_fraction"] for r in clipped if epochs(r) == last]
     return [
@@ -189,30 +191,30 @@ def _setting(study: Study, method: str) -> list[object]:
     ]  # fmt: skip
 
 
-def differences(study: Study) -> Table:
+def differences(lengths: Lengths) -> Table:
     """NF with AGC minus BN by length: after equal epochs, and with half of the epochs for BN."""
     rows: list[list[object]] = []
-    for length in study.epochs:
-        half = study.of(BN, length / 2)
-        doubled = records.paired_difference(study.of(NF, length), half) if half else ""
-        rows.append([f"{length:g}", study.difference(length), doubled])
+    for length in lengths.epochs:
+        half = lengths.of(BN, length / 2)
+        doubled = records.paired_difference(lengths.of(NF, length), half) if half else ""
+        rows.append([f"{length:g}", lengths.difference(length), doubled])
     return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half of them, points"], rows
 
 
-def controls(study: Study, methods: Sequence[str], length: float) -> Table:
+def controls(lengths: Lengths, methods: Sequence[str], length: float) -> Table:
     """Each method after one number of epochs, and its difference to BN."""
-    found = [method for method in methods if study.of(method, length) and study.of(BN, length)]
-    minus = {method: "" if method == BN else study.difference(length, method) for method in found}
-    rows = [[plots.label(method), accuracy(study.of(method, length)), minus[method]] for method in found]
+    found = [method for method in methods if lengths.of(method, length) and lengths.of(BN, length)]
+    minus = {method: "" if method == BN else lengths.difference(length, method) for method in found}
+    rows = [[plots.label(method), accuracy(lengths.of(method, length)), minus[method]] for method in found]
     return [f"method, after {length:g} epochs", "test accuracy, %", "minus BN, points"], rows
 
 
-def epochs_to_reach(study: Study, target: float, method: str = NF) -> float:
+def epochs_to_reach(lengths: Lengths, target: float, method: str = NF) -> float:
     """Epochs after which the mean test accuracy of a method first reaches a target; infinite where it never does.
 
     Accuracy is linear in the logarithm of the epochs between two lengths. No length below the shortest is returned.
     """
-    curve = [(length, accuracy(runs).mean) for length, runs in sorted(grouped(study.of(method), epochs).items())]
+    curve = [(length, accuracy(runs).mean) for length, runs in sorted(grouped(lengths.of(method), epochs).items())]
     if curve and curve[0][1] >= target:
         return curve[0][0]
     for (left, low), (right, high) in pairwise(curve):

@@ -13,7 +13,7 @@ from experiments.claims.evidence import Finding
 from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
 from experiments.records import Record
-from experiments.study import stages, whole
+from experiments.study import Result, Study, field_of
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,24 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
         plots.markdown(f"```{{warning}}\nThe records have moved on since the text was written: {line}.\n```")
 
 
-def recorded(name: str, profile: str, results_dir: str = "") -> tuple[list[Record], list[Record], str]:
-    """Search and final runs of a config at the largest profile that has all, committed or of this build; and it."""
+def largest(name: str, profile: str, results_dir: str = "") -> tuple[Study, str]:
+    """A config at the largest profile whose records are complete, committed or of this build; and that profile."""
     for scale, folder in [*((p, RESULTS / p) for p in reversed(PROFILES)), (profile, Path(results_dir))]:
-        sweep, ledger = configs.sweep(name, scale), records.read(records.path_of(folder, name))
-        if whole(sweep, ledger):
-            return *stages(sweep, ledger), scale
+        study = Study.read(configs.sweep(name, scale), folder)
+        if study.complete:
+            return study, scale
     raise FileNotFoundError(f"no whole records of {name!r}; `python -m experiments run {name}` makes them")
+
+
+def batch_size(result: Result) -> int:
+    """Images per update of a training."""
+    return field_of(result.run, "batch_size")
 
 
 def usable_steps(profile: str, results_dir: str = "") -> tuple[float, float, str, str]:
     """Smallest and largest product of rate and largest usable threshold under SGD, where the grid ends, the profile."""
-    _, found, scale = recorded("clipping_threshold", profile, results_dir)
-    recipes = [r for r in found if r.config["recipe"]["optimizer"] == "sgd"]
-    groups = by_rate(recipes, lambda r: int(r.config["recipe"]["batch_size"]))
+    study, scale = largest("clipping_threshold", profile, results_dir)
+    groups = by_rate(study.final.where(optimizer="sgd"), lambda r: r.run.recipe.batch_size)
     products = [threshold * rate for (_, rate), threshold in largest_usable(groups).items()]
     return min(products), max(products), at_ends(groups), scale
 
@@ -119,16 +123,16 @@ def _listed(numbers: Sequence[int]) -> str:
 
 def few_images(profile: str, results_dir: str = "") -> str:
     """The same from the records of the config, and what was measured of small gradient batches."""
-    _, found, scale = recorded("statistics_batch", profile, results_dir)
-    whole = max(map(claims.batch_size, found))
-    at = grouped([r for r in found if claims.batch_size(r) == whole], lambda r: r.method)
-    bn = grouped(at["ghost_bn"], lambda r: dict(r.config["model"]["norm_options"])["size"])
-    tied = grouped([r for r in found if claims.batch_size(r) != whole], claims.batch_size)
+    study, scale = largest("statistics_batch", profile, results_dir)
+    whole = max(map(batch_size, study.final))
+    at = grouped(study.final.where(batch_size=whole), lambda r: r.method)
+    bn = grouped(at["ghost_bn"], lambda r: dict(r.run.model.norm_options)["size"])
+    tied = grouped([r for r in study.final if batch_size(r) != whole], batch_size)
     few, names = min(tied), dict.fromkeys(plots.label(r.method) for r in tied[min(tied)])
-    _, swept, other = recorded("batch_size", profile, results_dir)
-    equal = [r for r in swept if r.config["recipe"]["updates"] is None]
-    least = min(map(claims.batch_size, equal))
-    by_method = grouped([r for r in equal if claims.batch_size(r) == least], lambda r: r.method)
+    swept, other = largest("batch_size", profile, results_dir)
+    equal = swept.final.where(updates=None)
+    least = min(map(batch_size, equal))
+    by_method = grouped(equal.where(batch_size=least), lambda r: r.method)
     ahead = " and ".join(
         f"{plots.label(m)} {records.paired_difference(by_method[m], by_method['bn'])}" for m in ("gn", "nf")
     )
@@ -139,15 +143,11 @@ def few_images(profile: str, results_dir: str = "") -> str:
     )
 
 
-def beside_bn(search: Sequence[Record], final: Sequence[Record]) -> str:
+def beside_bn(study: Study) -> str:
     """At the largest batch of equal epochs: divergence in the search, and accuracy less BN's, of the others."""
-    whole = max(map(claims.batch_size, final))
+    whole = max(map(batch_size, study.final))
     tried, ended = (
-        grouped(
-            [r for r in runs if claims.batch_size(r) == whole and r.config["recipe"]["updates"] is None],
-            lambda r: r.method,
-        )
-        for runs in (search, final)
+        grouped(runs.where(batch_size=whole, updates=None), lambda r: r.method) for runs in (study.search, study.final)
     )
     said = [
         f"{plots.label(m)} {records.paired_difference(runs, ended['bn'])} points "
@@ -160,21 +160,21 @@ def beside_bn(search: Sequence[Record], final: Sequence[Record]) -> str:
 
 def large_batch(profile: str, results_dir: str = "") -> str:
     """The same from the records of the config."""
-    search, final, scale = recorded("batch_size", profile, results_dir)
-    _, found, other = recorded("rate_grid", profile, results_dir)
-    finer = grouped(found, lambda r: r.method)
+    study, scale = largest("batch_size", profile, results_dir)
+    finer_study, other = largest("rate_grid", profile, results_dir)
+    finer = grouped(finer_study.final, lambda r: r.method)
     clipped, bn = (records.paired_difference(finer["nf_agc"], finer[m]) for m in ("nf", "bn"))
     return (
-        f"{beside_bn(search, final)} ({scale}) With rates in steps of 2, clipped NF less unclipped is {clipped} points "
+        f"{beside_bn(study)} ({scale}) With rates in steps of 2, clipped NF less unclipped is {clipped} points "
         f"at the largest batch, less BN {bn} ({other})."
     )
 
 
 def low_rate(profile: str, results_dir: str = "") -> str:
     """What clipping does at the rate that the network survives unclipped, in a sentence."""
-    _, found, scale = recorded("gradient_ratios", profile, results_dir)
-    low = min(r.config["recipe"]["lr"] for r in found)
-    at = grouped([r for r in found if r.config["recipe"]["lr"] == low], lambda r: r.method)
+    study, scale = largest("gradient_ratios", profile, results_dir)
+    low = min(field_of(r.run, "lr") for r in study.final)
+    at = grouped(study.final.where(lr=low), lambda r: r.method)
     updates, less = at["nf"][0].metrics["updates"], records.paired_difference(at["nf_agc"], at["nf"])
     return (
         f"At rate {low:g}, which NF survives unclipped, over {updates:g} updates: {accuracy(at['nf'])} % unclipped, "
@@ -184,7 +184,7 @@ def low_rate(profile: str, results_dir: str = "") -> str:
 
 def bare_stem(profile: str, results_dir: str = "") -> str:
     """What it comes to if the first convolution is left unclipped, too: shown and not judged."""
-    _, found, scale = recorded("clipped_layers", profile, results_dir)
-    less = against(grouped(found, lambda r: r.method), "nf_agc")["agc_no_stem"]
+    study, scale = largest("clipped_layers", profile, results_dir)
+    less = against(grouped(study.final, lambda r: r.method), "nf_agc")["agc_no_stem"]
     word = {1: "did better", -1: "cost accuracy", 0: "made no difference beyond the interval"}[side(less)]
     return f"Leaving the first convolution unclipped, which NFNet's paper allows, {word}: {less} points ({scale})."

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from book.tool.execute import ACCEPTED, assignments
 from experiments.profiles import PROFILES
 
+ACCEPTED = "profile, rerun, device, results_dir"
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 INJECTED = "# Parameters"  # the first line of the cell that papermill adds
+
+
+def assignments(source: str) -> dict[str, ast.expr]:
+    """The plain `name = value` statements of a cell, in order."""
+    found: dict[str, ast.expr] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found.update({target.id: node.value for target in targets if isinstance(target, ast.Name)})
+    return found
 
 
 def check(values: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
-"""One look through the book: a colour and a marker per method, intervals always drawn, captions made from records."""
+"""Figures, tables and captions: intervals are always drawn, and a caption is made from records."""
 
-import zlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,59 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+from book.figures.palette import BLACK as BLACK
+from book.figures.palette import BLUE as BLUE
+from book.figures.palette import GREEN as GREEN
+from book.figures.palette import GREY as GREY
+from book.figures.palette import LOOK as LOOK
+from book.figures.palette import ORANGE as ORANGE
+from book.figures.palette import PURPLE as PURPLE
+from book.figures.palette import RED as RED
+from book.figures.palette import SKY as SKY
+from book.figures.palette import label as label
+from book.figures.palette import look as look
 from book.figures.parameters import check_notebook
 from experiments import claims
 from experiments.records import Estimate, Record
 
-# Okabe and Ito's palette: told apart with any colour vision, and by the marker in print. A family shares its colour.
-BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"
-LOOK: Mapping[str, tuple[str, str, str]] = {
-    "bn": ("BN", BLUE, "o"),
-    "nf": ("NF", RED, "s"),
-    "nf_agc": ("NF + AGC", GREEN, "^"),
-    "bn_agc": ("BN + AGC", BLUE, "D"),
-    "nf_agc_published": ("NF + AGC, published start", GREEN, "v"),
-    "gn": ("GN", ORANGE, "D"),
-    "none": ("no norm", GREY, "<"),
-    "half": ("(x + f) / √2", GREY, "v"),
-    "skipinit": ("SkipInit", PURPLE, "P"),
-    "skipinit_sqrt": ("SkipInit, 1/√d", PURPLE, "p"),
-    "fixup": ("FixUp", BLACK, "X"),
-    "rescale": ("RescaleNet", SKY, "h"),
-    "bn_act_first": ("BN, act. first", SKY, "o"),
-    "ghost_bn": ("ghost BN", BLUE, "s"),
-    "sync_bn": ("sync BN", BLUE, "^"),
-    "brn": ("batch renorm", BLUE, "D"),
-    "adabn": ("AdaB2N", BLUE, "v"),
-    "gn_ws": ("GN + WS", ORANGE, "s"),
-    "ln": ("LN", ORANGE, "^"),
-    "ln2d": ("LN per position", ORANGE, "v"),
-    "in": ("IN", ORANGE, "P"),
-    "frn": ("FRN + TLU", PURPLE, "o"),
-    "evonorm_b0": ("EvoNorm-B0", PURPLE, "s"),
-    "evonorm_s0": ("EvoNorm-S0", PURPLE, "^"),
-    "bcn": ("BCN", SKY, "s"),
-    "bcn_ws": ("BCN + WS", SKY, "^"),
-    "pn": ("PowerNorm", SKY, "D"),
-    "un": ("unified norm", SKY, "v"),
-    "prepbn": ("PRepBN", SKY, "P"),
-    "ibn_a": ("IBN-a", BLACK, "o"),
-    "ibn_b": ("IBN-b", BLACK, "s"),
-    "dyt": ("DyT", GREEN, "o"),
-    "derf": ("Derf", GREEN, "s"),
-    "gn_silu": ("GN, SiLU", ORANGE, "h"),
-    "bn_elu": ("BN, ELU", BLUE, "P"),
-    "vcl": ("VCL", GREY, "o"),
-    "vcl_elu": ("VCL, ELU", GREY, "s"),
-    "nf_no_gain": ("NF, no gain", ORANGE, "v"),
-    "nf_no_ws": ("NF, no WS", BLACK, "D"),
-    "nf_he": ("NF, He", SKY, "v"),
-    "training mode": ("training mode", BLUE, "o"),
-    "evaluation mode": ("evaluation mode", ORANGE, "s"),
-    "rescale_formula": ("RescaleNet, formula", SKY, "p"),
-}
-
+BATCH = "batch size (images per update)"
 LOST = (
     "An open marker says that a seed diverged. A cross says that a seed failed to train: it ended within two points of "
     "chance. Both count as chance."
@@ -86,20 +48,6 @@ def setup() -> None:
     )
 
 
-def label(method: str) -> str:
-    """A method's name in text and legends."""
-    return look(method)[0]
-
-
-def look(method: str) -> tuple[str, str, str]:
-    """Name, colour and marker of a method; one that `LOOK` does not know has its own name and colour everywhere."""
-    if method in LOOK:
-        return LOOK[method]
-    place = zlib.crc32(method.encode())
-    colours, markers = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE, BLACK, GREY), "os^DvPX"
-    return method.replace("_", " "), colours[place % len(colours)], markers[place // 8 % len(markers)]
-
-
 def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
     """One line a method through its means, with its 95 % intervals, and what `lost` marks."""
     for offset, method in enumerate(dict.fromkeys(method for method, _ in estimates)):
@@ -113,6 +61,17 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
             lost(ax, (place, estimate.mean), estimate, colour, marker)
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -1), min(high, 101))  # a t interval does not know that accuracy ends at 0 and 100 %
+
+
+def by_batch_size(estimates: Mapping[tuple[str, float], Estimate], name: str = BATCH) -> Figure:
+    """Test accuracy against batch size, one line a method; `name` is that of the x axis."""
+    fig, ax = plt.subplots()
+    lines(ax, estimates)
+    log_axis(ax, name, sorted({size for _, size in estimates}))
+    ax.set_ylabel("test accuracy (%)")
+    if estimates:
+        ax.legend()
+    return fig
 
 
 def lost(ax: Axes, at: tuple[float, float], found: Estimate, colour: str, marker: str) -> None:

@@ -11,10 +11,10 @@ from book.figures import plots
 from book.figures.tables import Table, accuracy, diverged, grouped
 from experiments import records
 from experiments.demos.clip_coupling import Coupling
-from experiments.records import Record
+from experiments.study import Result
 from experiments.tasks.ratios import KINDS
 
-Runs = Mapping[tuple[str, float], Sequence[Record]]  # by method and rate
+Runs = Mapping[tuple[str, float], Sequence[Result]]  # by method and rate
 UNITS: Mapping[str, str] = {
     "weights": "filters",
     "vectors": "gains, biases, skip gains",
@@ -23,13 +23,13 @@ UNITS: Mapping[str, str] = {
 THRESHOLD = 0.01
 
 
-def by_rate(found: Sequence[Record]) -> dict[tuple[str, float], list[Record]]:
+def by_rate(found: Sequence[Result]) -> dict[tuple[str, float], list[Result]]:
     """Runs by method and rate, sorted by rate alone."""
-    ordered = sorted(found, key=lambda r: r.config["recipe"]["lr"])
-    return grouped(ordered, lambda r: (r.method, r.config["recipe"]["lr"]))
+    ordered = sorted(found, key=lambda r: r.run.recipe.lr)
+    return grouped(ordered, lambda r: (r.method, r.run.recipe.lr))
 
 
-def middle(found: Sequence[Record], column: str) -> NDArray[np.float64]:
+def middle(found: Sequence[Result], column: str) -> NDArray[np.float64]:
     """Geometric mean over the seeds, update by update; where a seed has diverged there is none."""
     values = np.array([r.curve[column] for r in found], dtype=float)
     with np.errstate(divide="ignore"):  # a filter that nothing reaches has the ratio 0

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from book.figures import plots
-from experiments.records import Estimate, Record, estimate
+from experiments.records import Estimate, estimate
+from experiments.study import Result
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 TITLES = {"variance": "variance", "sq_mean": "squared mean", "branch_variance": "variance, branch's end"}
@@ -26,7 +27,7 @@ def shown(found: Estimate) -> str:
     return f"{found.mean:.3g}\u00a0±\u00a0{(found.high or found.mean) - found.mean:.2g}"
 
 
-def per_block(runs: Sequence[Record], curve: str, *, powers: bool) -> list[Estimate]:
+def per_block(runs: Sequence[Result], curve: str, *, powers: bool) -> list[Estimate]:
     """Mean over seeds with its 95 % interval at every block; of the logarithms, where the axis is one of powers."""
     columns = [[max(value, 1e-12) for value in at] for at in zip(*(run.curve[curve] for run in runs))]
     if not powers:
@@ -35,12 +36,12 @@ def per_block(runs: Sequence[Record], curve: str, *, powers: bool) -> list[Estim
     return [Estimate(exp(e.mean), exp(e.low or e.mean), exp(e.high or e.mean), e.count) for e in logs]
 
 
-def draw(ax: Axes, runs: Mapping[str, Sequence[Record]], curve: str, *, powers: bool = False) -> None:
+def draw(ax: Axes, runs: Mapping[str, Sequence[Result]], curve: str, *, powers: bool = False) -> None:
     """One curve of every method, with its interval, and the line that is predicted for it."""
     for method, found in runs.items():
         _, colour, marker = plots.look(method.removesuffix("_alpha1"))
         points = per_block(found, curve, powers=powers)
-        x = range(1 if curve == "branch_variance" else 0, sum(found[0].config["model"]["depth"]) + 1)
+        x = range(1 if curve == "branch_variance" else 0, sum(found[0].run.model.depth) + 1)
         look = {"color": colour, "markerfacecolor": "white" if method.endswith("_alpha1") else colour}
         ax.plot(x, [e.mean for e in points], marker, markersize=4, label=name(method), **look)
         low, high = [e.low or e.mean for e in points], [e.high or e.mean for e in points]
@@ -51,7 +52,7 @@ def draw(ax: Axes, runs: Mapping[str, Sequence[Record]], curve: str, *, powers: 
     ax.set(yscale="log" if powers else "linear", ylabel=TITLES[curve])
 
 
-def panels(runs: Mapping[str, Sequence[Record]], powers: Sequence[str], bottom: float) -> Figure:
+def panels(runs: Mapping[str, Sequence[Result]], powers: Sequence[str], bottom: float) -> Figure:
     """The three curves of the paper's plot, one above the other; `powers` names those on an axis of powers.
 
     `bottom` is where the squared mean's axis ends.
@@ -65,7 +66,7 @@ def panels(runs: Mapping[str, Sequence[Record]], powers: Sequence[str], bottom: 
     return fig
 
 
-def draw_stages(runs: Mapping[str, Sequence[Record]], stage: int) -> Figure:
+def draw_stages(runs: Mapping[str, Sequence[Result]], stage: int) -> Figure:
     """The variance over three stages of so many blocks, transitions dotted."""
     fig, ax = plt.subplots()
     draw(ax, runs, "variance")
@@ -76,21 +77,21 @@ def draw_stages(runs: Mapping[str, Sequence[Record]], stage: int) -> Figure:
     return fig
 
 
-def branch_share(record: Record) -> list[float]:
+def branch_share(result: Result) -> list[float]:
     """Of the variance after each block, what its branch brought, in per cent; none of the factors is learnable here."""
-    model = record.config["model"]
-    factor = model["alpha"] if model["residual"] == "nf" else 1.0
-    after = zip(record.curve["variance"][1:], record.curve["branch_variance"])
+    model = result.run.model
+    factor = model.alpha if model.residual == "nf" else 1.0
+    after = zip(result.curve["variance"][1:], result.curve["branch_variance"])
     return [100 * factor**2 * branch / variance for variance, branch in after]
 
 
-def mean_share(record: Record) -> list[float]:
+def mean_share(record: Result) -> list[float]:
     """Of the second moment after each block, the squared mean, in per cent."""
     return [100 * m / (m + v) for v, m in zip(record.curve["variance"][1:], record.curve["sq_mean"][1:])]
 
 
 def draw_shares(
-    ax: Axes, runs: Mapping[str, Sequence[Record]], share: Callable[[Record], list[float]]
+    ax: Axes, runs: Mapping[str, Sequence[Result]], share: Callable[[Result], list[float]]
 ) -> dict[str, list[Estimate]]:
     """A share in per cent after every block, with its interval; the estimates that were drawn."""
     found = {method: [estimate(values) for values in zip(*map(share, of))] for method, of in runs.items()}

@@ -14,7 +14,8 @@ from book.figures.tables import Table, grouped, joined, over
 from experiments import records
 from experiments.bench import report, report_tables, targets
 from experiments.bench.report import Report
-from experiments.records import Estimate, Record
+from experiments.records import Estimate
+from experiments.study import Result
 from nfnets_lite.models import Spec, create_model
 
 OVER_BN = "\N{MULTIPLICATION SIGN} BN"
@@ -48,9 +49,9 @@ def traffic(spec: str | Spec, side: int) -> Traffic:
     return Traffic(len(seen), sum(seen), sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d)))
 
 
-def way(record: Record) -> Way:
+def way(result: Result) -> Way:
     """Memory format and compilation of a step."""
-    return record.config["channels_last"], record.config["compiled"]
+    return result.run.channels_last, result.run.compiled
 
 
 def said(how: Way) -> str:
@@ -58,7 +59,7 @@ def said(how: Way) -> str:
     return f"channels {'last' if how[0] else 'first'}, {'compiled' if how[1] else 'eager'}"
 
 
-def memory(found: Sequence[Record]) -> dict[str, str]:
+def memory(found: Sequence[Result]) -> dict[str, str]:
     """Which metrics of memory all of these have, with a title over batch norm's."""
     titles = {"saved_mb": f"kept, {OVER_BN}", "peak_memory_mb": f"peak memory, {OVER_BN}"}
     return {name: text for name, text in titles.items() if all(name in record.metrics for record in found)}
@@ -75,7 +76,7 @@ def by_batch(ratio: Mapping[tuple[str, float], Estimate]) -> Figure:
     return fig
 
 
-def twins(of: Mapping[tuple[str, int], Sequence[Record]]) -> Table:
+def twins(of: Mapping[tuple[str, int], Sequence[Result]]) -> Table:
     """Time and memory of each twin's step, by method and batch, beside those of BN at the same batch."""
     measures = memory(joined(of))
     rows = [
@@ -92,10 +93,10 @@ def twins(of: Mapping[tuple[str, int], Sequence[Record]]) -> Table:
     return ["method", "batch", "step, ms", f"step, {OVER_BN}", "kept, MB", *measures.values()], rows
 
 
-def by_way(found: Sequence[Record], methods: Sequence[str]) -> Table:
+def by_way(found: Sequence[Result], methods: Sequence[str]) -> Table:
     """Steps over batch norm's by format, compilation and batch; a column a method."""
     ratio = records.aggregate(
-        found, by=lambda r: (way(r), r.config["batch_size"], r.method), value=lambda r: r.metrics["ratio"]
+        found, by=lambda r: (way(r), r.run.batch_size, r.method), value=lambda r: r.metrics["ratio"]
     )
     places = dict.fromkeys((how, batch) for how, batch, _ in ratio)
     ways, sizes = dict.fromkeys(how for how, _ in places), sorted({batch for _, batch in places})
@@ -105,7 +106,7 @@ def by_way(found: Sequence[Record], methods: Sequence[str]) -> Table:
     )
 
 
-def family(found: Sequence[Record]) -> Table:
+def family(found: Sequence[Result]) -> Table:
     """Milliseconds of each member's step, a column a way, and its step over F0's in the first of them."""
     ways, members = grouped(found, way), grouped(found, lambda r: r.method)
     first = next(iter(ways))
@@ -114,7 +115,7 @@ def family(found: Sequence[Record]) -> Table:
         steps = grouped(own, way)
         ratio = records.estimate([r.metrics["ratio"] for r in steps[first]])
         times = [f"{fmean(r.metrics['step_ms'] for r in steps[how]):.0f}" for how in ways]
-        rows.append([f"NFNet-{name[-2:].upper()}", own[0].config["side"], *times, f"{ratio:.2f}"])
+        rows.append([f"NFNet-{name[-2:].upper()}", own[0].run.side, *times, f"{ratio:.2f}"])
     return ["member", "px", *[f"{said(how)}: ms" for how in ways], "\N{MULTIPLICATION SIGN} F0"], rows
 
 

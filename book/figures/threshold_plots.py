@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 
 from book.figures import plots
 from book.figures.tables import Table, accuracy, against, diverged, ended, failed, grouped
-from experiments.records import Estimate, Record
+from experiments.records import Estimate
+from experiments.study import Result
 
 Row = int | str
 Factor = float | str
 Place = tuple[Hashable, Hashable]
 Setting = tuple[int, int]
-Runs = Sequence[Record]
+Runs = Sequence[Result]
 Groups = Mapping[tuple[Row, Factor, float], Runs]
 Curves = Mapping[tuple[str, Setting, float], Runs]
 
@@ -33,15 +34,15 @@ RULES: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def factor(record: Record) -> Factor:
+def factor(result: Result) -> Factor:
     """The threshold of a run."""
-    clip = record.config["recipe"]["clip"]
-    return float(clip["factor"]) if clip else "none"
+    clip = result.run.recipe.clip
+    return clip.factor if clip else "none"
 
 
-def by_rate(found: Iterable[Record], row: Callable[[Record], Row]) -> dict[tuple[Row, Factor, float], list[Record]]:
+def by_rate(found: Iterable[Result], row: Callable[[Result], Row]) -> dict[tuple[Row, Factor, float], list[Result]]:
     """Runs by row, threshold and rate."""
-    return grouped(found, lambda r: (row(r), factor(r), r.config["recipe"]["lr"]))
+    return grouped(found, lambda r: (row(r), factor(r), r.run.recipe.lr))
 
 
 def share(found: Runs) -> float | None:
@@ -158,9 +159,9 @@ def layers(groups: Mapping[str, Runs], usual: str = "nf_agc") -> Table:
     return header, rows
 
 
-def setting(record: Record) -> Setting:
+def setting(result: Result) -> Setting:
     """Batch and blocks of a run."""
-    return record.config["recipe"]["batch_size"], sum(record.config["model"]["depth"])
+    return result.run.recipe.batch_size, sum(result.run.model.depth)
 
 
 def called(where: Setting) -> str:
@@ -168,10 +169,10 @@ def called(where: Setting) -> str:
     return f"batch {where[0]}, {where[1]} blocks"
 
 
-def curves(found: Runs) -> dict[tuple[str, Setting, float], list[Record]]:
+def curves(found: Runs) -> dict[tuple[str, Setting, float], list[Result]]:
     """Runs of the rules by rule, setting and threshold."""
     ruled = [r for r in found if r.method in RULES]
-    return grouped(ruled, lambda r: (r.method, setting(r), float(r.config["recipe"]["clip"]["factor"])))
+    return grouped(ruled, lambda r: (r.method, setting(r), factor(r)))
 
 
 def curve(curves: Curves, rule: str, where: Setting) -> dict[float, Runs]:
@@ -220,7 +221,7 @@ def ranges(curves: Curves, lars: Runs) -> Table:
     def shown(values: Sequence[float]) -> str:
         return "none" if not values else f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
 
-    by_rate = grouped(lars, lambda r: (setting(r), r.config["recipe"]["lr"]))
+    by_rate = grouped(lars, lambda r: (setting(r), r.run.recipe.lr))
     places, rows = settings(curves), []
     for rule, name in RULES.items():
         found = [usable(curve(curves, rule, where)) for where in places]

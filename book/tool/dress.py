@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from book.tool.execute import assignments
+from book.figures.parameters import assignments
 
 REPOSITORY = "https://github.com/nfnets-lite/nfnets-lite"
 # The folder is named by the release and moved into place when it is whole: a second run finds it, and only it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -14,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from book.figures.parameters import ACCEPTED, assignments
 from book.tool.layout import Book, ChapterError, Job
 from book.tool.stamps import KEY, stamp
 
 VOLATILE = ("papermill", "execution", "ExecuteTime", "jupytext")
-ACCEPTED = "profile, rerun, device, results_dir"
 
 
 def read_chapter(path: Path) -> Any:
@@ -26,16 +25,6 @@ def read_chapter(path: Path) -> Any:
     import jupytext
 
     return jupytext.read(path, fmt="md:myst")
-
-
-def assignments(source: str) -> dict[str, ast.expr]:
-    """The plain `name = value` statements of a cell, in order."""
-    found: dict[str, ast.expr] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found.update({target.id: node.value for target in targets if isinstance(target, ast.Name)})
-    return found
 
 
 def parameter_names(nb: Any, name: str) -> list[str]:

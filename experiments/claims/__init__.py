@@ -6,7 +6,6 @@ from experiments.claims.claim import claims as claims
 from experiments.claims.claim import load as load
 from experiments.claims.verdict import WORDS as WORDS
 from experiments.claims.verdict import Verdict as Verdict
-from experiments.claims.verdict import batch_size as batch_size
 from experiments.claims.verdict import judge as judge
 from experiments.claims.verdict import verdicts as verdicts
 from experiments.claims.verdict import verdicts_of as verdicts_of

@@ -10,10 +10,9 @@ from experiments.claims.claim import Claim, claims
 from experiments.claims.evidence import Finding, findings
 from experiments.claims.regimes import Reached, reached
 from experiments.profiles import PROFILES
-from experiments.records import Ledger, path_of, read
+from experiments.records import path_of
 from experiments.records.record import Record
-from experiments.study import recorded, stale, whole
-from experiments.sweep import Sweep
+from experiments.study import Study
 
 WORDS = (
     "reproduced", "partly", "not reproduced", "undecided", "regime not reached", "not tested", "out of reach",
@@ -29,7 +28,7 @@ class Verdict:
     profile: str
     findings: tuple[Finding, ...] = ()
     regime: tuple[Reached, ...] = ()
-    stale: int = 0  # records of its sweeps that `study.stale` tells
+    stale: int = 0  # records of its sweeps that would come out otherwise now
 
     @property
     def scale(self) -> str:
@@ -111,20 +110,21 @@ def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[V
     """
 
     @cache
-    def current(name: str, profile: str) -> tuple[list[Record], int]:
+    def current(name: str, profile: str) -> tuple[Sequence[Record], int]:
         return _current(results / profile, name, profile)
 
     return [_latest(claim, current, profiles) for claim in claims().values()]
 
 
-def verdicts_of(sweep: Sweep, ledger: Ledger, profile: str) -> list[Verdict]:
+def verdicts_of(study: Study, profile: str) -> list[Verdict]:
     """The verdicts on the claims that a sweep tests by itself; none while a run of it is missing."""
-    records = _whole(sweep, ledger)
-    alone = [claim.id for claim in claims().values() if claim.configs == (sweep.name,)]
-    return [judge(claim_id, records, profile) for claim_id in alone if records]
+    alone = [claim.id for claim in claims().values() if claim.configs == (study.sweep.name,)]
+    return [judge(claim_id, study.recorded, profile) for claim_id in alone if study.complete]
 
 
-def _latest(claim: Claim, current: Callable[[str, str], tuple[list[Record], int]], profiles: Sequence[str]) -> Verdict:
+def _latest(
+    claim: Claim, current: Callable[[str, str], tuple[Sequence[Record], int]], profiles: Sequence[str]
+) -> Verdict:
     if not claim.configs:
         return judge(claim.id, (), claim.verdict_from)
     judged: list[Verdict] = []
@@ -136,20 +136,12 @@ def _latest(claim: Claim, current: Callable[[str, str], tuple[list[Record], int]
     return (whole or tested or [judge(claim.id, (), claim.verdict_from)])[0]
 
 
-def _current(folder: Path, name: str, profile: str) -> tuple[list[Record], int]:
-    """The runs of a sweep as it is now, and how many records are stale; none while one is missing."""
+def _current(folder: Path, name: str, profile: str) -> tuple[Sequence[Record], int]:
+    """The runs of a sweep as it is now, and how many records are stale.
+
+    There are no runs while one is missing: a rate was not chosen yet, or an average lacks a seed.
+    """
     if name not in configs.names() or not path_of(folder, name).is_file():
-        return [], 0
-    sweep, ledger = configs.sweep(name, profile), read(path_of(folder, name))
-    return _whole(sweep, ledger), sum(stale(run, record) for run, record in recorded(sweep, ledger)[1])
-
-
-def _whole(sweep: Sweep, ledger: Ledger) -> list[Record]:
-    """The runs of a sweep, none while one is missing: a rate was not chosen yet, or an average lacks a seed."""
-    return [record for _, record in recorded(sweep, ledger)[1]] if whole(sweep, ledger) else []
-
-
-def batch_size(record: Record) -> int:
-    """Images per update of a record's run."""
-    size: int = record.config["recipe"]["batch_size"]
-    return size
+        return (), 0
+    study = Study.read(configs.sweep(name, profile), folder)
+    return study.recorded if study.complete else (), sum(result.stale for result in study.recorded)

@@ -25,7 +25,6 @@ from typing import Any
 
 from experiments.engine.pool import Work, WorkerDied
 from experiments.records import Record
-from experiments.study import stale
 from experiments.sweep import Run
 
 AHEAD = 2  # runs a thread: the next one is there when one ends
@@ -95,7 +94,7 @@ class Cluster:
 
 def accepted(run: Run, record: Record, address: str) -> Record:
     """The record that a worker made of a run; a ValueError if the worker's code computes other numbers than ours."""
-    if stale(run, record):
+    if record.numerics != run.NUMERICS:
         raise ValueError(
             f"a worker of scheduler={address!r} has NUMERICS={record.numerics} for {type(run).__name__}, and this "
             f"process has {run.NUMERICS}; the worker's result was not recorded. Bring the worker's checkout to the "

@@ -10,16 +10,9 @@ from experiments import records
 from experiments.engine.runner import Where
 from experiments.records import Record
 from experiments.records.provenance import device_name
-from experiments.study import final_runs, pending, search_runs
+from experiments.study import possible
 from experiments.sweep import Run, Sweep
 from experiments.tasks.undrawn import Undrawn
-
-
-def runs_left(sweep: Sweep, where: Where) -> list[Run]:
-    """Runs left to do. While a search is unfinished its final runs are not known, so all of them count."""
-    ledger = records.read(records.path_of(where.results, sweep.name))
-    search, finals = pending(search_runs(sweep, ledger), ledger, where.fresh), final_runs(sweep, ledger)
-    return search + (finals if search else pending(finals, ledger, where.fresh))
 
 
 def cost(sweep: Sweep, where: Where, left: Sequence[Run], committed: Path) -> tuple[float, str]:
@@ -31,7 +24,7 @@ def cost(sweep: Sweep, where: Where, left: Sequence[Run], committed: Path) -> tu
         for r in records.read(records.path_of(folder, sweep.name)).records
         if r.done and device in ("", r.provenance["device"])
     ]
-    whole = all_runs(sweep)
+    whole = possible(sweep)
     done = [r for r in done if r.key in whole]  # a file may hold those of a sweep's past
     seconds = list(estimates(whole, left, done, where.device.type))
     basis = f"from {len(done)} recorded runs" if done else "by a rule of thumb: nothing is recorded on such a device"
@@ -51,12 +44,6 @@ def estimates(whole: Mapping[str, Run], runs: Iterable[Run], done: Sequence[Reco
         scale = median(ratios) if ratios else 1.0
         found = [fmean(by_key[run.key]) if run.key in by_key else scale * effort(replace(run, seed=0)) for run in runs]
     yield from found
-
-
-def all_runs(sweep: Sweep) -> dict[str, Run]:
-    """Every run that the sweep may have, by key: its final ones at whatever rate."""
-    finals = (run for cell in sweep.cells for setting in sweep.grid(cell).settings() for run in sweep.at(cell, setting))
-    return {run.key: run for run in (*sweep.search(), *sweep.cells, *finals)}
 
 
 def span(seconds: float) -> str:

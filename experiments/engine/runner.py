@@ -19,7 +19,7 @@ from experiments.engine.pool import Backend, Here, Local
 from experiments.engine.streams import Streams
 from experiments.records import Ledger, Record
 from experiments.records.provenance import device_name, energy_j, peak_memory_mb, provenance
-from experiments.study import final_runs, pending, search_runs
+from experiments.study import Study
 from experiments.sweep import Outcome, Run, Sweep, drain
 from experiments.tasks.data import prepare
 
@@ -33,8 +33,8 @@ _TURN = threading.Lock()
 class Where:
     """Where a sweep reads, writes and runs.
 
-    `fresh` repeats runs whose record is stale (see `study.stale`); otherwise a record under the same key is taken as it
-    is. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is
+    `fresh` repeats runs whose record is stale (see `study.Result.stale`); otherwise a record under the same key is
+    taken as it is. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is
     the number of runs that one process has under way at once, where there is one process. No run is begun after `until`
     of `time.monotonic`: `dispatch.OutOfTime` says so.
     """
@@ -77,17 +77,17 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     path = records.path_of(where.results, sweep.name)
     for name in sorted({name for cell in sweep.cells for name in cell.datasets}):
         prepare(name)
-    search, final = partial(search_runs, sweep), partial(final_runs, sweep)
-    stages = (*[search] * (1 + sweep.widenings), final)
     died = partial(lost, sweep.name, where)
     backend: Backend | None = None
     try:
-        for number, stage in enumerate(stages):
+        for stage in range(2 + sweep.widenings):
+            last = stage == 1 + sweep.widenings
             with Journal(path) as journal:
+                study = Study(sweep, journal.ledger)
                 if journal.ledger.torn:
                     warnings.warn(journal.ledger.torn, stacklevel=2)
                 # A setting that was not tried to the end must not lose to others for that.
-                if number and (lacking := pending(search(journal.ledger), journal.ledger, fresh=False)):
+                if stage and (lacking := study.pending(study.search_runs)):
                     failed = [record for run in lacking if (record := journal.ledger.of(run.key, run.seed))]
                     if failed:
                         warnings.warn(
@@ -96,12 +96,12 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
                             "has repeated them",
                             stacklevel=2,
                         )
-                    if failed or stage is final:
+                    if failed or last:
                         break
                 # Seed by seed, so that a sweep that is stopped leaves all cells with some of their seeds; for each seed
                 # the long runs first, so that no worker is left alone with one at the end.
                 runs = sorted(
-                    pending(stage(journal.ledger), journal.ledger, where.fresh),
+                    study.pending(study.final_runs if last else study.search_runs, fresh=where.fresh),
                     key=lambda run: (run.seed, -run.effort(where.device.type)),
                 )
                 if runs:

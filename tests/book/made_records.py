@@ -1,11 +1,15 @@
-"""Records made up for tests of what the chapters show of them."""
+"""Results made up for tests of what the chapters show of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from experiments.records import Record
+from experiments.study import Result
+from experiments.sweep import Run
 
 Curve = Mapping[str, Sequence[float | None]]
 
@@ -21,11 +25,21 @@ def run(
     metrics: Mapping[str, float] | None = None,
     curve: Curve | None = None,
     **config: Any,
-) -> Record:
+) -> Result:
     """A run of ten classes; one whose accuracy is None diverged."""
     status = "diverged" if accuracy is None else "ok"
-    config |= {"model": {"num_classes": 10, **(model or {})}, "recipe": {"batch_size": 32, "lr": 0.1, **(recipe or {})}}
+    config |= {
+        "model": {"num_classes": 10, "depth": [1, 1, 1]} | dict(model or {}),
+        "recipe": {"batch_size": 32, "lr": 0.1} | dict(recipe or {}),
+    }
     measured = {**({} if accuracy is None else {"accuracy": accuracy}), **(metrics or {})}
     origin = {"device": "a device", "commit": "0123456789", "dirty": False}
     kept = {name: list(values) for name, values in (curve or {}).items()}
-    return Record("sweep", "smoke", method, key or method, seed, status, "", config, measured, kept, origin, 1)
+    record = Record("sweep", "smoke", method, key or method, seed, status, "", config, measured, kept, origin, 1)
+    # A stand-in with the fields that the config names: a kind of run that has them all would need more.
+    stand_in = json.loads(json.dumps({"method": method, "seed": seed, **config}), object_hook=_as_fields)
+    return Result.of(cast(Run, stand_in), record)
+
+
+def _as_fields(found: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(**found)

@@ -8,9 +8,10 @@ import pytest
 from made_records import run
 
 from book.figures.contest import Contest, Costs, contest, costs
-from experiments import configs, records
+from experiments import configs
 from experiments.obtain import RESULTS
 from experiments.records import Record, estimate
+from experiments.study import Study
 from experiments.sweep import Sweep
 
 
@@ -48,22 +49,21 @@ def test_costs_are_those_of_the_largest_batch_in_the_usual_format() -> None:
         setting = {"batch_size": batch, "side": 16, "channels_last": last, "compiled": False}
         return run(method, metrics={"ratio": ratio, "saved_mb": 4 * ratio}, **setting)
 
-    sweep = configs.sweep("throughput", "small")
     found = Costs([step("bn", 128, 1.0)], {}, {"bn": {"kept": 1.0}})
-    assert found.conditions == "batch 128, 16 px"
     assert found.row("nf") == ["", ""]
-    ledger = records.read(records.path_of(RESULTS / "small", "throughput"))
-    cost = costs(sweep, ledger)
-    assert {r.config["batch_size"] for r in cost.runs} == {max(c.batch_size for c in sweep.cells)}
+    study = Study.read(configs.sweep("throughput", "small"), RESULTS / "small")
+    cost = costs(study)
+    largest = max(cell.batch_size for cell in study.sweep.cells)
+    assert {r.run.batch_size for r in cost.runs} == {largest}
+    assert cost.conditions == f"batch {largest}, {cost.runs[0].run.side} px"
     assert cost.row("bn")[1] == "1.00"
     assert not any(method.startswith("nfnet") for method in cost.ratio)
 
 
 def test_a_contest_is_read_from_its_records() -> None:
     sweep = configs.sweep("normalizers", "small")
-    ledger = records.read(records.path_of(RESULTS / "small", "normalizers"))
     few = Sweep(sweep.name, sweep.cells[:3], sweep.rates, sweep.search_seeds, sweep.seeds)
-    found = contest(few, ledger, 12, reference=few.cells[0].method)
+    found = contest(Study.read(few, RESULTS / "small"), 12, reference=few.cells[0].method)
     assert list(found.runs) == list(found.accuracy) == [cell.method for cell in few.cells]
     assert len(found.behind) == 2
     assert all(len(runs) == len(few.seeds) for runs in found.runs.values())

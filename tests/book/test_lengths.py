@@ -12,7 +12,7 @@ from book.figures import lengths
 from experiments import claims, configs
 from experiments.obtain import obtain
 from experiments.records import Ledger, Record, append, path_of
-from experiments.study import best_setting, final_runs, search_runs
+from experiments.study import Study
 from experiments.sweep import Run, Setting
 
 SWEEP = configs.sweep("budget", "smoke")
@@ -42,7 +42,7 @@ def searched() -> list[Record]:
         found = Setting(recipe["lr"], recipe["clip"]["factor"] if recipe["clip"] else None)
         return 0.9 if found == middle[run.method] else 0.5
 
-    return [record(run, reached(run)) for run in search_runs(SWEEP, ledger(()))]
+    return [record(run, reached(run)) for run in Study(SWEEP, ledger(())).search_runs]
 
 
 @cache
@@ -54,12 +54,12 @@ def whole() -> list[Record]:
         return 0.9 + 0.001 * run.seed + (closer - 0.04 if run.method == "nf_agc" else 0.0)
 
     search = searched()
-    return [*search, *[record(run, reached(run)) for run in final_runs(SWEEP, ledger(search))]]
+    return [*search, *[record(run, reached(run)) for run in Study(SWEEP, ledger(search)).final_runs]]
 
 
 @pytest.mark.parametrize("tried", [0, 27])
 def test_before_the_search_ends_the_page_says_so_and_claims_nothing(tried: int) -> None:
-    study = lengths.read(SWEEP, ledger(searched()[:tried]))
+    study = lengths.Lengths(Study(SWEEP, ledger(searched()[:tried])))
     said = f"The final runs are not recorded yet: {tried} of 54 trainings of the search are."
     assert lengths.sentences(study) == [said]
     assert lengths.heading(study) == "Nothing is measured yet"
@@ -69,10 +69,12 @@ def test_before_the_search_ends_the_page_says_so_and_claims_nothing(tried: int) 
 
 
 def test_a_cell_counts_once_all_its_seeds_are_recorded_and_no_claim_is_judged_before_all_cells_are() -> None:
-    longest = [r for r in whole() if r.config["split"] == "test" and r.method == "bn" and lengths.epochs(r) == 8.0]
-    study = lengths.read(SWEEP, ledger(r for r in whole() if r.key != longest[0].key or r.seed == 0))
+    longest = [
+        r for r in whole() if r.config["split"] == "test" and r.method == "bn" and r.config["recipe"]["epochs"] == 8.0
+    ]
+    study = lengths.Lengths(Study(SWEEP, ledger(r for r in whole() if r.key != longest[0].key or r.seed == 0)))
     assert study.epochs == [1.0, 2.0, 4.0]
-    assert study.of("bn", 8.0) == []
+    assert study.of("bn", 8.0) == ()
     missing, last, first = lengths.sentences(study)
     assert missing == "The final runs are not complete yet: 46 of 48 are recorded."
     assert last == "After 4 epochs, NF with AGC is 2.0 points below BN (95 % interval: 2.0 below to 2.0 below)."
@@ -81,7 +83,7 @@ def test_a_cell_counts_once_all_its_seeds_are_recorded_and_no_claim_is_judged_be
 
 
 def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
-    study = lengths.read(SWEEP, ledger(whole()))
+    study = lengths.Lengths(Study(SWEEP, ledger(whole())))
     assert study.missing == ""
     assert len(lengths.sentences(study)) == 2
     assert lengths.heading(study) == "Longer training helps NF with AGC more than BN"
@@ -98,7 +100,7 @@ def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
 
 def test_the_chosen_setting_is_shown_with_its_grid() -> None:
     records = whole()
-    study = lengths.read(SWEEP, ledger(records))
+    study = lengths.Lengths(Study(SWEEP, ledger(records)))
     _, (bn, nf_agc) = lengths.settings(study, ("bn", "nf_agc"))
     assert [str(cell) for cell in bn] == ["BN", "9", "0.4", "none", "no", ""]
     assert [str(cell) for cell in nf_agc[:5]] == ["NF + AGC", "9", "0.4", "0.08", "no"]
@@ -106,8 +108,8 @@ def test_the_chosen_setting_is_shown_with_its_grid() -> None:
     at_end = {c.method: SWEEP.grid(c).settings()[-1] for c in SWEEP.cells}
     widened = [r for r in records if r.config["split"] == "test" or r.method != "bn"]
     widened += [record(run, 0.5 + run.resolved["recipe"]["lr"] / 10) for run in _tries("bn", widened)]
-    study = lengths.read(SWEEP, ledger(widened))
-    assert best_setting(SWEEP, SWEEP.cells[0], study.ledger).lr > at_end["bn"].lr
+    study = lengths.Lengths(Study(SWEEP, ledger(widened)))
+    assert study.study.rate(SWEEP.cells[0]) > at_end["bn"].lr
     _, (bn,) = lengths.settings(study, ("bn",))
     assert (bn[1], bn[4]) == (12, "yes")
 
@@ -117,22 +119,22 @@ def _tries(method: str, found: list[Record]) -> list[Run]:
     runs: list[Run] = []
     for _ in range(SWEEP.widenings + 1):
         known = [record(run, 0.5 + run.resolved["recipe"]["lr"] / 10) for run in runs]
-        runs = [run for run in search_runs(SWEEP, ledger([*found, *known])) if run.method == method]
+        runs = [run for run in Study(SWEEP, ledger([*found, *known])).search_runs if run.method == method]
     return runs
 
 
 def test_epochs_to_reach_are_interpolated_in_the_logarithm() -> None:
-    study = lengths.read(SWEEP, ledger(whole()))  # NF with AGC: 86.1, 87.1, 88.1 and 89.1 %
+    study = lengths.Lengths(Study(SWEEP, ledger(whole())))  # NF with AGC: 86.1, 87.1, 88.1 and 89.1 %
     assert lengths.epochs_to_reach(study, 87.6) == pytest.approx(2 * 2**0.5)
     assert lengths.epochs_to_reach(study, 50.0) == 1.0
     assert lengths.epochs_to_reach(study, 90.1) == float("inf")
 
 
 def test_a_chapter_can_ask_for_a_sweep_that_is_not_whole(tmp_path: Path) -> None:
-    assert obtain("budget", "smoke", tmp_path, partial=True).records == ()
+    assert obtain("budget", "smoke", tmp_path, partial=True).ledger.records == ()
     with pytest.raises(FileNotFoundError, match="no records of 'budget'"):
         obtain("budget", "smoke", tmp_path)
     append(path_of(tmp_path, "budget"), searched()[0])
-    assert len(obtain("budget", "smoke", tmp_path, partial=True).records) == 1
+    assert len(obtain("budget", "smoke", tmp_path, partial=True).ledger.records) == 1
     with pytest.raises(FileNotFoundError, match="101 of 102 runs"):
         obtain("budget", "smoke", tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 from book.figures.parameters import check, check_injected
 from experiments import obtain, records
+from experiments.study import Study
 from experiments.sweep import Sweep
 
 
@@ -47,7 +48,7 @@ def test_papermill_stops_in_the_cell_after_the_parameters(given: dict[str, str],
     new = nbformat.v4
     cells = [
         new.new_code_cell('profile = "smoke"\nrerun = True', metadata={"tags": ["parameters"]}),
-        new.new_code_cell("from book import plots\n\nplots.setup()"),
+        new.new_code_cell("from book.figures import plots\n\nplots.setup()"),
         new.new_code_cell("from pathlib import Path\n\nPath('trained').touch()"),
     ]
     notebook = new.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
@@ -68,20 +69,20 @@ def test_a_readers_notebook_leaves_the_committed_records_alone(tmp_path: Path, m
     monkeypatch.setattr(obtain, "INTERACTIVE", tmp_path / "interactive")
     wrote: list[Path] = []
 
-    def run_left(sweep: Sweep, where: Any, console: Any) -> records.Ledger:
+    def run_left(sweep: Sweep, where: Any, console: Any) -> Study:
         path = records.path_of(where.results, sweep.name)
         wrote.append(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write("{torn")
-        return records.read(path)
+        return Study.read(sweep, where.results)
 
     monkeypatch.setattr(obtain, "run_left", run_left)
     before = committed.read_bytes()
     for _ in range(2):
-        ledger = obtain.obtain("sam", "small", "", rerun=True, device="cpu")
+        study = obtain.obtain("sam", "small", "", rerun=True, device="cpu")
         assert wrote.pop() == tmp_path / "interactive" / "small" / "sam.jsonl"
-        assert len(ledger.records) == 1  # the committed ones are not trained again, and copied once
+        assert len(study.ledger.records) == 1  # the committed ones are not trained again, and copied once
     assert committed.read_bytes() == before
     obtain.obtain("sam", "small", committed.parent, rerun=True, device="cpu")  # told so by name
     assert wrote == [committed]

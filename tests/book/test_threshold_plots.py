@@ -81,22 +81,15 @@ def test_rules_over_one_depth_keep_the_smaller_batch_dashed() -> None:
         for factor in (0.001, 0.002)
         for batch in (16, 64)
     ]
-    curves = threshold_plots.curves([_with_depth(record) for record in found])
+    curves = threshold_plots.curves(found)
     matplotlib.use("Agg")
     fig = threshold_plots.draw_rules(curves)
     lines = [container.lines[0] for container in fig.axes[0].containers]
     assert [line.get_linestyle() for line in lines] == ["--", "-"]
     assert len({line.get_color() for line in lines}) == 1
     plt.close(fig)
-    lars = [
-        _with_depth(run("lars", accuracy=a, recipe={"lr": a, "batch_size": b})) for a in (0.3, 0.6) for b in (16, 64)
-    ]
+    lars = [run("lars", accuracy=a, recipe={"lr": a, "batch_size": b}) for a in (0.3, 0.6) for b in (16, 64)]
     header, rows = threshold_plots.ranges(curves, lars)
     assert list(header) == ["rule", "batch 16, 3 blocks", "batch 64, 3 blocks", "all settings"]
     assert list(rows[0]) == ["unit by unit (AGC)", "0.002", "0.002", "0.002"]
     assert list(rows[-1]) == ["best LARS, %", "60.0†", "60.0†", ""]
-
-
-def _with_depth(record: Record) -> Record:
-    record.config["model"]["depth"] = [1, 1, 1]
-    return record

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from experiments import claims, configs, records, study
+from experiments import claims, configs, records
 from experiments.claims import rules, selection, verdict
 from experiments.claims.evidence import Finding, findings
 from experiments.profiles import PROFILES
 from experiments.records.record import Record
 from experiments.records.statistics import Estimate
+from experiments.study import Study
 from experiments.sweep import Run
 
 SMALL = Path(claims.__file__).parents[1] / "results" / "small" / "batch_size.jsonl"
@@ -69,7 +70,9 @@ def test_every_verdict(found: list[Record], verdict: str) -> None:
 
 def test_nf_8_measures_the_committed_records_as_its_rule_says() -> None:
     finals = [r for r in records.read(SMALL).records if r.done and r.config["split"] == "test"]
-    latest = {(r.method, claims.batch_size(r), r.seed): r for r in finals}  # a file may hold the runs of its past, too
+    latest = {
+        (r.method, r.config["recipe"]["batch_size"], r.seed): r for r in finals
+    }  # a file may hold the runs of its past, too
 
     largest, smallest = max(s for _, s, _ in latest), min(s for _, s, _ in latest)
     verdict = claims.judge("NF-8", list(latest.values()), "small")
@@ -469,11 +472,11 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     ledger = records.read(records.path_of(tmp_path / "smoke", "batch_size"))
     (tmp_path / "smoke" / "batch_size.jsonl").unlink()
     (tmp_path / "smoke").rmdir()
-    write("smoke", [*runs, *study.final_runs(made, ledger)])
+    write("smoke", [*runs, *Study(made, ledger).final_runs])
     write("gpu", configs.sweep("batch_size", "gpu").search())  # the final runs are still to come
 
     found = {verdict.claim.id: verdict for verdict in claims.verdicts(tmp_path)}
-    assert found["NF-8"].stale == len(runs) + len(study.final_runs(made, ledger))
+    assert found["NF-8"].stale == len(runs) + len(Study(made, ledger).final_runs)
     assert list(found) == list(claims.claims())
     assert (found["NF-8"].verdict, found["NF-8"].profile) == ("reproduced", "smoke")
     assert "smoke scale only" in found["NF-8"].scale
@@ -518,7 +521,7 @@ def test_what_is_told_of_other_seeds_is_what_their_records_say() -> None:
             records.read(SMALL.parents[1] / "six_seeds" / f"{c}.jsonl") for c in claims.claims()[name].configs
         ]
         sweeps = [configs.sweep(c, "small").with_seeds(6) for c in claims.claims()[name].configs]
-        done = [r for pair in zip(sweeps, records_of) for r in study.stages(*pair)[1]]
+        done = [r for pair in zip(sweeps, records_of) for r in Study(*pair).final]
         found: list[list[float]] = [[] for _ in rows]
         for seeds in ((0, 1, 2), (3, 4, 5), range(6)):
             for row, condition in zip(found, claims.claims()[name].conditions, strict=True):

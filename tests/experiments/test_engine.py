@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from experiments import cli as command
 from experiments import configs, records
 from experiments.engine import Where, resolve_device, run_sweep, runner
-from experiments.study import best_rate, best_setting, grid, pending, stages, stale
+from experiments.study import Result, Study, possible
 from experiments.sweep import Grid, Outcome, Run, Setting, Sweep, drain
 from experiments.tasks.ratios import Ratios
 from experiments.tasks.recipe import Clip, Data, Recipe
@@ -45,7 +45,8 @@ def outcomes(path: Path) -> dict[tuple[str, int], tuple[str, dict[str, float]]]:
 def test_search_then_final_runs_at_the_best_rate(tmp_path: Path) -> None:
     sweep, seen = tiny(), []
     ledger = run_sweep(sweep, where(tmp_path), seen.append)
-    search, final = stages(sweep, ledger)
+    study = Study(sweep, ledger)
+    search, final = study.search, study.final
     assert [r.status for r in search] == ["ok", "diverged"]
     assert [r.seed for r in final] == [0, 1]
     assert {r.config["recipe"]["lr"] for r in final} == {0.05}
@@ -104,7 +105,7 @@ def test_a_failed_run_is_recorded_and_tried_again(tmp_path: Path, monkeypatch: p
             ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     assert {(r.status, r.config["split"]) for r in ledger.records} == {("failed", "validation")}
     assert ledger.records[0].reason == "RuntimeError: out of memory, or so"
-    assert stages(tiny(), run_sweep(tiny(), where(tmp_path), lambda _: None))[1]
+    assert Study(tiny(), run_sweep(tiny(), where(tmp_path), lambda _: None)).final
 
 
 def test_a_run_that_diverges_only_when_it_is_judged_is_recorded(
@@ -125,11 +126,11 @@ def test_a_run_that_diverges_only_when_it_is_judged_is_recorded(
 def test_fresh_repeats_stale_records(tmp_path: Path) -> None:
     ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     runs = tiny().search()
-    assert pending(runs, ledger, fresh=True) == []
+    assert Study(tiny(), ledger).pending(runs, fresh=True) == []
     aged = tuple(replace(r, numerics=r.numerics - 1) for r in ledger.records)
     old = replace(ledger, records=aged)
-    assert pending(runs, old, fresh=False) == []
-    assert pending(runs, old, fresh=True) == runs
+    assert Study(tiny(), old).pending(runs) == []
+    assert Study(tiny(), old).pending(runs, fresh=True) == runs
     path = records.path_of(tmp_path, "tiny")
     records.rewrite(path, lambda r: replace(r, numerics=r.numerics - 1))
     again = run_sweep(tiny(), where(tmp_path, fresh=True), lambda _: None).records
@@ -141,18 +142,20 @@ def test_raised_numerics_make_records_of_their_kind_stale(tmp_path: Path, monkey
     sweep, ledger = tiny(), run_sweep(tiny(), where(tmp_path), lambda _: None)
     kept = Ratios("nf", MODEL, Data("digits", train=64), Recipe(16, 3, 0.0))
     monkeypatch.setattr(Training, "NUMERICS", Training.NUMERICS + 1)
-    assert pending(sweep.search(), ledger, fresh=True) == sweep.search()
-    assert not stale(kept, replace(ledger.records[0], numerics=kept.NUMERICS))
-    assert stale(None, ledger.records[0]), "a record of no run of the sweep"
+    assert Study(sweep, ledger).pending(sweep.search(), fresh=True) == sweep.search()
+    assert not Result.of(kept, replace(ledger.records[0], numerics=kept.NUMERICS)).stale
+    known = replace(ledger.records[0], numerics=Training.NUMERICS)
+    past = replace(known, key="of a run that the sweep has no more")
+    assert Study(sweep, replace(ledger, records=(known, past))).stale == [past]
 
 
 def test_a_tie_goes_to_the_smaller_rate_and_divergence_counts_as_chance(tmp_path: Path) -> None:
     sweep = tiny(rates=(1e4, 0.1, 2e4))
     ledger = run_sweep(sweep, where(tmp_path), lambda _: None)
-    assert best_rate(sweep, sweep.cells[0], ledger) == 0.1
+    assert Study(sweep, ledger).rate(sweep.cells[0]) == 0.1
     diverging = tiny(rates=(2e4, 1e4))
     both = run_sweep(diverging, where(tmp_path / "b"), lambda _: None)
-    assert best_rate(diverging, diverging.cells[0], both) == 1e4
+    assert Study(diverging, both).rate(diverging.cells[0]) == 1e4
 
 
 def test_unknown_device() -> None:
@@ -304,7 +307,7 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
 
 
 def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path) -> None:
-    from experiments.engine.cost import all_runs, cost, estimates
+    from experiments.engine.cost import cost, estimates
 
     def at(batch: int, lr: float = 0.05, **recipe: float) -> Training:
         return replace(cell, recipe=replace(cell.recipe, lr=lr, batch_size=batch, **recipe))  # type: ignore[arg-type]
@@ -318,7 +321,7 @@ def test_the_estimate_comes_from_records_and_else_from_arithmetic(tmp_path: Path
     assert at(16).effort("cuda") < at(16).effort("cpu")
     known = at(16, tiny().rates[0])
     asked, sweep = [known, at(16, epochs=6)], tiny()
-    whole = all_runs(sweep)
+    whole = possible(sweep)
     bare = list(estimates(whole, asked, [], "cpu"))
     assert bare == [run.effort("cpu") for run in asked]
     assert list(estimates(whole, asked, [done(known, 2.0), done(known, 4.0)], "cpu")) == pytest.approx([3.0, 6.0])
@@ -465,7 +468,8 @@ def test_thresholds_are_searched_with_rates_in_short_trainings(tmp_path: Path) -
     grid = Grid((0.05,), (0.01, 0.16))
     sweep = Sweep("tiny", (cell, longer), grids=(grid, grid), search_epochs=1.0)
     assert len(sweep.search()) == 2  # both lengths share their search
-    search, final = stages(sweep, run_sweep(sweep, where(tmp_path), lambda _: None))
+    study = Study(sweep, run_sweep(sweep, where(tmp_path), lambda _: None))
+    search, final = study.search, study.final
     assert {r.config["recipe"]["epochs"] for r in search} == {1.0}
     assert {r.config["recipe"]["epochs"] for r in final} == {3, 4}
     best = max(search, key=lambda r: r.metrics["accuracy"])
@@ -483,12 +487,12 @@ def test_a_grid_is_widened_until_the_best_setting_lies_inside(tmp_path: Path, mo
     cell = clipped(tiny().cells[0])
     sweep = Sweep("tiny", (cell,), grids=(Grid((1.0, 2.0, 4.0), (0.01, 0.04)),), widenings=3)
     ledger = run_sweep(sweep, where(tmp_path), lambda _: None)
-    assert grid(sweep, cell, ledger) == Grid((1.0, 2.0, 4.0, 8.0, 16.0), (0.0025, 0.01, 0.04))
-    assert best_setting(sweep, cell, ledger) == Setting(8.0, 0.01)
-    assert {(r.config["recipe"]["lr"], r.seed) for r in stages(sweep, ledger)[1]} == {(8.0, 0), (8.0, 1), (8.0, 2)}
+    assert Study(sweep, ledger).grid(cell) == Grid((1.0, 2.0, 4.0, 8.0, 16.0), (0.0025, 0.01, 0.04))
+    assert Study(sweep, ledger).setting(cell) == Setting(8.0, 0.01)
+    assert {(r.config["recipe"]["lr"], r.seed) for r in Study(sweep, ledger).final} == {(8.0, 0), (8.0, 1), (8.0, 2)}
     once = replace(sweep, widenings=1)
-    assert best_setting(once, cell, ledger) == Setting(8.0, 0.01)
-    assert grid(once, cell, ledger).rates == (1.0, 2.0, 4.0, 8.0)
+    assert Study(once, ledger).setting(cell) == Setting(8.0, 0.01)
+    assert Study(once, ledger).grid(cell).rates == (1.0, 2.0, 4.0, 8.0)
 
 
 def clipped(cell: Run) -> Training:

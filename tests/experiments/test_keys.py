@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from experiments import configs
-from experiments.engine.cost import all_runs
 from experiments.large import imagenet as large
 from experiments.large.large_run import LargeRun
 from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
 from experiments.records import path_of, read
 from experiments.records.keys import key_of
-from experiments.study import recorded, stale
+from experiments.study import Study, possible
 from experiments.sweep import APART, Run, Sweep
 from experiments.tasks.leak_probe import LeakProbe
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe
@@ -127,7 +126,7 @@ def test_runs_that_differ_anywhere_have_keys_of_their_own() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_runs_of_all_configs_have_keys_of_their_own(profile: str) -> None:
     for name in configs.names():
-        runs = all_runs(configs.sweep(name, profile))
+        runs = possible(configs.sweep(name, profile))
         assert len({json.dumps(run.resolved, sort_keys=True) for run in runs.values()}) == len(runs)
 
 
@@ -151,7 +150,7 @@ def test_a_moved_and_reworded_module_changes_the_state_of_no_record(
     cells = [kind(**{field.name: getattr(cell, field.name) for field in fields(cell)}) for cell in before.cells]
 
     def states(sweep: Sweep) -> list[tuple[str, int, str, bool]]:
-        return [(run.key, run.seed, r.status, stale(run, r)) for run, r in recorded(sweep, ledger)[1]]
+        return [(r.run.key, r.run.seed, r.status, r.stale) for r in Study(sweep, ledger).recorded]
 
     assert len(states(before)) == len(ledger.records) > 0
     assert states(replace(before, cells=tuple(cells))) == states(before)

@@ -17,7 +17,7 @@ from recompute_claims import recompute
 from experiments import claims, configs, records
 from experiments.claims import Verdict, evidence
 from experiments.claims.computed import compute
-from experiments.study import recorded
+from experiments.study import Study
 
 RESULTS = Path(claims.__file__).parents[1] / "results"
 GIVEN = {
@@ -31,7 +31,7 @@ OF_NORMALIZERS = ("LN-1", "EV-1", "WS-2", "RS-3")
 def runs(name: str) -> Collection[tuple[str, int]]:
     """The runs of a sweep as it is now: a file may hold those of its past, too."""
     ledger = records.read(records.path_of(RESULTS / "small", name))
-    return [(run.key, run.seed) for run in recorded(configs.sweep(name, "small"), ledger)[0]]
+    return [(run.key, run.seed) for run in Study(configs.sweep(name, "small"), ledger).runs]
 
 
 def differences(ours: list[Verdict], theirs: dict[str, dict[str, Any]]) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_changed_record_is_seen(tmp_path: Path, ours: list[Verdict]) -> None:
 
 def test_a_fault_of_ours_is_seen(monkeypatch: pytest.MonkeyPatch, theirs: dict[str, dict[str, Any]]) -> None:
     sweep = configs.sweep("normalizers", "small")
-    done = [r for _, r in recorded(sweep, records.read(records.path_of(RESULTS / "small", "normalizers")))[1]]
+    done = Study.read(sweep, RESULTS / "small").recorded
 
     def judged() -> list[Verdict]:
         return [claims.judge(name, done, "small") for name in OF_NORMALIZERS]

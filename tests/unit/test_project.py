@@ -202,7 +202,7 @@ def test_readme_shows_what_the_records_say() -> None:
 
     profile = headline.best_profile()
     readme = headline.README.read_text()
-    shown = headline.text(headline.final_runs(profile), profile)
+    shown = headline.text(headline.study_at(profile), profile)
     assert headline.update(readme, shown) == readme, "run `python -m book.figures.headline`"
 
 

@@ -1,0 +1,67 @@
+"""One look through the book: a name, a colour and a marker for each method."""
+
+import zlib
+from collections.abc import Mapping
+
+# Okabe and Ito's palette: told apart with any colour vision, and by the marker in print. A family shares its colour.
+BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"
+LOOK: Mapping[str, tuple[str, str, str]] = {
+    "bn": ("BN", BLUE, "o"),
+    "nf": ("NF", RED, "s"),
+    "nf_agc": ("NF + AGC", GREEN, "^"),
+    "bn_agc": ("BN + AGC", BLUE, "D"),
+    "nf_agc_published": ("NF + AGC, published start", GREEN, "v"),
+    "gn": ("GN", ORANGE, "D"),
+    "none": ("no norm", GREY, "<"),
+    "half": ("(x + f) / √2", GREY, "v"),
+    "skipinit": ("SkipInit", PURPLE, "P"),
+    "skipinit_sqrt": ("SkipInit, 1/√d", PURPLE, "p"),
+    "fixup": ("FixUp", BLACK, "X"),
+    "rescale": ("RescaleNet", SKY, "h"),
+    "bn_act_first": ("BN, act. first", SKY, "o"),
+    "ghost_bn": ("ghost BN", BLUE, "s"),
+    "sync_bn": ("sync BN", BLUE, "^"),
+    "brn": ("batch renorm", BLUE, "D"),
+    "adabn": ("AdaB2N", BLUE, "v"),
+    "gn_ws": ("GN + WS", ORANGE, "s"),
+    "ln": ("LN", ORANGE, "^"),
+    "ln2d": ("LN per position", ORANGE, "v"),
+    "in": ("IN", ORANGE, "P"),
+    "frn": ("FRN + TLU", PURPLE, "o"),
+    "evonorm_b0": ("EvoNorm-B0", PURPLE, "s"),
+    "evonorm_s0": ("EvoNorm-S0", PURPLE, "^"),
+    "bcn": ("BCN", SKY, "s"),
+    "bcn_ws": ("BCN + WS", SKY, "^"),
+    "pn": ("PowerNorm", SKY, "D"),
+    "un": ("unified norm", SKY, "v"),
+    "prepbn": ("PRepBN", SKY, "P"),
+    "ibn_a": ("IBN-a", BLACK, "o"),
+    "ibn_b": ("IBN-b", BLACK, "s"),
+    "dyt": ("DyT", GREEN, "o"),
+    "derf": ("Derf", GREEN, "s"),
+    "gn_silu": ("GN, SiLU", ORANGE, "h"),
+    "bn_elu": ("BN, ELU", BLUE, "P"),
+    "vcl": ("VCL", GREY, "o"),
+    "vcl_elu": ("VCL, ELU", GREY, "s"),
+    "nf_no_gain": ("NF, no gain", ORANGE, "v"),
+    "nf_no_ws": ("NF, no WS", BLACK, "D"),
+    "nf_he": ("NF, He", SKY, "v"),
+    "training mode": ("training mode", BLUE, "o"),
+    "evaluation mode": ("evaluation mode", ORANGE, "s"),
+    "rescale_formula": ("RescaleNet, formula", SKY, "p"),
+}
+
+
+def label(method: str) -> str:
+    """A method's name in text and legends."""
+    return look(method)[0]
+
+
+def look(method: str) -> tuple[str, str, str]:
+    """Name, colour and marker of a method; one that `LOOK` does not know has its own name and colour everywhere."""
+    if method in LOOK:
+        return LOOK[method]
+    place = zlib.crc32(method.encode())
+    colours, markers = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE, BLACK, GREY), "os^DvPX"
+    return method.replace("_", " "), colours[place % len(colours)], markers[place // 8 % len(markers)]
