@@ -370,6 +370,8 @@ def test_channels_last_gives_the_same(name: str) -> None:
 def test_an_input_in_channels_last_need_not_ask_for_gradients(name: str) -> None:
     """The first layer of a network, or the first behind frozen ones: torch's group norm dies here on a CPU."""
     norm, x = make(name), inputs()
+    if not list(norm.parameters()):
+        pytest.skip("has nothing to train")
     twin = copy.deepcopy(norm)
     for module, given in ((norm, x), (twin, x.contiguous(memory_format=torch.channels_last))):
         module(given).mul(inputs(seed=3)).sum().backward()
