@@ -54,7 +54,7 @@ execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFI
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
 	@$(RUN) -m book.scaffold "$(NAME)"
 
-results: $(READY)book  ## train the missing runs of a profile, most informative first (small: nights; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
+results: $(READY)book  ## train the missing runs of a profile, most informative first (small 12 h by arithmetic; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
 	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
@@ -78,7 +78,7 @@ GPU_TESTS := tests/unit/test_agc_calls.py \
 test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a rule of thumb)
 	$(RUN) -m pytest -o addopts="-ra --strict-markers" -m gpu $(GPU_TESTS)
 
-gpu-sprint: $(READY)test  ## checks, GPU tests, sweeps, timings within MINUTES=14, into sprint/; again: it goes on (DEVICE, PROFILE=gpu)
+gpu-sprint: $(READY)test  ## checks, GPU tests, sweeps and timings, into sprint/; again: it resumes (14 min; MINUTES, DEVICE, PROFILE=gpu)
 	$(RUN) -m experiments sprint --device $(DEVICE) --minutes $(or $(MINUTES),14) --profile $(if $(filter smoke,$(PROFILE)),gpu,$(PROFILE))
 
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed

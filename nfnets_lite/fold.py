@@ -54,10 +54,10 @@ def fold(model: nn.Module) -> nn.Module:
 
     Notes
     -----
-    A norm stays where it is if its statistics are made in evaluation too (group, layer, instance norm), where it does
-    not follow a convolution directly (after a sum, at the start of a pre-activation block), and where the layers stand
-    twice in the model or outside a Sequential, which alone says what follows what. `nfnets_lite.norm.facts` tells
-    which norms fold.
+    A norm stays if its statistics are made in evaluation too (group, layer, instance norm). It stays where it does not
+    follow a convolution directly, after a sum or at the start of a pre-activation block. It stays where the layers
+    stand twice in the model or outside a Sequential, which alone says what follows what. `nfnets_lite.norm.facts`
+    tells which norms fold.
     Gradients by the input still work. To train only new layers on top, keep the folded part in evaluation mode. The
     guard is a forward pre-hook. A ``state_dict`` loads into another folded model of the same specification, not into
     an unfolded one. Hooks on activations and branches see them without the factors that moved on; hooks on a layer that

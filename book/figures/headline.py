@@ -1,4 +1,4 @@
-"""The README's figure and table, from the records of the best profile: `python -m book.figures.headline`."""
+"""The README's answer, figure and tables, from the committed records: `python -m book.figures.headline`."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 
-from book.figures import plots
+from book.figures import front, plots
 from experiments import claims, configs, records
 from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
@@ -15,7 +15,6 @@ from experiments.study import Results, Study
 ROOT = Path(__file__).resolve().parents[2]
 FIGURE = ROOT / "docs" / "batch_size.svg"
 README = ROOT / "README.md"
-MARKS = ("<!-- headline -->", "<!-- /headline -->")
 
 
 def best_profile() -> str:
@@ -49,41 +48,57 @@ def by_batch_size(found: Results) -> dict[tuple[str, float], records.Estimate]:
     return records.aggregate(found, by=lambda r: (r.method, r.run.recipe.batch_size))
 
 
-def text(study: Study, profile: str) -> str:
-    """The Markdown that goes with the figure: what it shows, the verdict, the table."""
+def figure(study: Study, profile: str, path: str) -> str:
+    """The Markdown of the figure: the image, what it shows, and what the verdict on its claim is."""
     final = equal_epochs(study)
-    by_size = by_batch_size(final)
-    sizes = sorted({size for _, size in by_size})
-    methods = list(dict.fromkeys(method for method, _ in by_size))
-    rows = [["batch size", *map(plots.label, methods)], ["---", *[":---:"] * len(methods)]]
-    rows += [[str(size), *[str(by_size[m, size]) for m in methods]] for size in sizes]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    methods = dict.fromkeys(plots.label(r.method) for r in final)
     verdict = claims.judge("NF-8", [*study.search, *study.final], profile)
     data, seeds = final[0].run.data, len({r.seed for r in final})
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
-    scale = f" ({verdict.scale})" if verdict.scale else ""
+    alt = f"Test accuracy against batch size for {', '.join(methods)}, with 95 % intervals"
     unmet = [one for one in verdict.regime if not one.met]
-    missed = f" {len(unmet)} of {len(verdict.regime)} preconditions are not met"
-    because = f"{missed}, for instance *{unmet[0].said}*." if unmet else ""
-    alt = f"Test accuracy against batch size for {', '.join(map(plots.label, methods))}, with 95 % intervals"
-    caption = (
-        f"Test accuracy in per cent on {data.name} ({data.train} training images), mean and 95 % interval over "
-        f"{seeds} seeds, each cell at its own searched learning rate; profile {profile}, {devices}, commit "
-        f"{commits}. The paper's claim "
-        f"that clipping keeps NF level with BN at every batch size: **{verdict.verdict}**{scale}.{because}"
-    )
-    return f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})\n\n{fill(caption, 120)}\n\n{table}\n"
+    caption = [
+        f"Test accuracy in per cent on {data.name} ({data.train} training images), means and 95 % intervals over "
+        f"{seeds} seeds. Each cell has its own searched learning rate. Profile {profile}, {devices}, commit {commits}.",
+        f"The paper's claim is that clipping keeps NF level with BN at every batch size: **{verdict.verdict}**"
+        + (f" ({verdict.scale})." if verdict.scale else "."),
+    ]
+    if unmet:
+        caption.append(f"{len(unmet)} of {len(verdict.regime)} preconditions are not met.")
+        caption.append(f"For instance, *{unmet[0].said}*.")
+    return f"![{alt}]({path})\n\n{fill(' '.join(caption), 120)}\n"
 
 
-def update(readme: str, headline: str) -> str:
-    """A README with the headline between its two marks."""
-    start, end = map(re.escape, MARKS)
-    return re.sub(f"{start}.*{end}", lambda _: f"{MARKS[0]}\n{headline}{MARKS[1]}", readme, flags=re.S)
+def table(study: Study) -> str:
+    """The numbers of the figure, in Markdown."""
+    by_size = by_batch_size(equal_epochs(study))
+    methods = list(dict.fromkeys(method for method, _ in by_size))
+    rows = [["batch size", *map(plots.label, methods)], ["---", *[":---:"] * len(methods)]]
+    rows += [[str(size), *[str(by_size[m, size]) for m in methods]] for size in sorted({size for _, size in by_size})]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def update(readme: str, name: str, text: str) -> str:
+    """A README with a text between the marks of a name: ``<!-- headline -->`` and ``<!-- /headline -->``."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    return re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{text}{end}", readme, flags=re.S)
+
+
+def filled(readme: str) -> str:
+    """A README with the answer, the headline and the table of situations as the committed records have them."""
+    profile, verdicts = best_profile(), front.committed()
+    study = study_at(profile)
+    texts = {
+        "answer": fill(front.answer(verdicts, front.in_repository), 120, break_long_words=False) + "\n",
+        "headline": figure(study, profile, FIGURE.relative_to(ROOT).as_posix()) + "\n" + table(study),
+        "situations": front.situations(verdicts, front.in_repository) + "\n",
+    }
+    for name, text in texts.items():
+        readme = update(readme, name, text)
+    return readme
 
 
 if __name__ == "__main__":
-    found = best_profile()
-    study = study_at(found)
-    draw(study, FIGURE)
-    README.write_text(update(README.read_text(), text(study, found)))
+    draw(study_at(best_profile()), FIGURE)
+    README.write_text(filled(README.read_text()))

@@ -150,15 +150,16 @@ def show(fig: Figure, alt: str) -> None:
 
 
 def caption(text: str, records: Sequence[Record], path: Path) -> None:
-    """Show a caption that says where its numbers come from: seeds, profile, device, commit, file of the records."""
+    """Show a caption with the number of seeds; a folded line says where the numbers come from."""
     seeds = sorted({record.seed for record in records})
     origin = [record.provenance for record in records]
     devices = sorted({str(p["device"]) for p in origin})
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
     markdown(
-        f"*{text}* Seeds {', '.join(map(str, seeds))} (n = {len(seeds)}); profile {', '.join(profiles)}; "
-        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs."
+        f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}.\n\n"
+        f"<details><summary>Where the numbers come from</summary>\n\nSeeds {', '.join(map(str, seeds))}; "
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs.\n\n</details>"
     )
 
 

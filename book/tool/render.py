@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from book.figures import explorers, front
+from book.figures import explorers, front, headline
 from book.tool import status
 from book.tool.dress import dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
@@ -98,6 +98,9 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
         verdicts = front.committed()
         _fill_in(first, "<!-- answer -->", front.answer(verdicts, front.in_book))
         _fill_in(first, "<!-- situations -->", front.situations(verdicts, front.in_book))
+        best = headline.best_profile()
+        headline.draw(headline.study_at(best), source / "assets" / "headline.svg")
+        _fill_in(first, "<!-- headline -->", headline.figure(headline.study_at(best), best, "assets/headline.svg"))
     if "explorer" in names:
         explorers.write(source / "assets", source / "records")
     return source

@@ -33,8 +33,9 @@ class ResNetSpec:
     group_width : int, None, or one per stage
         Channels per group of the 3x3 convolutions, whose width is rounded down to a multiple of it; None: dense.
     stem : str
-        ``"cifar"`` one 3x3; ``"regnet"`` one 3x3 stride 2; ``"imagenet"`` 7x7 stride 2, max pooling; ``"nfnet"`` four
-        3x3 with strides 2, 1, 1, 2; ``"none"``: the first block takes the input, which must have its channels.
+        ``"cifar"``: one 3x3. ``"regnet"``: one 3x3 of stride 2. ``"imagenet"``: 7x7 of stride 2, max pooling.
+        ``"nfnet"``: four 3x3 with strides 2, 1, 1, 2. ``"none"``: the first block takes the input, which must have its
+        channels.
     stem_width : int or float
         Channels out of the stem; a float is a factor on the first stage's width (rounded down).
     pooled_shortcut : bool
@@ -63,8 +64,8 @@ class ResNetSpec:
     Raises
     ------
     ValueError
-        For a name that is not known, stages of unequal count, a rate outside [0, 1), a group wider than a branch, and
-        for choices that undo each other, such as ``conv="ws"`` without a norm.
+        For a name that is not known, stages of unequal count, a rate outside [0, 1), and a group wider than a branch.
+        Also for choices that undo each other, such as ``conv="ws"`` without a norm.
 
     Examples
     --------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,29 +47,29 @@ def test_records_that_moved_are_told_of(verdicts: list[Verdict], monkeypatch: py
     assert f"fails when this was written, {EVIDENCE[0].outcome} now" in warning
 
 
-def test_the_usable_steps_are_those_of_the_grid() -> None:
-    low, high, ends, profile = lessons.usable_steps("smoke")
-    assert 0 < low <= high < 1
-    assert "grid's largest" in ends
-    assert profile in ("small", "gpu", "paper")
-
-
 def of_size(images: int, accuracies: list[float]) -> list[Record]:
     model = {"norm_options": {"size": images}}
     return [run("ghost_bn", seed, a, model=model) for seed, a in enumerate(accuracies)]
 
 
-def test_batch_norm_is_below_another_by_mean_and_by_interval() -> None:
-    bn = {1: of_size(1, [0.2, 0.21]), 2: of_size(2, [0.3, 0.5]), 4: of_size(4, [0.6, 0.62])}
-    other = [run("gn", seed, a) for seed, a in enumerate((0.5, 0.5))]
-    said = lessons.crossing(bn, {"gn": other})
-    assert "below GN's with 1 and 2 images per statistic, beyond the interval with 1 (29.5 points with 1)" in said
-    assert "with none images" in lessons.crossing({4: bn[4]}, {"gn": other})
+def test_batch_norm_is_set_beside_methods_without_statistics_of_a_batch() -> None:
+    bn = {2: of_size(2, [0.3, 0.5]), 1: of_size(1, [0.2, 0.2])}
+    header, rows = lessons.below_others(bn, {"gn": [run("gn", seed, 0.5) for seed in (0, 1)]})
+    assert header == ["images per statistic", "BN minus GN, points"]
+    assert [row[0] for row in rows] == [1, 2]
+    assert str(rows[0][1]).startswith("-30.0")
 
 
-@pytest.mark.parametrize("said", [lessons.few_images, lessons.large_batch, lessons.low_rate, lessons.bare_stem])
-def test_sentences_name_their_scale(said: Callable[[str], str]) -> None:
-    assert said("smoke").rstrip(".").endswith(("(small)", "(gpu)", "(paper)"))
+def test_methods_are_set_beside_batch_norm_at_the_largest_batch_of_the_committed_records() -> None:
+    study, profile = lessons.largest("batch_size", "smoke")
+    assert profile in ("small", "gpu", "paper")
+    header, rows = lessons.beside_bn(study)
+    size = max(study.final.where(updates=None), key=lessons.batch_size).run.recipe.batch_size
+    assert f"batch size {size}" in header[1]
+    assert [row[0] for row in rows] == ["GN", "NF", "NF + AGC"]
+    searched = study.search.where(batch_size=size, updates=None, method="nf")
+    lost = sum(r.status == "diverged" for r in searched)
+    assert next(row[2] for row in rows if row[0] == "NF") == f"{lost} of {len(searched)}"
 
 
 @pytest.mark.parametrize("evidence", [Evidence("NF-99", "", "holds"), Evidence("NF-8", "clip", "holds")])
