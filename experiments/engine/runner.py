@@ -15,6 +15,7 @@ import torch
 from experiments import records
 from experiments.engine.dispatch import dispatch
 from experiments.engine.journal import Journal
+from experiments.engine.memory import streams_that_fit
 from experiments.engine.pool import Backend, Here, Local
 from experiments.engine.streams import Streams
 from experiments.records import Ledger, Record
@@ -131,7 +132,8 @@ def backend_for(sweep: Sweep, where: Where, count: int) -> Backend:
     workers = min(where.workers, max(count, len(sweep.cells) * len(sweep.seeds)))
     if workers > 1:
         return Local(work, workers)
-    return Streams(job, where.streams) if where.streams > 1 else Here(work)
+    streams = streams_that_fit(sweep, where.device, where.streams)
+    return Streams(job, streams) if streams > 1 else Here(work)
 
 
 def _work(job: Callable[[Run], Generator[None, None, Record]], run: Run) -> Record:
