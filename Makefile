@@ -16,7 +16,7 @@ READY   := $(VENV)/.ready-
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
-.PHONY: help env book pdf execute new-experiment results status test test-slow test-gpu gpu-sprint bench lint doctor data clean
+.PHONY: help env book pdf execute new-experiment results status test test-slow test-gpu gpu-sprint share bench lint doctor data clean
 
 help:  ## this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a
 
 gpu-sprint: $(READY)test  ## checks, GPU tests, sweeps and timings, into sprint/; again: it resumes (14 min; MINUTES, DEVICE, PROFILE=gpu)
 	$(RUN) -m experiments sprint --device $(DEVICE) --minutes $(or $(MINUTES),14) --profile $(if $(filter smoke,$(PROFILE)),gpu,$(PROFILE))
+
+share: $(READY)book  ## pack records for a pull request into records.zip, or check such a file (RESULTS=sprint/gpu) (5 s)
+	$(RUN) -m experiments share "$(or $(RESULTS),sprint/gpu)"
 
 # timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
 # waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.

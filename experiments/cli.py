@@ -1,8 +1,6 @@
-"""The command line: ``python -m experiments run|list|status|doctor|sprint|bench``."""
+"""The command line: ``python -m experiments run|list|status|doctor|sprint|share|bench``."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -16,14 +14,12 @@ from experiments import configs
 from experiments.engine import Where, resolve_device
 from experiments.engine.cost import cost, span
 from experiments.engine.dispatch import OutOfTime
-from experiments.obtain import RESULTS, plan, run_left
-from experiments.profiles import PROFILES
+from experiments.obtain import COLUMNS, RESULTS, plan, rows, run_left
+from experiments.profiles import PROFILES, check
 from experiments.study import Study
 from experiments.sweep import Sweep
 from experiments.tasks.elsewhere import stuck
 from experiments.terminal import aligned
-
-COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "on", "hours")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -139,28 +135,6 @@ def status(results: Annotated[str, typer.Option(help="folder that holds one fold
         print(f"{letter}: {name}")
 
 
-def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Rows of a table, each with what was wrong with its file.
-
-    Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
-    Stale: all records of the file that `Study.stale` names, those of runs that the sweep has no more too. On: the names
-    of the devices. Hours: what all of them took.
-    """
-    for name in configs.names():
-        for profile in PROFILES:
-            study = Study.read(configs.sweep(name, profile), results / profile)
-            found = study.recorded
-            count = Counter(r.status for r in found)
-            devices = ", ".join(sorted({r.provenance["device"] for r in found}))
-            seconds = sum(r.provenance["seconds"] for r in found)
-            numbers = (
-                count["ok"] + count["diverged"], len(study.runs) - len(found), count["diverged"], count["failed"],
-                len(study.stale),
-            )  # fmt: skip
-            hours = f"{seconds / 3600:.2f}" if found else ""
-            yield (name, profile, *map(str, numbers), devices, hours), study.ledger.torn
-
-
 @app.command()
 def sprint(
     minutes: Annotated[float, typer.Option(help="how long the machine is yours")] = 14.0,
@@ -178,6 +152,29 @@ def sprint(
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
+
+
+@app.command()
+def share(
+    source: Annotated[Path, typer.Argument(help="a profile's folder of records, or an archive to check")],
+    profile: Annotated[str, typer.Option(help="scale of the records (default: the name of the folder)")] = "",
+    out: Annotated[Path, typer.Option(help="the archive to write")] = Path("records.zip"),
+) -> None:
+    """Pack records for a pull request, or check such an archive; unsound ones are refused, with the reasons."""
+    from experiments.engine import share as shared
+
+    console = Console(soft_wrap=True)
+    try:
+        packing = source.is_dir()
+        reasons = shared.pack(source, out, check(profile or source.name)) if packing else shared.check(source)
+    except (ValueError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(2) from error
+    for reason in reasons:
+        console.print(f"refused: {reason}", highlight=False, markup=False)
+    if reasons:
+        raise typer.Exit(1)
+    console.print(f"packed: {out}, to attach to a pull request" if packing else "accepted", highlight=False)
 
 
 @app.command()

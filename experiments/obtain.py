@@ -2,6 +2,8 @@
 
 import shutil
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -9,13 +11,14 @@ from rich.console import Console
 from experiments import configs, records
 from experiments.engine import STREAMS, Where, default_workers, resolve_device, run_sweep
 from experiments.engine.progress import progress
-from experiments.profiles import check
+from experiments.profiles import PROFILES, check
 from experiments.study import Study
 from experiments.sweep import Sweep
 from experiments.tasks.elsewhere import on_data
 
 RESULTS = Path(__file__).parent / "results"
 INTERACTIVE = Path(__file__).parents[1] / "book" / "_build" / "interactive"  # what a reader's notebook records
+COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "on", "hours")  # of `rows`
 
 
 def measure(
@@ -146,3 +149,25 @@ def plan(
     folder = Path(results).expanduser() if results else RESULTS / (f"{profile}_{data}" if data else profile)
     streams = STREAMS if on.type == "cuda" and workers is None else 1
     return sweep, Where(profile, folder, on, workers or default_workers(on), fresh, scheduler, streams)
+
+
+def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Rows of a table, each with what was wrong with its file.
+
+    Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
+    Stale: all records of the file that `Study.stale` names, those of runs that the sweep has no more too. On: the names
+    of the devices. Hours: what all of them took.
+    """
+    for name in configs.names():
+        for profile in PROFILES:
+            study = Study.read(configs.sweep(name, profile), results / profile)
+            found = study.recorded
+            count = Counter(r.status for r in found)
+            devices = ", ".join(sorted({r.provenance["device"] for r in found}))
+            seconds = sum(r.provenance["seconds"] for r in found)
+            numbers = (
+                count["ok"] + count["diverged"], len(study.runs) - len(found), count["diverged"], count["failed"],
+                len(study.stale),
+            )  # fmt: skip
+            hours = f"{seconds / 3600:.2f}" if found else ""
+            yield (name, profile, *map(str, numbers), devices, hours), study.ledger.torn

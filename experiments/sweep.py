@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 
+from experiments.grid import Grid as Grid
+from experiments.grid import Setting as Setting
 from experiments.records.keys import key_of
 
 T = TypeVar("T")
@@ -76,7 +78,7 @@ class Run:
         """
         return 1.0
 
-    def at(self, setting: "Setting") -> Self:
+    def at(self, setting: Setting) -> Self:
         """The same run with other hyper-parameters."""
         raise TypeError(f"a {type(self).__name__} run has no learning rate; give its sweep rates=()")
 
@@ -105,55 +107,6 @@ def drain(steps: Generator[None, None, T]) -> T:
         except StopIteration as end:
             value: T = end.value
             return value
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Hyper-parameters that a search chooses: the peak learning rate and, where a cell clips, AGC's threshold."""
-
-    lr: float
-    threshold: float | None = None
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The settings that a search tries for one cell: every learning rate with every threshold.
-
-    Attributes
-    ----------
-    rates : tuple of float
-        Peak learning rates, ascending, in steps of one factor.
-    thresholds : tuple of float
-        Thresholds of AGC, likewise; empty: the cell does not clip, or keeps its threshold.
-    """
-
-    rates: tuple[float, ...]
-    thresholds: tuple[float, ...] = ()
-
-    def settings(self) -> tuple[Setting, ...]:
-        """All of them, the smallest learning rate first, and for each the smallest threshold first."""
-        return tuple(
-            Setting(r, threshold) for r in sorted(self.rates) for threshold in sorted(self.thresholds) or (None,)
-        )
-
-    def widened(self, best: Setting) -> "Grid":
-        """This grid with one more step beyond every end at which the best setting lies; itself where it lies inside.
-
-        Examples
-        --------
-        >>> Grid((0.5, 1.0, 2.0), (0.01, 0.04)).widened(Setting(2.0, 0.01))
-        Grid(rates=(0.5, 1.0, 2.0, 4.0), thresholds=(0.0025, 0.01, 0.04))
-        """
-        thresholds = self.thresholds if best.threshold is None else _beyond(self.thresholds, best.threshold)
-        return Grid(_beyond(self.rates, best.lr), thresholds)
-
-
-def _beyond(values: tuple[float, ...], best: float) -> tuple[float, ...]:
-    if len(values) < 2:
-        return values
-    below = (values[0] * values[0] / values[1],) if best == values[0] else ()
-    above = (values[-1] * values[-1] / values[-2],) if best == values[-1] else ()
-    return (*below, *values, *above)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import nfnets_lite as nf
-from experiments import configs, records
+from experiments import records
+from experiments.bench.races import SLICES, Slice
 from experiments.engine import STREAMS, Where, backend_for, default_workers, resolve_device, run_sweep
 from experiments.engine.dispatch import dispatch
 from experiments.engine.journal import Journal
@@ -33,56 +34,12 @@ from experiments.records.statistics import Estimate, estimate
 from experiments.sweep import Outcome, Run, Sweep, drain
 from experiments.tasks.data import load
 from experiments.tasks.descent import rate_at
-from experiments.tasks.recipe import Augment
 from experiments.tasks.training import Training
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "bench" / "engine.json"
-METHODS, REPEATS = ("bn", "nf_agc"), 3
+REPEATS = 3
 NOISE = 0.05
 TINY = 40
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Runs of the batch-size sweep to race on: each method and size, so many `seeds` of it side by side.
-
-    `floor` is the mean accuracy below which nothing was trained. `train` images, without augmentation, which the
-    ordinary way has no place for.
-    """
-
-    profile: str
-    sizes: tuple[int, ...]
-    rate: float
-    epochs: float
-    floor: float
-    train: int | None = None
-    seeds: int = 1
-
-    def runs(self, seed: int) -> list[Training]:
-        """The runs of one repeat."""
-        cells = [c for c in configs.sweep("batch_size", self.profile).cells if isinstance(c, Training)]
-        first = {method: next(c for c in cells if c.method == method) for method in METHODS}
-        return [
-            replace(
-                cell,
-                recipe=replace(cell.recipe, batch_size=size, lr=self.rate, epochs=self.epochs, augment=Augment()),
-                data=replace(cell.data, train=self.train or cell.data.train),
-                seed=seed + 50 * i,
-            )
-            for i in range(self.seeds)
-            for size in self.sizes
-            for cell in first.values()
-        ]
-
-
-# On a GPU a small batch leaves the device idle, and a large one fills it whoever trains.
-SLICES: dict[str, dict[str, Slice]] = {
-    "cpu": {"smoke sweep": Slice("smoke", (32, 128), 0.2, 8.0, 0.5)},
-    "cuda": {
-        "batch 32": Slice("gpu", (32,), 0.1, 1.0, 0.2, train=8192, seeds=2),
-        "batch 4096": Slice("gpu", (4096,), 0.4, 3.0, 0.1, train=40960, seeds=2),
-    },
-}
 
 
 def ways(device: torch.device) -> dict[str, int]:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from experiments.claims.bounds import Bound
 from experiments.claims.computed import compute
 from experiments.claims.effects import LEVEL, PAIRING_HELPS, Effect, Exact, Shares, compare, paired_over_independent
-from experiments.claims.rules import SHARES, Bound, Condition, Selection
+from experiments.claims.rules import SHARES, Condition, Selection
 from experiments.claims.selection import by_seed, measure, places
 from experiments.records.record import Record
 from experiments.records.statistics import Estimate, failed_to_train

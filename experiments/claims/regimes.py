@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from experiments.claims.bounds import Bound
 from experiments.claims.evidence import Finding
-from experiments.claims.rules import Bound, Condition, parse
+from experiments.claims.rules import Condition, parse
 from experiments.claims.selection import chosen, measure, value_at
 from experiments.records.record import Record
 

@@ -28,8 +28,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from experiments.claims.bounds import Bound, parse_bound
 from experiments.claims.computed import COMPUTED
-from experiments.records.statistics import Estimate
 
 OPERATORS = ("smallest", "largest", "any", "mean", "best", "worst", "each")
 ROOTS = ("method", "seed", "status", "sweep", "profile", "config", "metrics", "provenance")
@@ -38,62 +38,6 @@ TAKES = ("largest", "best", "width")
 SHARES = ("diverged", "failed_to_train", "loss_falls")
 
 Selection = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An interval ``[low, high]`` that the effect must lie in; `strict`: below `high`. `partly` replaces the bound.
-
-    `null` is the effect of no difference: 0, and 1 of a ratio.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    strict: bool = False
-    partly: float | None = None
-    text: str = ""
-    null: float = 0.0
-
-    def met(self, effect: Estimate) -> bool | None:
-        """Whether an effect meets the bound by its interval; None while the interval does not decide.
-
-        `at_least` t, where t is above `null`: the mean is at least t and the interval is above `null`. `at_least` t
-        otherwise, which is a margin: the interval is at least t. Both fail if the interval is below t. `below` t: the
-        interval is below t; it fails if the interval is not. `between`: the interval is inside; it fails if all of the
-        interval is on one side.
-        """
-        lower, upper = effect.low, effect.high
-        if lower is None or upper is None:  # one seed has no interval
-            return None
-        if self.low is not None and self.high is None:
-            clears = lower > self.null if self.low > self.null else lower >= self.low
-            return True if effect.mean >= self.low and clears else False if upper < self.low else None
-        high = float("inf") if self.high is None else self.high
-        low = float("-inf") if self.low is None else self.low
-        if lower >= low and (upper < high if self.strict else upper <= high):
-            return True
-        return False if upper < low or (lower >= high if self.strict else lower > high) else None
-
-    def met_in_part(self, effect: Estimate) -> bool:
-        """Whether an effect that does not meet the bound meets the weaker one."""
-        if self.partly is None:
-            return False
-        weaker = replace(self, low=self.partly) if self.high is None else replace(self, high=self.partly)
-        return bool(weaker.met(effect))
-
-    def opposite(self, effect: Estimate) -> bool:
-        """Whether the interval shows an effect of the sign against the one that the bound asks for."""
-        if effect.low is None or effect.high is None:
-            return False
-        if self.high is None:
-            return self.low is not None and self.low >= self.null > effect.high
-        return self.low is None and self.high <= self.null < effect.low
-
-    def off(self, value: float) -> float:
-        """How far a value is from meeting the bound; 0 if it does."""
-        below = 0.0 if self.low is None else max(0.0, self.low - value)
-        above = 0.0 if self.high is None else max(0.0, value - self.high)
-        return max(below, above)
 
 
 @dataclass(frozen=True)
@@ -161,7 +105,7 @@ def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condi
         each = [given | {"expected": value, "of": of, "name": f"{name}: {of}"} for of, value in expected.items()]
         return [condition for one in each for condition in parse(one)]
     limits = {key: given.pop(key) for key in (*BOUNDS, "tolerance", "partly") if key in given}
-    given["bound"] = replace(_bound(name, **limits), null=1.0 if given.get("ratio") else 0.0)
+    given["bound"] = replace(parse_bound(name, **limits), null=1.0 if given.get("ratio") else 0.0)
     for side in ("plus", "minus"):
         found = given.get(side, [])
         given[side] = tuple(_selection(name, s) for s in (found if isinstance(found, list) else [found]))
@@ -173,30 +117,6 @@ def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condi
     if given.get("measure") in SHARES and ("range" in given or len(given["plus"]) > 1 or len(given["minus"]) > 1):
         raise ValueError(f"condition {name!r} measures a share; compare the runs of at most two selections")
     return [Condition(**given)]
-
-
-def _bound(
-    name: str,
-    at_least: float | None = None,
-    below: float | None = None,
-    between: list[float] | None = None,
-    expected: float | None = None,
-    tolerance: float | str = 0.0,
-    partly: float | None = None,
-) -> Bound:
-    if at_least is not None:
-        return Bound(low=at_least, partly=partly, text=f"≥ {at_least:g}")
-    if below is not None:
-        return Bound(high=below, strict=True, partly=partly, text=f"< {below:g}")
-    if partly is not None:
-        raise ValueError(f"condition {name!r} has `partly`, which goes with `at_least` or `below` only")
-    if between is not None:
-        low, high = between
-        return Bound(low, high, text=f"in [{low:g}, {high:g}]")
-    assert expected is not None
-    width = expected * float(tolerance.rstrip("% ")) / 100 if isinstance(tolerance, str) else tolerance
-    text = f"= {expected:g}" + (f" ± {tolerance}" if tolerance else "")
-    return Bound(expected - abs(width), expected + abs(width), text=text)
 
 
 def _selection(name: str, given: Any, *, each: bool = False) -> Selection:

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from experiments.demos.atlas import ENTRIES
+from experiments.demos.atlas.atlas_run import Atlas
 from experiments.demos.atlas.shared import Scale
 from experiments.scales import DATA
 from experiments.sweep import Sweep
-from experiments.tasks.atlas import Atlas
 from experiments.tasks.recipe import Data
 
 

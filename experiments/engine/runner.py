@@ -15,10 +15,11 @@ import torch
 from experiments import records
 from experiments.engine.dispatch import dispatch
 from experiments.engine.journal import Journal
+from experiments.engine.memory import streams_that_fit
 from experiments.engine.pool import Backend, Here, Local
 from experiments.engine.streams import Streams
 from experiments.records import Ledger, Record
-from experiments.records.provenance import device_name, energy_j, peak_memory_mb, provenance
+from experiments.records.provenance import device_name, energy_j, peak_memory_mb, provenance, resolve_device
 from experiments.study import Study
 from experiments.sweep import Outcome, Run, Sweep, drain
 from experiments.tasks.data import prepare
@@ -47,19 +48,6 @@ class Where:
     scheduler: str = ""
     streams: int = 1
     until: float = inf
-
-
-def resolve_device(name: str, *, here: bool = True) -> torch.device:
-    """``"auto"`` is the GPU if there is one; any other name is torch's. `here`: the device is to be on this machine."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name!r} is not known; use auto, cpu, cuda or cuda:0, cuda:1, ...") from error
-    if here and device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}, but torch {torch.__version__} finds no CUDA device here; use auto or cpu")
-    return device
 
 
 def default_workers(device: torch.device) -> int:
@@ -131,7 +119,8 @@ def backend_for(sweep: Sweep, where: Where, count: int) -> Backend:
     workers = min(where.workers, max(count, len(sweep.cells) * len(sweep.seeds)))
     if workers > 1:
         return Local(work, workers)
-    return Streams(job, where.streams) if where.streams > 1 else Here(work)
+    streams = streams_that_fit(sweep, where.device, where.streams)
+    return Streams(job, streams) if streams > 1 else Here(work)
 
 
 def _work(job: Callable[[Run], Generator[None, None, Record]], run: Run) -> Record:

@@ -1,9 +1,12 @@
 """Several runs at once in one process, their steps in turn: small networks fill a device together."""
 
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+
+import torch
 
 from experiments.records import Record
 from experiments.sweep import Run
@@ -16,11 +19,15 @@ class Streams:
 
     A run puts its kernels on a CUDA stream of its own and waits for the device now and then only, so the kernels of all
     of them are under way together. On a CPU the steps just alternate.
+
+    A run that is out of memory beside others is repeated, and from then on no more runs are under way at once than were
+    left. A run that is out of memory alone has failed.
     """
 
     def __init__(self, job: Job, count: int) -> None:
         self.capacity = count
         self._job, self._new, self._stop = job, deque[tuple[Run, Future[Record]]](), threading.Event()
+        self._lowered = deque[str]()
         self._wake = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._go_round, daemon=True)
         self._thread.start()
@@ -32,6 +39,8 @@ class Streams:
         return future
 
     def result(self, future: Future[Record]) -> Record:
+        while self._lowered:  # said here, because a warning that is made an error would end the thread
+            warnings.warn(self._lowered.popleft(), stacklevel=2)
         return future.result()
 
     def close(self, *, now: bool) -> None:
@@ -41,20 +50,30 @@ class Streams:
             self._thread.join()
 
     def _go_round(self) -> None:
-        active: deque[tuple[Generator[None, None, Record], Future[Record]]] = deque()
+        active: deque[tuple[Generator[None, None, Record], Run, Future[Record]]] = deque()
         while not self._stop.is_set():
-            if not active:
+            if not active and not self._new:
                 self._wake.acquire()
-            while self._new:
+            while self._new and len(active) < self.capacity:
                 run, future = self._new.popleft()
-                active.append((self._job(run), future))
+                active.append((self._job(run), run, future))
             if active:
-                steps, future = active.popleft()
+                steps, run, future = active.popleft()
                 try:
                     next(steps)
                 except StopIteration as end:
-                    future.set_result(end.value)
+                    if active and end.value.out_of_memory:
+                        self._repeat(run, future, beside=len(active))
+                    else:
+                        future.set_result(end.value)
                 except BaseException as error:
                     future.set_exception(error)
                 else:
-                    active.append((steps, future))
+                    active.append((steps, run, future))
+
+    def _repeat(self, run: Run, future: Future[Record], beside: int) -> None:
+        self.capacity = beside
+        self._new.appendleft((run, future))
+        self._lowered.append(f"a {run.method!r} run was out of memory and is repeated; {beside} at once from now on")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # pieces kept for the run that ended are of no use to another stream

@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments.engine import resolve_device
 from experiments.large.large_run import Layout
+from experiments.records.provenance import resolve_device
 from nfnets_lite.models import ResNet
 
 

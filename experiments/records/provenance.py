@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, device."""
+"""Where a number comes from: the device by its name, commit, versions."""
 
 import importlib
 import platform
@@ -28,6 +28,19 @@ def commit() -> tuple[str, bool | None]:
         return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--", *SOURCE))
     except (OSError, subprocess.CalledProcessError):
         return "unknown", None
+
+
+def resolve_device(name: str, *, here: bool = True) -> torch.device:
+    """``"auto"`` is the GPU if there is one; any other name is torch's. `here`: the device is to be on this machine."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is not known; use auto, cpu, cuda or cuda:0, cuda:1, ...") from error
+    if here and device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch {torch.__version__} finds no CUDA device here; use auto or cpu")
+    return device
 
 
 def device_name(device: torch.device) -> str:

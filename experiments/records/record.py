@@ -47,6 +47,11 @@ class Record:
         """Whether there is a result; an error is none."""
         return self.status in DONE
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the run failed because its device had no memory left."""
+        return self.status == "failed" and self.reason.startswith("OutOfMemoryError")
+
     def line(self) -> bytes:
         """The record as it stands in the file."""
         parts = ((name, getattr(self, name)) for name in (*EARLY, *LATE))

@@ -36,7 +36,7 @@ def tried(step: Callable[[], None], state: Sequence[Tensor], compared: Sequence[
     """Do one step, eagerly and as a graph from the same state; return the graph if both agree, else None.
 
     Where they do not, or the capture raises, the state is that after the eager step, a warning says why, and this
-    process captures no further step.
+    process captures no further step. Only where memory ran out, later steps are tried again.
 
     Parameters
     ----------
@@ -51,6 +51,7 @@ def tried(step: Callable[[], None], state: Sequence[Tensor], compared: Sequence[
     step()
     after, eager = _copies(state), _copies(compared)
     _put(state, before)
+    full = False
     try:
         graph = capture(step)
         _put(state, before)
@@ -61,8 +62,10 @@ def tried(step: Callable[[], None], state: Sequence[Tensor], compared: Sequence[
         reason = f"the captured update differs from the eager one by {100 * apart:.3g} %"
     except Exception as error:  # of a driver, a library, an operation that cannot be captured
         reason = f"{type(error).__name__}: {error}"
+        full = isinstance(error, torch.OutOfMemoryError)
     _put(state, after)
-    _refused.append(reason)
+    if not full:  # a later run may have the memory
+        _refused.append(reason)
     warnings.warn(f"steps are not captured as CUDA graphs, and run eagerly: {reason}", stacklevel=2)
     return None
 

@@ -26,6 +26,7 @@ from nfnets_lite.models import Spec, create_model
 SPEED = {"cpu": (5e-4, 4.5e10), "cuda": (5e-5, 1.5e13)}
 OTHER = 1_000_003  # from a seed to that of the batches that SAM may climb on instead (the generator takes 32 bits)
 SEEN = 2000  # training images whose accuracy is taken at the end
+EVALUATED = 1000  # images of a forward pass in an evaluation
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def fit(model: nn.Module, run: Training, splits: dict[str, Split], how: How) -> 
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Split, autocast: bool = False, chunk: int = 1000) -> dict[str, float]:
+def evaluate(model: nn.Module, data: Split, autocast: bool = False, chunk: int = EVALUATED) -> dict[str, float]:
     """Accuracy (in [0, 1]) and mean cross entropy (nats) over a split, in evaluation mode."""
     model.eval()
     correct, loss = 0, 0.0

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from experiments import tasks
+from experiments.demos.atlas.atlas_run import Atlas
 from experiments.demos.atlas.shared import Scale
 from experiments.sweep import Run, drain
-from experiments.tasks.atlas import Atlas
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.contrastive import Contrastive
 from experiments.tasks.federated import Federated

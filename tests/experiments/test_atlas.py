@@ -32,9 +32,9 @@ from experiments.demos.atlas import (
     smoothness,
     spd,
 )  # fmt: skip
+from experiments.demos.atlas.atlas_run import Atlas
 from experiments.demos.atlas.shared import Scale
 from experiments.sweep import Outcome
-from experiments.tasks.atlas import Atlas
 from experiments.tasks.recipe import Data
 
 pytestmark = pytest.mark.usefixtures("seeded_zero")

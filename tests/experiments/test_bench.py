@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from experiments.bench import ordinary as bench
+from experiments.bench import races
 from experiments.engine import STREAMS, Where
 from experiments.sweep import Sweep
 
@@ -20,16 +21,16 @@ def test_the_engine_adds_less_than_fifty_milliseconds_a_run(monkeypatch: pytest.
 def test_both_ways_train_equally_well_and_the_record_says_how_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    races = {"one": bench.Slice("smoke", (128,), 0.2, 4.0, 0.5)}
+    of_test = {"one": races.Slice("smoke", (128,), 0.2, 4.0, 0.5)}
     for name, value in {
         "TINY": 3,
         "REPEATS": 2,
         "NOISE": 0.2,
-        "METHODS": ("bn",),
         "OUT": tmp_path / "b" / "e.json",
     }.items():
         monkeypatch.setattr(bench, name, value)
-    monkeypatch.setitem(bench.SLICES, "cpu", races | {"smoke sweep": races["one"]})
+    monkeypatch.setattr(races, "METHODS", ("bn",))
+    monkeypatch.setitem(bench.SLICES, "cpu", of_test | {"smoke sweep": of_test["one"]})
     monkeypatch.setattr(bench, "default_workers", lambda device: 1)
     bench.main("cpu", Console(quiet=True))
     record = json.loads(bench.OUT.with_name("e-cpu.json").read_text())

@@ -35,8 +35,11 @@ def start(results: Path, workers: int = 2, **environment: str) -> "subprocess.Po
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=120)
-    return output
+    try:
+        return process.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()  # or it would go on beside the tests that follow
+        raise
 
 
 @pytest.fixture(scope="module")

@@ -379,7 +379,7 @@ def test_status_counts_done_missing_and_failed_to_the_whole_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from experiments import configs
-    from experiments.cli import rows
+    from experiments.obtain import rows
 
     monkeypatch.setattr(configs, "names", lambda: ["tiny"])
     monkeypatch.setattr(configs, "sweep", lambda name, profile: tiny(seeds=3))

@@ -221,6 +221,6 @@ def test_a_hundred_thousand_records_are_read_in_half_the_time_of_decoding_them(t
     assert len(found) == 100_000
     assert found[-1].metrics == {"accuracy": 0.5}
     clock = time.process_time()
-    for line in lines[::10]:
-        json.loads(line)
-    assert reading < 0.5 * 10 * (time.process_time() - clock)  # a ratio, since machines differ and are shared
+    decoded = [json.loads(line) for line in lines[::4]]  # kept, as a reader of all of them would
+    assert reading < 0.5 * 4 * (time.process_time() - clock)  # a ratio, since machines differ and are shared
+    assert len(decoded) == 25_000

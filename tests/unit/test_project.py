@@ -107,7 +107,7 @@ def test_make_help_lists_every_target_with_its_time() -> None:
     capture = {"cwd": ROOT, "env": outside, "capture_output": True, "text": True, "check": True}
     shown = subprocess.run(["make", "--no-print-directory", "help"], **capture).stdout.splitlines()
     assert sorted(line.split()[1] for line in shown) == sorted(phony)
-    assert all(re.search(r"\d+ (s|min)\b", line) for line in shown)
+    assert all(re.search(r"\d+ (s|min|h)\b", line) for line in shown)
 
 
 def made(*arguments: str) -> list[str]:
