@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from experiments import tasks
+from experiments.demos import atlas
 from experiments.demos.atlas.atlas_run import Atlas
 from experiments.demos.atlas.shared import Scale
 from experiments.sweep import Run, drain
@@ -129,12 +130,13 @@ RUNS: dict[str, Run] = {f"{type(run).__name__} {name}": run for name, run in run
 
 
 def kinds() -> dict[str, type[Run]]:
-    """Every kind of run that is in `experiments.tasks`, by its name."""
+    """Every kind of run that a module of `experiments.tasks` or of the atlas defines, by its name."""
     found: dict[str, type[Run]] = {}
-    for module in pkgutil.iter_modules(tasks.__path__):
-        for value in vars(importlib.import_module(f"{tasks.__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Run) and value is not Run:
-                found[value.__name__] = value
+    for folder in (tasks, atlas):
+        for module in pkgutil.iter_modules(folder.__path__):
+            for value in vars(importlib.import_module(f"{folder.__name__}.{module.name}")).values():
+                if isinstance(value, type) and issubclass(value, Run) and value is not Run:
+                    found[value.__name__] = value
     return found
 
 
