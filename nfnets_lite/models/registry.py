@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, overload
 
 from nfnets_lite.models import nf_regnet, nfnet, vit
-from nfnets_lite.models.hints import NO_CLASSES, argument_hint, model_hint
+from nfnets_lite.models.hints import argument_hint, model_hint
 from nfnets_lite.models.resnet import ResNet
 from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.models.vit import VisionTransformer, ViTSpec
@@ -93,8 +93,6 @@ def model_spec(name: str | Spec, *, method: str | None = None, width: Width = No
         hint = argument_hint(unknown[0], known)
         said = f"override {unknown[0]!r} is not a field of the spec; use one of {', '.join(known)}"
         raise ValueError(f"{said}. {hint}" if hint else said)
-    if overrides.get("num_classes") == 0:
-        raise ValueError(f"num_classes=0 must be at least 1: {NO_CLASSES}")
     return replace(spec, **{**({} if width is None else _widths(spec, width)), **overrides})
 
 
