@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nfnets_lite.activations import gain_of
 from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d, WSConv2d
+from nfnets_lite.convert import convert
 from nfnets_lite.fold import fold
 from nfnets_lite.models import ResNetSpec, ViTSpec, create_model, list_models, model_spec
 from nfnets_lite.norm import create_norm, set_progress
@@ -39,6 +40,7 @@ __all__ = [
     "adaptive_clip_grad_",
     "agc_report",
     "attach_agc",
+    "convert",
     "count_macs",
     "create_model",
     "create_norm",

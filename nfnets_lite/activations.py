@@ -22,7 +22,7 @@ def _gelu(x: Tensor) -> Tensor:
 
     .. math:: \frac{x}{2} (1 + \tanh u) = x\,\sigma(2u) \quad\text{with}\quad u = \sqrt{2/\pi}\,(x + 0.044715\,x^3)
     """
-    if x.dtype == torch.float32 and not (x.requires_grad and torch.is_grad_enabled()) and _fast.applies_to(x):
+    if _fast.applies_to(x) and x.dtype == torch.float32 and not (x.requires_grad and torch.is_grad_enabled()):
         return _fast.gelu(x)
     return F.gelu(x, approximate="tanh")
 

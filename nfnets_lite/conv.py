@@ -50,7 +50,7 @@ class _SameConv(_ConvNd):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         expected = self.weight.ndim
-        if x.ndim != expected or x.shape[1] != self.in_channels:
+        if isinstance(x, Tensor) and (x.ndim != expected or x.shape[1] != self.in_channels):  # torch.fx has none
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; {type(self).__name__} needs {expected} axes, (N, C, ...), "
                 f"with C = in_channels = {self.in_channels}"
@@ -58,7 +58,7 @@ class _SameConv(_ConvNd):
         if not self.same:
             return self._conv_forward(x, weight, bias)
         x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation)
-        return _CONVOLVE[x.ndim - 2](x, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return _CONVOLVE[len(self.kernel_size)](x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}{', padding=same' if self.same else ''}"  # type: ignore[no-untyped-call]

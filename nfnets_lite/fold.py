@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._jit_internal import is_scripting
 from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.activations import ScaledActivation
@@ -150,8 +150,8 @@ def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
         plain.weight, plain.bias = nn.Parameter(weight.clone()), conv.bias
         if affine is not None:
             _join(plain, *affine)
-    baked = "standardised weight" if affine is None else "norm"
-    plain.register_forward_pre_hook(partial(_refuse_training, baked=baked))
+    plain.baked = "standardised weight" if affine is None else "norm"  # type: ignore[assignment]
+    plain.register_forward_pre_hook(_refuse_training)
     return plain
 
 
@@ -172,8 +172,7 @@ def _absorb_factors(model: nn.Module) -> None:
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
 
     def folded(layer: nn.Module) -> bool:
-        guards = (getattr(hook, "func", None) for hook in layer._forward_pre_hooks.values())
-        return places[layer] == 1 and _refuse_training in guards
+        return places[layer] == 1 and _refuse_training in layer._forward_pre_hooks.values()
 
     def move(layer: nn.Module, takers: list[nn.Module]) -> None:
         act = layer[-1] if isinstance(layer, nn.Sequential) and _runs_in_order(layer) and len(layer) else layer
@@ -194,12 +193,15 @@ def _absorb_factors(model: nn.Module) -> None:
             block.skip_gain, block.join = None, replace(block.join, branch=1.0, gain=None)
 
 
-def _refuse_training(module: nn.Module, _inputs: object, *, baked: str) -> None:
-    if module.training or module.weight.requires_grad:
-        state = "is in training mode" if module.training else "requires a gradient"
-        verb = "normalise" if baked == "norm" else "standardise"
-        raise RuntimeError(
-            f"a folded {type(module).__name__} {state}: its {baked} is baked in, and training it would no longer "
-            f"{verb}. Train the model that was folded, then fold() it again; to evaluate, call .eval() and "
-            ".requires_grad_(False)"
-        )
+def _refuse_training(self: Any, inputs: tuple[Tensor]) -> None:
+    if is_scripting():  # torch.jit compiles no line of the other branch: a scripted network checks nothing
+        return
+    else:
+        if isinstance(self.weight, Tensor) and (self.training or self.weight.requires_grad):  # not a quantised layer
+            state = "is in training mode" if self.training else "requires a gradient"
+            verb = "normalise" if self.baked == "norm" else "standardise"
+            raise RuntimeError(
+                f"a folded {type(self).__name__} {state}: its {self.baked} is baked in, and training it would no "
+                f"longer {verb}. Train the model that was folded, then fold() it again; to evaluate, call .eval() and "
+                ".requires_grad_(False)"
+            )

@@ -16,9 +16,10 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     ((2, 3), (1, 1))
     """
     reach = dilation * (kernel - 1)
-    # With a stride of 1 nothing depends on the size: sizes that are symbols, of an exported program, stay free.
-    total = (-(-size // stride) - 1) * stride + reach + 1 - size if stride > 1 else reach
-    total = torch.sym_max(total, 0) if isinstance(total, torch.SymInt) else max(total, 0)
+    # Sizes may be symbols, of a traced or an exported program. With a stride of 1 nothing depends on the size.
+    total = reach - (size - 1) % stride if stride > 1 and reach else reach
+    if reach < stride - 1:
+        total = torch.sym_max(total, 0) if isinstance(total, torch.SymInt) else max(total, 0)
     return total // 2, total - total // 2
 
 
@@ -32,9 +33,10 @@ def pad_same(
     tuple
         The tensor, padded only if some axis needs unequal sides, and the symmetric padding that is left to do.
     """
-    pads = [same_padding(n, *axis) for n, axis in zip(x.shape[2:], zip(kernel, stride, dilation))]
-    # A program that is exported for any size must not turn on what one size needs.
-    any_size = torch.compiler.is_exporting() and any(isinstance(side, torch.SymInt) for pad in pads for side in pad)
+    pads = [same_padding(x.shape[2 + i], *axis) for i, axis in enumerate(zip(kernel, stride, dilation))]
+    # A program that is traced or exported for any size must not turn on what one size needs.
+    recorded = torch.compiler.is_exporting() or not isinstance(x, Tensor)
+    any_size = recorded and any(not isinstance(side, int) for pad in pads for side in pad)
     if not any_size and all(before == after for before, after in pads):
         return x, tuple(before for before, _ in pads)
     flat = [side for pair in reversed(pads) for side in pair]

@@ -5,7 +5,7 @@ from nfnets_lite.models.nf_regnet import RegNetSpec
 from nfnets_lite.models.nfnet import Resolution
 from nfnets_lite.models.registry import RESOLUTIONS, Spec, create_model, list_models, model_spec
 from nfnets_lite.models.resnet import ResNet
-from nfnets_lite.models.spec import ResNetSpec
+from nfnets_lite.models.spec import ResNetSpec, Stage
 from nfnets_lite.models.vit import VisionTransformer, ViTSpec
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ResNetSpec",
     "Resolution",
     "Spec",
+    "Stage",
     "ViTSpec",
     "VisionTransformer",
     "create_model",

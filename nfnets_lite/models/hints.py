@@ -4,17 +4,13 @@ import re
 from collections.abc import Collection
 from difflib import get_close_matches
 
-_FEATURES = (
-    "call model.forward_features(x) for the last map, or take several maps with hooks: "
-    "model.blocks[i].register_forward_hook(...), and model.spec.blocks()[i] has its stage, channels and stride"
-)
+_FEATURES = "model.forward_stages(x) returns a map for each stage; model.spec.stages has their channels and strides"
 _ARGUMENTS = {
-    "pretrained": "Use nfnets_lite.load_pretrained('nfnet_f0', source='deepmind') in place of create_model",
     "in_chans": "It is called in_channels here: in_channels=1",
     "drop_rate": "It is called dropout here: dropout=0.2",
     "drop_path_rate": "It is called stochastic_depth here: stochastic_depth=0.1",
-    "features_only": f"There is no such switch: {_FEATURES}",
-    "out_indices": f"There is no such choice: {_FEATURES}",
+    "features_only": f"Leave it out: {_FEATURES}",
+    "out_indices": f"Leave it out and choose from the list: {_FEATURES}",
     "output_stride": "There is no dilation: pass strides, one per stage, such as strides=(1, 2, 2, 1)",
     "global_pool": "Networks always average over positions; without pooling, call model.forward_features(x)",
     "act_layer": "It is called activation here: activation='silu'",
@@ -24,10 +20,6 @@ _ARGUMENTS = {
     "scriptable": "Leave it out: networks are compiled with torch.compile(model)",
     "exportable": "Leave it out: networks are exported with torch.export.export(model, (x,))",
 }
-NO_CLASSES = (
-    "a network always has a classifier; for features call model.forward_features(x).mean((2, 3)), or put "
-    "model.classifier = torch.nn.Identity() and clip with classifier=None"
-)
 
 
 def argument_hint(name: str, known: Collection[str]) -> str:
@@ -48,12 +40,12 @@ def model_hint(name: str, known: Collection[str]) -> str:
     Examples
     --------
     >>> model_hint("dm_nfnet_f0.dm_in1k", ["nfnet_f0"])
-    "timm's dm_nfnet_f0 is nfnet_f0 here, and load_pretrained('nfnet_f0', source='deepmind') has its weights"
+    "timm's dm_nfnet_f0 is nfnet_f0 here, and create_model('nfnet_f0', pretrained='deepmind') has its weights"
     """
     plain = name.partition(".")[0]  # timm's tag of the weights
     ours = plain.removeprefix("dm_")
     if plain.startswith("dm_nfnet_") and ours in known:
-        weights = f"load_pretrained({ours!r}, source='deepmind') has its weights"
+        weights = f"create_model({ours!r}, pretrained='deepmind') has its weights"
         return f"timm's {plain} is {ours} here, and {weights}"
     if re.match(r"(eca_|ecaresnet|nf_ecaresnet|nfnet_l|nf_seresnet)", plain):
         return "It is a network of timm's own; its specification here is yours to write: ResNetSpec"

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv2d, ScaledStdConv2d, WSConv2d
@@ -63,6 +64,16 @@ def norm_act(
     if after and spec.residual in ("fixup", "rescale"):
         layers["shift"] = ScalarBias() if fixup else CentringBias(channels)
     return nn.Sequential(layers)
+
+
+def new_classifier(model: nn.Module, features: int, num_classes: int) -> nn.Module:
+    """A linear layer with biases 0, where a model's parameters are; an identity for 0 classes."""
+    if num_classes == 0:
+        return nn.Identity()
+    like = next(model.parameters())
+    layer = nn.Linear(features, num_classes, device=like.device, dtype=like.dtype)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def times(factor: Tensor | float, x: Tensor) -> Tensor:
@@ -163,6 +174,22 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.4g}"
+
+
+class Blocks(nn.Sequential):
+    """Blocks in a row. With `checkpointed`, the backward pass computes their activations a second time."""
+
+    checkpointed = False
+
+    def step(self, block: nn.Module, x: Tensor) -> Tensor:
+        """One block."""
+        again = self.checkpointed and torch.is_grad_enabled()
+        return checkpoint(block, x, use_reentrant=False) if again else block(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = self.step(block, x)
+        return x
 
 
 class MaxPool(nn.Module):

@@ -4,18 +4,21 @@ Axes: N batch, C channels, H W space.
 """
 
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from nfnets_lite.models.fused import fused_block
 from nfnets_lite.models.parts import (
+    Blocks,
     CentringBias,
     MaxPool,
     ScalarBias,
     SqueezeExcite,
     StochasticDepth,
     conv,
+    new_classifier,
     norm_act,
     norm_name,
     times,
@@ -134,6 +137,8 @@ class ResNet(nn.Module):
     torch.Size([2, 10])
     """
 
+    classifier: nn.Module
+
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
         self.spec, fixup = spec, spec.residual == "fixup"
@@ -141,7 +146,7 @@ class ResNet(nn.Module):
         plans = spec.blocks()
         rates = [spec.stochastic_depth * i / len(plans) for i in range(len(plans))]
         scales = joins(spec.residual, spec.depth, spec.alpha, spec.skip_gain)
-        self.blocks = nn.Sequential(*(Block(spec, *args) for args in zip(plans, scales, rates)))
+        self.blocks = Blocks(*(Block(spec, *args) for args in zip(plans, scales, rates)))
         channels = spec.width[-1]
         self.head: nn.Module = nn.Identity()
         if spec.head_channels is not None:
@@ -152,13 +157,9 @@ class ResNet(nn.Module):
         at = {"before": spec.head_channels is not None, "after": spec.residual == "rescale"}
         self.final = norm_act(spec, channels, last, **at)
         self.dropout = nn.Sequential(nn.Dropout(spec.dropout), ScalarBias()) if fixup else nn.Dropout(spec.dropout)
-        self.classifier = nn.Linear(channels, spec.num_classes)
-        self._start_classifier()
+        self.num_features = channels
+        self.reset_classifier(spec.num_classes)
         self._start(scales)
-
-    def _start_classifier(self) -> None:
-        nn.init.normal_(self.classifier.weight, std=self.spec.classifier_std)
-        nn.init.zeros_(self.classifier.bias)
 
     def _start(self, scales: list[Join]) -> None:
         blocks = [block for block in self.blocks if isinstance(block, Block)]
@@ -168,19 +169,45 @@ class ResNet(nn.Module):
         elif self.spec.residual.startswith("rescale"):
             rescale_start(branches, [block.shortcut for block in blocks], scales, self.classifier)
 
-    def get_classifier(self) -> nn.Linear:
-        """The layer whose weight adaptive gradient clipping leaves alone."""
+    def get_classifier(self) -> nn.Module:
+        """The layer whose weight adaptive gradient clipping leaves alone; an identity where there is none."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier, newly started, for `num_classes` classes; the rest of the network stays as it is."""
+        """Another classifier, newly started, for `num_classes` classes (0: none); the rest stays as it is."""
         self.spec = replace(self.spec, num_classes=num_classes)  # checks the number
-        like = self.classifier.weight
-        self.classifier = nn.Linear(like.shape[1], num_classes, device=like.device, dtype=like.dtype)
-        self._start_classifier()
+        self.classifier = new_classifier(self, self.num_features, num_classes)
+        if isinstance(self.classifier, nn.Linear):
+            nn.init.normal_(self.classifier.weight, std=self.spec.classifier_std)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside of blocks for the backward pass, which then computes them a second time."""
+        self.blocks.checkpointed = enable
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """One map for each stage, ``(N, C, H', W')``, not activated; ``spec.stages`` has their channels and strides."""
+        self._check(x)
+        x, maps, ends = self.stem(x), [], set(accumulate(self.spec.depth))
+        for i, block in enumerate(self.blocks, 1):
+            x = self.blocks.step(block, x)
+            maps += [x] if i in ends else []
+        return maps
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the classifier sees before it is averaged over the positions: ``(N, C, H', W')``, activated."""
+        self._check(x)
+        return self.final(self.head(self.blocks(self.stem(x))))  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits ``(N, num_classes)``, or ``(N, C)`` without a classifier, from what `forward_features` returns."""
+        return self.classifier(self.dropout(x.mean((2, 3))))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def _check(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):  # torch.fx records what happens to a stand-in that has no shape
+            return
         first = next(iter(self.stem.children()), None)  # it may have been replaced
         channels = getattr(first, "in_channels", self.spec.in_channels)
         if x.ndim != 4 or x.shape[1] != channels:
@@ -193,7 +220,3 @@ class ResNet(nn.Module):
                 f"input is {x.shape[2]}x{x.shape[3]} px; this model's strides need at least {self.spec.min_size} px a "
                 "side. Enlarge the image, or build the model with smaller strides or stem='cifar'"
             )
-        return self.final(self.head(self.blocks(self.stem(x))))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.forward_features(x).mean((2, 3))))  # type: ignore[no-any-return]

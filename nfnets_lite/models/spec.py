@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from math import prod
+from operator import mul
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from nfnets_lite.activations import ACTIVATIONS
 from nfnets_lite.models.methods import METHODS, check_choices, plain_options
@@ -60,6 +62,7 @@ class ResNetSpec:
     dropout, stochastic_depth : float
         Rate before the classifier; rate that block i of n gets ``i / n`` of.
     num_classes, in_channels : int
+        0 classes: the network returns what the classifier would get.
 
     Raises
     ------
@@ -131,7 +134,9 @@ class ResNetSpec:
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a rate in [0, 1)")
-        for name in ("depth", "width", "strides", "num_classes", "in_channels", "stem_channels"):
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes={self.num_classes} must be at least 0, which leaves the classifier out")
+        for name in ("depth", "width", "strides", "in_channels", "stem_channels"):
             value = getattr(self, name)
             if min(value if isinstance(value, tuple) else (value,)) < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
@@ -157,6 +162,12 @@ class ResNetSpec:
     def min_size(self) -> int:
         """Smallest image side, in pixels: below it, a stride would act on a single position."""
         return STEM_STRIDE[self.stem] * prod(self.strides) // 2 + 1
+
+    @property
+    def stages(self) -> tuple["Stage", ...]:
+        """Channels and stride of each map of `nfnets_lite.models.ResNet.forward_stages`."""
+        strides = accumulate(self.strides, mul, initial=STEM_STRIDE[self.stem])
+        return tuple(map(Stage, self.width, list(strides)[1:]))
 
     def inner_width(self, stage: int, inputs: int, outputs: int, *, first: bool) -> int:
         """Width of a branch before it is rounded to whole groups; `first` is the first block of the network."""
@@ -204,6 +215,19 @@ class BlockSpec:
     stride: int
     stage: int
     index: int
+
+
+class Stage(NamedTuple):
+    """The map of a stage, as ``forward_stages`` returns it.
+
+    Parameters
+    ----------
+    channels, stride : int
+        Channels, and pixels of the image for each position of the map, along one side.
+    """
+
+    channels: int
+    stride: int
 
 
 def _channels(width: int | float, of: int) -> int:

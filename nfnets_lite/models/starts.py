@@ -12,7 +12,7 @@ def _convs(layers: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
 
 
-def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.Linear) -> None:
+def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.Module) -> None:
     r"""FixUp's start (arXiv 1901.09321, section 3): each branch's last convolution and the classifier 0.
 
     The other convolutions are normal with He's variance over the *outgoing* connections; those of a branch with m
@@ -26,11 +26,12 @@ def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.
     for layer in _convs(model):
         fan_out = layer.out_channels * layer.weight[0, 0].numel()
         nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5 * inside.get(layer, 1.0))
-    nn.init.zeros_(classifier.weight)
+    if isinstance(classifier, nn.Linear):
+        nn.init.zeros_(classifier.weight)
 
 
 def rescale_start(
-    branches: Sequence[nn.Module], shortcuts: Sequence[nn.Module], joins: Sequence[Join], classifier: nn.Linear
+    branches: Sequence[nn.Module], shortcuts: Sequence[nn.Module], joins: Sequence[Join], classifier: nn.Module
 ) -> None:
     r"""RescaleNet's start (Shao et al., NeurIPS 2020, as the authors' code has it).
 
@@ -47,4 +48,5 @@ def rescale_start(
     for shortcut in shortcuts:
         for layer in _convs(shortcut):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-    nn.init.kaiming_normal_(classifier.weight, nonlinearity="linear")
+    if isinstance(classifier, nn.Linear):
+        nn.init.kaiming_normal_(classifier.weight, nonlinearity="linear")

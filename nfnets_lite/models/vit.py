@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nfnets_lite.models.methods import METHODS, PLAIN, plain_options
+from nfnets_lite.models.parts import Blocks, new_classifier
+from nfnets_lite.models.spec import Stage
 from nfnets_lite.norm import NORMS, create_norm
 
 # A transformer's norms stand in front of a linear layer, so one that activates cuts what attention is to see, and a
@@ -44,6 +46,7 @@ class ViTSpec:
     dropout : float
         Rate before the classifier.
     num_classes, in_channels : int
+        0 classes: the network returns what the classifier would get.
 
     Raises
     ------
@@ -76,8 +79,9 @@ class ViTSpec:
             raise ValueError(f"norm={self.norm!r} {why}; for a vision transformer use one of {', '.join(known)}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("norm", "norm_options", "dropout") and not value > 0:
-                raise ValueError(f"{field.name}={value} must be above 0")
+            least = 0 if field.name == "num_classes" else 1e-9
+            if field.name not in ("norm", "norm_options", "dropout") and value < least:
+                raise ValueError(f"{field.name}={value} must be {'at least' if least == 0 else 'above'} 0")
         for whole, part in (("image_size", "patch"), ("dim", "heads")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(
@@ -92,6 +96,11 @@ class ViTSpec:
     def tokens(self) -> int:
         """Patches of an image."""
         return (self.image_size // self.patch) ** 2
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Channels and stride of the one map of `VisionTransformer.forward_stages`."""
+        return (Stage(self.dim, self.patch),)
 
     def with_method(self, method: str) -> Self:
         """The same shape with another norm, by the name of a method that is nothing but a norm."""
@@ -181,10 +190,10 @@ class VisionTransformer(nn.Module):
         self.spec = spec
         self.embed = nn.Conv2d(spec.in_channels, spec.dim, spec.patch, stride=spec.patch)
         self.position = nn.Parameter(torch.empty(spec.tokens, spec.dim))
-        self.blocks = nn.Sequential(*(EncoderBlock(spec) for _ in range(spec.depth)))
+        self.blocks = Blocks(*(EncoderBlock(spec) for _ in range(spec.depth)))
         self.final: nn.Module = nn.Identity() if spec.norm == "instance" else TokenNorm(spec)
         self.dropout = nn.Dropout(spec.dropout)
-        self.classifier = nn.Linear(spec.dim, spec.num_classes)
+        self.classifier = new_classifier(self, spec.dim, spec.num_classes)
         nn.init.kaiming_normal_(self.embed.weight, nonlinearity="linear")
         nn.init.trunc_normal_(self.position, std=0.02)
         for layer in self.modules():
@@ -193,19 +202,38 @@ class VisionTransformer(nn.Module):
             if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def get_classifier(self) -> nn.Linear:
-        """The layer whose weight adaptive gradient clipping leaves alone."""
+    def get_classifier(self) -> nn.Module:
+        """The layer whose weight adaptive gradient clipping leaves alone; an identity where there is none."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier, newly started, for `num_classes` classes; the rest of the network stays as it is."""
-        self.spec, like = replace(self.spec, num_classes=num_classes), self.classifier.weight
-        self.classifier = nn.Linear(like.shape[1], num_classes, device=like.device, dtype=like.dtype)
-        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
+        """Another classifier, newly started, for `num_classes` classes (0: none); the rest stays as it is."""
+        self.spec = replace(self.spec, num_classes=num_classes)
+        self.classifier = new_classifier(self, self.spec.dim, num_classes)
+        if isinstance(self.classifier, nn.Linear):
+            nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside of blocks for the backward pass, which then computes them a second time."""
+        self.blocks.checkpointed = enable
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """One map, ``(N, D, H', W')``, of the tokens before the last norm; `ViTSpec.stages` has its stride."""
+        side = self.spec.image_size // self.spec.patch
+        return [self.blocks(self._tokens(x)).transpose(1, 2).unflatten(2, (side, side))]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the classifier sees before it is averaged over the tokens: ``(N, T, D)``, normalised."""
+        return self.final(self.blocks(self._tokens(x)))  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Logits ``(N, num_classes)``, or ``(N, D)`` without a classifier, from what `forward_features` returns."""
+        return self.classifier(self.dropout(x.mean(1)))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def _tokens(self, x: Tensor) -> Tensor:
         spec = self.spec
         if x.ndim != 4 or x.shape[1:] != (spec.in_channels, spec.image_size, spec.image_size):
             raise ValueError(
@@ -213,8 +241,4 @@ class VisionTransformer(nn.Module):
                 f"{spec.image_size}): in_channels and image_size are fixed by this model's spec, for each place has a "
                 "learned position"
             )
-        x = self.embed(x).flatten(2).transpose(1, 2) + self.position
-        return self.final(self.blocks(x))  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.forward_features(x).mean(1)))  # type: ignore[no-any-return]
+        return self.embed(x).flatten(2).transpose(1, 2) + self.position  # type: ignore[no-any-return]

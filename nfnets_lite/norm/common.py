@@ -43,7 +43,7 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def four_axes(norm: nn.Module, x: Tensor) -> None:
     """Refuse what is not ``(N, C, H, W)``."""
-    if x.ndim != 4:
+    if isinstance(x, Tensor) and x.ndim != 4:  # torch.fx has none
         raise ValueError(f"input has shape {tuple(x.shape)}; {type(norm).__name__} needs 4 axes, (N, C, H, W)")
 
 

@@ -320,3 +320,48 @@ def test_onnx(folded: bool, tmp_path: Path) -> None:
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(out, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("size", [32, 33, 37])
+def test_a_folded_network_is_traced_by_fx_for_every_size_and_scripted(name: str, size: int) -> None:
+    folded, x = fold(network(name)), torch.randn(2, 3, size, size)
+    traced = torch.fx.symbolic_trace(folded)
+    torch.testing.assert_close(traced(x), folded(x))
+    scripted = torch.jit.script(traced)
+    torch.testing.assert_close(scripted(x), folded(x))
+    with pytest.raises(RuntimeError, match="training mode"):
+        traced.train()(x)
+
+
+def test_a_folded_batch_norm_network_is_traced() -> None:
+    torch.manual_seed(0)
+    model = create_model("cifar_resnet8", method="bn", num_classes=5).eval()
+    x = images()
+    folded = fold(model)
+    torch.testing.assert_close(torch.fx.symbolic_trace(folded)(x), model(x))
+
+
+def test_stages_are_cut_from_a_folded_network_by_fx() -> None:
+    folded = fold(network())
+    graph = torch.fx.symbolic_trace(folded, concrete_args=None).graph
+    names = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    assert {"classifier", "blocks.0.branch.0"} <= names
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.skipif(torch.backends.quantized.engine == "none", reason="no engine for quantised layers")
+def test_a_folded_network_is_quantised_in_eager_mode() -> None:
+    quantization = pytest.importorskip("torch.ao.quantization")
+    torch.manual_seed(0)
+    folded = fold(network("cifar_resnet8"))
+    x = torch.randn(16, 3, 32, 32)
+    for layer in folded.modules():
+        layer.qconfig = quantization.default_qconfig if type(layer) is nn.Conv2d else None
+    ready = quantization.prepare(quantization.add_quant_dequant(folded))
+    ready(x)
+    quantised = quantization.convert(ready)
+    assert [m for m in quantised.modules() if isinstance(m, torch.ao.nn.quantized.Conv2d)]
+    assert float(torch.corrcoef(torch.stack([quantised(x).flatten(), folded(x).flatten()]))[0, 1]) > 0.95
+    with pytest.raises(RuntimeError, match="training mode"):
+        ready.train()(x)

@@ -469,7 +469,7 @@ def test_a_spec_is_frozen_hashable_and_takes_lists() -> None:
         (lambda: create_model("nfnet_f0", width=0.5), r"group_width=128 exceeds the inner width 64"),
         (lambda: create_model("nfnet_f0", depth=(1, 2)), r"must have one entry per stage"),
         (lambda: create_model("nfnet_f0", depth=(1, 0, 1, 1)), r"depth=\(1, 0, 1, 1\) must be at least 1"),
-        (lambda: create_model("nfnet_f0", num_classes=0), r"num_classes=0 must be at least 1"),
+        (lambda: create_model("nfnet_f0", num_classes=-1), r"num_classes=-1 must be at least 0"),
         (lambda: create_model("nfnet_f0", stochastic_depth=1.0), r"stochastic_depth=1.0 must be a rate in \[0, 1\)"),
         (lambda: create_model("nfnet_f0", branch=(1, "sse", 3)), r"branch=.* must hold kernel sizes"),
         (lambda: ResNetSpec(residual="fixup"), r"residual='fixup' .*norm='batch'.*use norm='none'"),
@@ -524,8 +524,12 @@ def test_features_and_another_classifier_on_top_of_them(name: str) -> None:
     assert torch.equal(model.classifier.bias, torch.zeros_like(model.classifier.bias))
     torch.testing.assert_close(model.forward_features(x.double()).float(), features)
     assert parameter_roles(model)["classifier.weight"][1].kind == "classifier"
-    with pytest.raises(ValueError, match="num_classes=0"):
-        model.reset_classifier(0)
+    with pytest.raises(ValueError, match="num_classes=-1"):
+        model.reset_classifier(-1)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(x.double()).float(), pooled)
+    model.reset_classifier(3)
+    assert model(x.double()).shape == (2, 3)
 
 
 def test_only_nf_doubles_the_gates() -> None:
@@ -552,16 +556,15 @@ def test_counting_touches_nothing() -> None:
     ("name", "argument", "hint"),
     [
         ("nfnet_f0", {"in_chans": 1}, r"in_channels=1"),
-        ("nfnet_f0", {"pretrained": True}, r"load_pretrained\('nfnet_f0', source='deepmind'\)"),
+        ("nfnet_f0", {"pretrained": True}, r"pass pretrained='deepmind'"),
         ("nfnet_f0", {"drop_rate": 0.1}, r"dropout=0\.2"),
         ("nfnet_f0", {"drop_path_rate": 0.1}, r"stochastic_depth=0\.1"),
-        ("nfnet_f0", {"features_only": True}, r"forward_features\(x\).*register_forward_hook"),
-        ("nfnet_f0", {"out_indices": (1, 2)}, r"model\.blocks\[i\]"),
+        ("nfnet_f0", {"features_only": True}, r"model\.forward_stages\(x\).*model\.spec\.stages"),
+        ("nfnet_f0", {"out_indices": (1, 2)}, r"model\.forward_stages\(x\)"),
         ("nfnet_f0", {"global_pool": ""}, r"forward_features\(x\)"),
-        ("nfnet_f0", {"num_classes": 0}, r"num_classes=0 .*forward_features\(x\)\.mean"),
         ("vit_tiny", {"img_size": 64}, r"image_size=32"),
         ("nfnet_f0", {"widht": 0.5, "dropuot": 0.1}, r"Did you mean dropout\?"),
-        ("dm_nfnet_f0", {}, r"is nfnet_f0 here, and load_pretrained\('nfnet_f0'"),
+        ("dm_nfnet_f0", {}, r"is nfnet_f0 here, and create_model\('nfnet_f0', pretrained"),
         ("dm_nfnet_f3.dm_in1k", {}, r"timm's dm_nfnet_f3 is nfnet_f3 here"),
         ("eca_nfnet_l0", {}, r"a network of timm's own"),
         ("nf_resnet50.ra2_in1k", {}, r"no tag of weights here: 'nf_resnet50'"),
@@ -573,15 +576,70 @@ def test_timms_words_and_misspellings_are_answered_with_ours(name: str, argument
         create_model(name, **argument)
 
 
-def test_what_the_hints_name_works(seeded_zero: None) -> None:
-    net = create_model("cifar_resnet8", method="nf", in_channels=1, dropout=0.2, stochastic_depth=0.1)
-    maps: list[Any] = []
-    plan = net.spec.blocks()
-    for block, about in zip(net.blocks, plan, strict=True):
-        block.register_forward_hook(lambda *args, about=about: maps.append((args[2].shape[1], about.outputs)))
-    assert net.forward_features(torch.zeros(2, 1, 32, 32)).mean((2, 3)).shape == (2, 64)
-    assert [mine for mine, _ in maps] == [outputs for _, outputs in maps] == [16, 32, 64]
-    net.classifier = nn.Identity()
+def test_what_the_hints_name_works() -> None:
+    net = create_model("cifar_resnet8", method="nf", in_channels=1, dropout=0.2, stochastic_depth=0.1, num_classes=0)
     assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 64)
+    assert [x.shape[1] for x in net.forward_stages(torch.zeros(2, 1, 32, 32))] == [16, 32, 64]
     net(torch.randn(2, 1, 32, 32)).sum().backward()
-    nf.adaptive_clip_grad_(net, classifier=None)
+    nf.adaptive_clip_grad_(net)
+    assert all(role.kind != "classifier" for _, role in parameter_roles(net).values())
+
+
+EVERY_KIND = ("cifar_resnet8", "nf_resnet50", "se_resnet50", "fixup_resnet50", "nfnet_f0", "nf_regnet_b0", "vit_tiny")
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_every_family_gives_a_map_for_each_stage(name: str) -> None:
+    torch.manual_seed(0)
+    small = {} if name == "vit_tiny" else {"width": 0.25, "group_width": None}
+    shallow = {"depth": (1, 2, 1, 1)} if len(model_spec(name).stages) == 4 else {}
+    model = create_model(name, num_classes=0, **small, **shallow).eval()
+    side = 32 if name == "vit_tiny" else 64
+    x = torch.randn(2, 3, side, side)
+    maps = model.forward_stages(x)
+    assert [m.shape for m in maps] == [(2, c, side // stride, side // stride) for c, stride in model.spec.stages]
+    last = (
+        maps[-1].flatten(2).transpose(1, 2) if name == "vit_tiny" else getattr(model, "head", nn.Identity())(maps[-1])
+    )
+    torch.testing.assert_close(model.final(last), model.forward_features(x))
+    torch.testing.assert_close(model.forward_head(model.forward_features(x)), model(x))
+
+
+@pytest.mark.parametrize("name", ["nf_resnet50", "vit_tiny"])
+def test_checkpointing_gives_the_same_gradients_and_keeps_less(name: str) -> None:
+    torch.manual_seed(0)
+    small = {} if name == "vit_tiny" else {"width": 0.125, "stochastic_depth": 0.5, "skip_gain": 1.0}
+    model, x = create_model(name, **small), torch.randn(4, 3, 32, 32)
+
+    def gradients() -> tuple[int, list[torch.Tensor]]:
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        torch.manual_seed(1)  # the same blocks are dropped
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model(x).logsumexp(1).mean()
+        model.zero_grad()
+        loss.backward()
+        return kept, [p.grad.clone() for p in model.parameters()]
+
+    kept, expected = gradients()
+    model.set_grad_checkpointing()
+    kept_less, found = gradients()
+    assert kept_less < kept / 2
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    model.set_grad_checkpointing(False)
+    assert gradients()[0] == kept
+
+
+def test_a_model_without_classes_has_the_start_of_one_with_classes() -> None:
+    for method in ("nf", "fixup", "rescale"):
+        torch.manual_seed(0)
+        whole = create_model("cifar_resnet8", method=method)
+        torch.manual_seed(0)
+        state = create_model("cifar_resnet8", method=method, num_classes=0).state_dict()
+        assert state.keys() == whole.state_dict().keys() - {"classifier.weight", "classifier.bias"}

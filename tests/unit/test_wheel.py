@@ -16,7 +16,6 @@ from bare_env import bare_env, run
 import nfnets_lite as nf
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDE = ROOT / "book" / "guides" / "replace_batch_norm.md"
 # Examples that need more than torch, and what; the docstring says so, under Raises.
 NEED_MORE = {"nfnets_lite.pretrained.save_pretrained": "safetensors"}
 
@@ -41,20 +40,16 @@ for info in [None, *pkgutil.walk_packages(nfnets_lite.__path__, "nfnets_lite.")]
 print("tried", tried)
 """
 
-SWAP = """
-import torch
+CONVERT = """
+import torch, nfnets_lite
 from torch import nn
 
-for _ in range(2):  # the second time, it is loaded from what was saved
-    torch.manual_seed(0)
-    down = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)]
-    model = nn.Sequential(*down, nn.ConvTranspose2d(8, 4, 2, 2), nn.BatchNorm2d(4))
-    x = torch.randn(8, 3, 16, 16)
-    replace_norms(model, x)
-    assert model(x).shape == (8, 4, 16, 16)
-    assert abs(model(x).var().item() - 1) < 0.2
-    model.load_state_dict(model.state_dict())
-print("swapped")
+torch.manual_seed(0)
+down = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)]
+model = nn.Sequential(*down, nn.ConvTranspose2d(8, 4, 2, 2), nn.BatchNorm2d(4))
+x = torch.randn(8, 3, 16, 16)
+print(nfnets_lite.convert(model, x))
+assert abs(model(x).var().item() - 1) < 0.2
 """
 
 
@@ -134,8 +129,7 @@ def test_every_example_runs_with_torch_alone(bare: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_swap_guide_runs_with_torch_alone(bare: Path, tmp_path: Path) -> None:
-    cells = re.findall(r"^```\{code-cell\} ipython3\n:tags: \[swap\]\n\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
-    assert len(cells) >= 3
-    (tmp_path / "swap.py").write_text("\n".join([*cells, SWAP]))
-    assert run(str(bare), "-I", "-W", "ignore", "swap.py", cwd=tmp_path).strip() == "swapped"
+def test_a_network_is_converted_with_torch_alone(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "converted.py").write_text(CONVERT)
+    shown = run(str(bare), "-I", "-W", "ignore", "converted.py", cwd=tmp_path)
+    assert shown.splitlines()[-1].startswith("6 layers replaced, 0 left")

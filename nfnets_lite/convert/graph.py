@@ -1,0 +1,151 @@
+"""What follows what in a network, read from the graph that autograd records in one forward pass."""
+
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from nfnets_lite.activations import GAINS
+
+Node: TypeAlias = Any  # of autograd's graph
+# Rectifiers by the names of their nodes, and whose gain each has. A sigmoid is a gate and has none.
+_RECTIFIERS = {
+    "Relu": "relu", "Hardtanh": "relu6", "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu",
+    "Hardswish": "silu", "Mish": "silu",
+}  # fmt: skip
+
+
+class Call(NamedTuple):
+    """One call of a layer: the nodes before and behind it; mean, deviation and axis of its output's channels."""
+
+    before: Node | None
+    after: Node
+    mean: Tensor
+    std: Tensor
+    axis: int
+
+
+class Graph:
+    """The calls of some layers, each given with the axis of its channels, and the operations between them."""
+
+    def __init__(self, run: Callable[[], Any], layers: Mapping[str, tuple[nn.Module, int]]) -> None:
+        self.calls: dict[str, list[Call]] = {name: [] for name in layers}
+        hooks = [m.register_forward_hook(self._at_end(n, axis), with_kwargs=True) for n, (m, axis) in layers.items()]
+        try:
+            roots = [leaf.grad_fn for leaf in tree_leaves(run()) if isinstance(leaf, Tensor)]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        calls = [(name, call) for name, each in self.calls.items() for call in each]
+        self.nodes = _upstream([*roots, *(call.after for _, call in calls)])
+        self.owner = {node: name for name, call in calls for node in _upstream([call.after], {call.before})}
+        self.consumers: dict[Node, set[Node]] = defaultdict(set)
+        for node in self.nodes:
+            for parent in _parents(node):
+                self.consumers[parent].add(node)
+
+    def _at_end(self, name: str, axis: int) -> Callable[..., None]:
+        def hook(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
+            if isinstance(out, Tensor) and out.grad_fn is not None:
+                before = next(x.grad_fn for x in (*args, *named.values()) if isinstance(x, Tensor))
+                self.calls[name].append(Call(before, out.grad_fn, *channel_moments(out.detach(), axis), axis))
+
+        return hook
+
+    def _ahead(self, name: str, passes: Callable[[Node], Any]) -> Iterator[Node]:
+        """The nodes that a layer's output comes to, each behind nodes that `passes` lets through."""
+        seen: set[Node] = set()
+        todo = [self.calls[name][0].after]
+        while todo:
+            for node in self.consumers[todo.pop()] - seen:
+                seen.add(node)
+                yield node
+                if passes(node):
+                    todo.append(node)
+
+    def reaches(self, name: str, targets: Collection[str], stops: Set[str]) -> bool:
+        """Whether a layer's output comes to one of the targets, through no layer of `stops` and no gate."""
+
+        def passes(node: Node) -> bool:
+            return self.owner.get(node) not in stops and not re.match("Sigmoid|Hardsigmoid|Softmax", node.name())
+
+        return any(self.owner.get(node) in targets for node in self._ahead(name, passes))
+
+    def gain_behind(self, name: str) -> float:
+        """The gain of the activation that takes a layer's output, alone or in a sum; 1 where there is none."""
+
+        def passes(node: Node) -> Any:
+            return node not in self.owner and re.match("AddBack|.*View|Permute|Transpose", node.name())
+
+        return max([1.0, *(_gain(node) for node in self._ahead(name, passes) if node not in self.owner)])
+
+    def only_feeds(self, name: str, other: str) -> bool:
+        """Whether a layer's output goes straight into another layer, and nowhere else."""
+        after = self.calls[name][0].after
+        direct = after is self.calls[other][0].before
+        return direct and {self.owner.get(node) for node in self.consumers[after]} == {other}
+
+    def activates(self, name: str) -> bool:
+        """Whether a layer activates its output as well."""
+        return any(owner == name and _gain(node) > 1 for node, owner in self.owner.items())
+
+    def stray_norms(self) -> list[str]:
+        """Norms that the forward pass computes outside of the layers."""
+        names = [node.name() for node in self.nodes if node not in self.owner]
+        return [name for name in names if re.search("(Batch|Group|Layer|Instance|Rms)Norm", name)]
+
+    def branch_ends(self, weighted: Set[str]) -> Iterator[str]:
+        """The last layers of residual branches.
+
+        In a residual sum the shortcut has at most one layer, the branch has more, and nothing else reads the branch.
+        """
+        for node in self.nodes:
+            sides = [parent for parent in _parents(node) if not parent.name().endswith("AccumulateGrad")]
+            if node in self.owner or not node.name().startswith("AddBackward") or len(sides) != 2:
+                continue
+            up = [_upstream([side]) for side in sides]
+            own = [up[0] - up[1], up[1] - up[0]]
+            layers = [{self.owner[n] for n in part if self.owner.get(n) in weighted} for part in own]
+            long = int(len(layers[1]) > len(layers[0]))
+            inside = own[long] | {node}
+            one_sided = len(layers[1 - long]) <= 1 and len(layers[long]) > len(layers[1 - long])
+            if one_sided and all(self.consumers[n] <= inside for n in own[long]):
+                yield from self._last(sides[long], up[1 - long])
+
+    def _last(self, side: Node, shortcut: Set[Node]) -> list[str]:
+        """The layer nearest to the sum that all of the branch passes through, if there is one."""
+        for node in _upstream([side], shortcut):  # nearest first
+            name = self.owner.get(node)
+            if name and node is self.calls[name][0].after and not _upstream([side], {node}) & shortcut:
+                return [name]
+        return []
+
+
+def channel_moments(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation for each index of an axis."""
+    var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != axis % x.ndim], correction=0)
+    return mean, var.sqrt()
+
+
+def _parents(node: Node) -> list[Node]:
+    return [parent for parent, _ in node.next_functions if parent is not None]
+
+
+def _upstream(roots: Collection[Node | None], stop: Set[Node | None] = frozenset()) -> Set[Node]:
+    """The nodes that lead to `roots`, these included, nearest first, up to those of `stop`."""
+    found = {root: None for root in roots if root is not None and root not in stop}
+    todo = deque(found)
+    while todo:
+        for parent in _parents(todo.popleft()):
+            if parent not in found and parent not in stop:
+                found[parent] = None
+                todo.append(parent)
+    return found.keys()
+
+
+def _gain(node: Node) -> float:
+    return GAINS[_RECTIFIERS.get(re.sub("Backward.*", "", node.name()), "identity")]

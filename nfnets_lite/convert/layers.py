@@ -1,0 +1,58 @@
+"""What stands in a norm's place, and the hook that sets it on a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nfnets_lite.convert.graph import channel_moments
+
+
+class ChannelAffine(nn.Module):
+    """``gain * x + bias``, learnable for each channel (axis 1, or -1 for a layer norm): a norm without statistics."""
+
+    def __init__(self, channels: int, axis: int = 1) -> None:
+        super().__init__()
+        self.axis = axis
+        self.gain, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _along(self.gain, x, self.axis) * x + _along(self.bias, x, self.axis)
+
+
+class BranchScale(nn.Module):
+    """``alpha * gain * x`` at the end of a branch, where the gain is one learnable number (SkipInit, NF-ResNets)."""
+
+    def __init__(self, alpha: float, gain: float) -> None:
+        super().__init__()
+        self.alpha, self.gain = alpha, nn.Parameter(torch.tensor(float(gain)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.alpha * self.gain)
+
+
+def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Values of the channels, in a shape that broadcasts over `x`."""
+    return values if axis == -1 else values.reshape(-1, *[1] * (x.ndim - 1 - axis % x.ndim))
+
+
+def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor) -> Callable[..., Tensor]:
+    """A forward hook that sets a layer's gain and bias so that each channel has these moments where the hook stands."""
+
+    def at_end(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
+        found_mean, found_std = channel_moments(out, axis)
+        typical = found_std.square().mean().sqrt()
+        if not 0 < typical < torch.inf:
+            raise ValueError(
+                f"batch: behind {name!r} its channels have a standard deviation of {float(typical)}; pass a batch of "
+                "several different inputs, scaled as in training"
+            )
+        # A channel that hardly varies on this batch is not blown up: on others it may vary.
+        factor = std / torch.maximum(found_std, 0.1 * typical)
+        shift = mean - factor * found_mean
+        layer.gain.mul_(factor)
+        layer.bias.mul_(factor).add_(shift)
+        return out * _along(factor, out, axis) + _along(shift, out, axis)
+
+    return at_end

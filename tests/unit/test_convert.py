@@ -1,0 +1,333 @@
+"""Conversion of networks that the package has never seen: variance, training, folding, export, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from foreign import NETWORKS, LayerNorm2d, UNet, basic, conv_norm, resnet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nfnets_lite as nf
+from nfnets_lite.conv import _Standardized
+from nfnets_lite.convert.graph import channel_moments
+from nfnets_lite.convert.layers import BranchScale, ChannelAffine
+
+BRANCHES = {"ResNet-18": 8, "ResNet-50": 16, "MobileNetV2": 6, "DenseNet": 0, "ConvNeXt": 6, "U-Net": 0, "detector": 6}
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+each_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def images(n: int = 128) -> Tensor:
+    """Blobs: normal noise with some extent, as images have it."""
+    return F.interpolate(torch.randn(n, 1, 4, 4), scale_factor=2, mode="bilinear")
+
+
+def call(model: nn.Module, x: Tensor) -> Tensor:
+    return model(list(x) if hasattr(model, "lateral") else x)  # type: ignore[no-any-return]
+
+
+def made(name: str, **options: Any) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    model, x = NETWORKS[name](), images()
+    return model, nf.convert(model, lambda net: call(net, x), **options)
+
+
+def stage_variances(model: Any, x: Tensor) -> list[float]:
+    found: list[float] = []
+    hooks = [
+        s.register_forward_hook(lambda _m, _i, y: found.append(float(y.var((0, 2, 3)).mean()))) for s in model.stages
+    ]
+    with torch.no_grad():
+        call(model, x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@each_network
+def test_the_norms_are_gone_and_each_stage_ends_with_variance_one(name: str) -> None:
+    model, report = made(name)
+    assert not [m for m in model.modules() if isinstance(m, NORMS)]
+    assert all(1 / 2 < v < 2 for v in stage_variances(model, images()))  # not the images that it was set on
+    assert sum("BranchScale" in row[2] for row in report.rows) == BRANCHES[name]
+    left = [row[0] for row in report.rows if row[2] == "left"]
+    assert all(layer.startswith(("lateral", "smooth", "fc")) for layer in left)
+    assert all(isinstance(model.get_submodule(layer), nn.Conv2d) for layer in left)
+
+
+@each_network
+def test_a_converted_network_trains_folds_and_exports(name: str) -> None:
+    model, _ = made(name)
+    assert all(module.training for module in model.modules())
+    x, y = images(32), torch.randint(10, (32,))
+    optimizer = torch.optim.SGD(nf.param_groups(model, classifier=model.fc, weight_decay=5e-4), lr=0.05, momentum=0.9)
+    nf.attach_agc(optimizer, model, 0.1, classifier=model.get_submodule("fc"))
+    losses = []
+    for _ in range(15):
+        loss = F.cross_entropy(call(model, x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    model.eval()
+    folded = nf.fold(model)
+    assert not [m for m in folded.modules() if isinstance(m, _Standardized)]
+    assert torch.allclose(call(folded, x), call(model, x), atol=1e-4)
+    args: Any = (list(x),) if hasattr(model, "lateral") else (x,)
+    assert torch.allclose(torch.export.export(model, args).module()(*args), model(*args), atol=1e-4)
+
+
+def test_each_channel_of_a_convolution_starts_as_behind_its_norm() -> None:
+    torch.manual_seed(0)
+    x = images()
+    model = nn.Sequential(conv_norm(1, 8, 3), conv_norm(8, 8, 3, act=None), nn.Flatten())
+    before = model[0](x)
+    nf.convert(model, x)
+    gain = nf.gain_of(torch.relu)  # the ReLU behind takes the variance of gain ** 2 back to 1
+    assert torch.allclose(model[0][0](x).mean((0, 2, 3)), torch.zeros(8), atol=1e-4)
+    assert torch.allclose(model[0][0](x).std((0, 2, 3)), torch.full((8,), gain), rtol=1e-2)
+    assert torch.allclose(model(x).unflatten(1, (8, -1)).std((0, 2)), torch.ones(8), rtol=1e-2)
+    assert before.shape == model[0](x).shape
+
+
+def test_weights_that_are_kept_give_each_channel_what_its_norm_gave_it() -> None:
+    torch.manual_seed(0)
+    x = images()
+    model = resnet(basic, (2, 2), (8, 16))
+    for _ in range(20):  # statistics, and affine parameters, that are not at their start
+        model(images())
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    model.eval()
+    places = ["stem.1", "stages.0.1.branch.1.1", "stages.1.0.shortcut.1", "stages.1.1.branch.1.1"]
+
+    def moments() -> list[Tensor]:
+        found: list[Tensor] = []
+        watch = [model.get_submodule(place) for place in places]
+        hooks = [m.register_forward_hook(lambda _m, _i, y: found.extend(channel_moments(y.detach(), 1))) for m in watch]
+        model(x)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    before, weight = moments(), model.stem[0].weight.clone()
+    report = nf.convert(model, x, keep_weights=True)
+    assert torch.equal(model.stem[0].weight, weight)
+    assert not [m for m in model.modules() if isinstance(m, (BranchScale, *NORMS))]
+    assert str(report).endswith("kept: fine-tune them")
+    assert all(torch.allclose(new, old, atol=1e-3) for new, old in zip(moments(), before))
+
+
+def test_a_network_without_zero_mean_filters_to_lose_is_reproduced_exactly() -> None:
+    torch.manual_seed(0)
+    x = images()
+    model = nn.Sequential(conv_norm(1, 8, 3), nn.Flatten(), nn.Linear(512, 10))
+    with torch.no_grad():
+        model[0][0].weight -= model[0][0].weight.mean((1, 2, 3), keepdim=True)
+    model(x)
+    model.eval()
+    old = model(x)
+    nf.convert(model, x, keep_weights=True)
+    assert torch.allclose(model(x), old, atol=1e-5)
+
+
+def test_a_dry_run_changes_nothing_and_reports_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = resnet(basic, (1, 1), (8, 16)), images()
+    before, modules = deepcopy(model.state_dict()), list(model.modules())
+    report = nf.convert(model, x, dry_run=True)
+    assert list(model.modules()) == modules
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in modules)
+    assert report.rows == nf.convert(model, x).rows
+    assert "to replace" in str(report)
+
+
+def test_ends_can_be_named_and_depthwise_and_parts_be_left() -> None:
+    torch.manual_seed(0)
+    model = resnet(basic, (2,), (8,))
+    nf.convert(model, images(), ends=["stages.0.1.branch.1.1"], alpha=0.3, skip_gain=0.5)
+    (scale,) = [m for m in model.modules() if isinstance(m, BranchScale)]
+    assert (scale, scale.alpha, scale.gain.item()) == (model.get_submodule("stages.0.1.branch.1.1"), 0.3, 0.5)
+
+    model = resnet(basic, (2, 2), (8, 16))
+    nf.convert(model, images())
+    assert {m.alpha for m in model.modules() if isinstance(m, BranchScale)} == {0.5}  # four branches
+
+    model = NETWORKS["MobileNetV2"]()
+    nf.convert(model, images(), depthwise=False)
+    found = {m.groups > 1: type(m).__name__ for m in model.modules() if isinstance(m, nn.Conv2d)}
+    assert found == {True: "Conv2d", False: "ScaledStdConv2d"}
+    assert [m for m in model.modules() if isinstance(m, ChannelAffine)]  # behind the depth-wise ones
+
+    model = NETWORKS["ResNet-18"]()
+    nf.convert(model, images(), leave=["stages.3"])
+    kept = {name.rpartition(".stages.3")[0] or name for name, m in model.named_modules() if isinstance(m, NORMS)}
+    assert kept
+    assert all(name.startswith("stages.3") for name in kept)
+    with pytest.raises(ValueError, match=r"ends=\['bn9'\]"):
+        nf.convert(NETWORKS["ResNet-18"](), images(), ends=["bn9"])
+    with pytest.raises(ValueError, match=r"leave=\['head'\]"):
+        nf.convert(NETWORKS["ResNet-18"](), images(), leave=["head"])
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv = conv_norm(1, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(self.conv(self.first(x)), None, None, training=True)
+
+
+class Activating(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = conv_norm(1, 8, 3), conv_norm(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.again(self.first(x)))  # type: ignore[no-any-return]
+
+
+class Auxiliary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.aux = conv_norm(1, 8, 3), conv_norm(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.aux(self.first(x)) if self.training else self.first(x)  # type: ignore[no-any-return]
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(conv_norm(1, 8, 3), conv_norm(8, 8, 3), conv_norm(8, 8, 3))
+    model[2][0].weight = model[1][0].weight
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "functional": (Functional, "NativeBatchNormBackward0 without a layer"),
+    "activating": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), Activating(8)), "'1' is a Activating, which activates"),
+    "shared": (Twice, "'again.1' is called 2 times"),
+    "unreached": (Auxiliary, "does not reach 'aux.1'"),
+    "tied": (tied, "'1.0' shares its weights"),
+    "no norm": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3)), "holds no norm"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_converted_is_refused_and_left_as_it_was(kind: str) -> None:
+    make, said = REFUSED[kind]
+    model = make()
+    modules, state = list(model.named_modules()), deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=said):
+        nf.convert(model, images())
+    assert list(model.named_modules()) == modules
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_part_that_would_be_refused_can_be_left() -> None:
+    model = Auxiliary()
+    nf.convert(model, images(), leave=["aux"])
+    assert isinstance(model.aux[1], nn.BatchNorm2d)
+    assert isinstance(model.first[1], nn.Identity)
+
+
+def test_a_batch_that_fails_halfway_leaves_the_model_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        conv_norm(1, 8, 3), nn.AdaptiveAvgPool2d(1), conv_norm(8, 8, 1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    modules, state = list(model.named_modules()), deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="standard deviation of 0"):
+        nf.convert(model, images(1).expand(4, -1, -1, -1))  # one image four times: nothing varies behind the pooling
+    assert list(model.named_modules()) == modules
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    with pytest.raises(TypeError, match="batch is a list"):
+        nf.convert(model, list(images()))  # type: ignore[arg-type]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """As torchvision has it: no parameters, and no relation to torch's norms."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.1), ("running_var", 2.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        w, b, m, v = (t.reshape(1, -1, 1, 1) for t in (self.weight, self.bias, self.running_mean, self.running_var))
+        scale = w * (v + 1e-5).rsqrt()
+        return x * scale + (b - m * scale)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "norm", [FrozenBatchNorm2d, nn.SyncBatchNorm, LayerNorm2d, nn.InstanceNorm2d, nn.LazyBatchNorm2d]
+)
+def test_norms_of_other_kinds_are_replaced(norm: Callable[..., nn.Module]) -> None:
+    torch.manual_seed(0)
+    layer = norm() if norm is nn.LazyBatchNorm2d else norm(8)
+    model, x = nn.Sequential(nn.Conv2d(1, 8, 3), layer, nn.ReLU(), nn.Conv2d(8, 8, 3)), images()
+    if norm is nn.LazyBatchNorm2d:
+        model(x)
+    report = nf.convert(model, x)
+    assert [row[2] for row in report.rows] == ["ScaledStdConv2d", "Identity", "left"]
+
+
+def test_frozen_layers_are_seen_and_stay_frozen_where_they_are_left() -> None:
+    torch.manual_seed(0)
+    model = resnet(basic, (2, 2), (8, 16)).requires_grad_(False)
+    report = nf.convert(model, images(), leave=["stem"])
+    assert sum("BranchScale" in row[2] for row in report.rows) == 4
+    assert not any(p.requires_grad for p in (*model.stem.parameters(), *model.fc.parameters()))
+
+
+def test_a_squeeze_excite_gate_does_not_hide_the_end_of_a_branch() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(conv_norm(8, 8, 3), conv_norm(8, 8, 3, act=None))
+            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            return F.relu(x + y * torch.sigmoid(self.gate(y)))
+
+    model = nn.Sequential(conv_norm(1, 8, 3), Gated(), conv_norm(8, 8, 3))
+    rows = {name: (becomes, why) for name, _, becomes, why in nf.convert(model, images()).rows}
+    assert rows["1.body.1.1"] == ("BranchScale", "joins 1.body.1.0, ends a branch")
+    assert rows["1.gate.1"] == rows["1.gate.3"] == ("left", "no norm follows")
+
+
+def test_transposed_convolutions_in_a_u_net() -> None:
+    torch.manual_seed(0)
+    model = UNet()
+    report = nf.convert(model, images())
+    assert {row[2] for row in report.rows if row[1] == "ConvTranspose2d"} == {"ScaledStdConvTranspose2d"}
+    assert model.grow[0][0].unit_dim == 1
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "densenet121", "convnext_atto", "mobilenetv2_035"])
+def test_timm(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model, x = timm.create_model(name), F.interpolate(torch.randn(4, 3, 8, 8), scale_factor=8, mode="bilinear")
+    report = nf.convert(model, x)
+    assert not [m for m in model.modules() if isinstance(m, NORMS)]
+    assert not [row for row in report.rows if row[2] == "left"]
+    assert model(x).isfinite().all()
