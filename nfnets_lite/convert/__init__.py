@@ -109,8 +109,8 @@ def convert(
     Raises
     ------
     ValueError
-        For a model without norms, and for what cannot be replaced: layers that are called twice or share weights, norms
-        computed without a layer, norms that activate as well or that the batch does not reach. The model is as it was.
+        For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
+        Also for norms that activate as well or that the batch does not reach. The model is as it was.
     TypeError
         For a batch that is neither a tensor nor callable.
 
