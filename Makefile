@@ -54,7 +54,7 @@ execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFI
 new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
 	@$(RUN) -m book.scaffold "$(NAME)"
 
-results: $(READY)book  ## train the missing runs of a profile, most informative first (small 720 min by arithmetic; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
+results: $(READY)book  ## train the missing runs of a profile, most informative first (small 15 h; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
 	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
 status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
@@ -71,12 +71,9 @@ test-slow: $(READY)test  ## the tests left out of `test` (6 min)
 	$(PYTEST) -m "slow and not alone"
 	$(RUN) -m pytest -m alone tests/browser
 
-# These files, and no plugin of pytest, ask for little beside torch: a machine with a GPU may have nothing else.
-GPU_TESTS := tests/unit/test_agc_calls.py \
-             $(addprefix tests/experiments/test_,peers.py step.py train.py transfer.py)
-
+# tests/gpu.args names files that ask for little beside torch: a machine with a GPU may have nothing else.
 test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a rule of thumb)
-	$(RUN) -m pytest -o addopts="-ra --strict-markers" -m gpu $(GPU_TESTS)
+	$(RUN) -m pytest @tests/gpu.args
 
 gpu-sprint: $(READY)test  ## checks, GPU tests, sweeps and timings, into sprint/; again: it resumes (14 min; MINUTES, DEVICE, PROFILE=gpu)
 	$(RUN) -m experiments sprint --device $(DEVICE) --minutes $(or $(MINUTES),14) --profile $(if $(filter smoke,$(PROFILE)),gpu,$(PROFILE))

@@ -203,7 +203,7 @@ function moments(name, variance) {
   return { mean: mean * all, square: square * all };
 }
 
-// Variance of the stream after each block, and at the end of each branch; the same recursion as figures/explorers.py.
+// Variance of the stream after each block, and at the end of each branch; the same recursion as book/front/explorers.py.
 function signal({ blocks, stages, alpha, activation, gain, standardised, scaled }) {
   const unit = moments(activation, 1), factor = gain ? 1 / (unit.square - unit.mean ** 2) : 1;
   const layer = (variance) => {

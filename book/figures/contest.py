@@ -22,7 +22,7 @@ from nfnets_lite.models import METHODS
 class Contest:
     """Methods in the order of the sweep: their final runs, accuracies, rates and families.
 
-    `behind` is the accuracy of each but the reference less the reference's, in points, paired by seed.
+    `behind` is the accuracy of each but the reference minus the reference's, in points, paired by seed.
     """
 
     runs: Mapping[str, Sequence[Record]]

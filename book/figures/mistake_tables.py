@@ -88,6 +88,6 @@ def compare(mistake: str, *calls: Call) -> dict[str, list[tuple[float, ...]]]:
 def verdict(cost: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Show what each mistake costs, from the accuracies that `compare` gave of it."""
     plots.table(
-        ["mistake", "accuracy less that of the right call, points, paired by seed"],
+        ["mistake", "accuracy minus that of the right call, points, paired by seed"],
         [[name, records.estimate([f - p for f, p in zip(*both)])] for name, both in cost.items()],
     )

@@ -83,7 +83,7 @@ def kinds(runs: Runs, chosen: Sequence[tuple[str, float]]) -> Table:
 
 def couplings(found: Sequence[Coupling]) -> Table:
     """What clipping couples, by threshold; one that is huge stands for none."""
-    header = ["units clipped, %", "clipped mean less mean of clipped, relative", "spread of an example's factor"]
+    header = ["units clipped, %", "clipped mean minus mean of clipped, relative", "spread of an example's factor"]
     rows = []
     for c in found:
         threshold = f"{c.factor:g}" if c.factor < 1e6 else "none"

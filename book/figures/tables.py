@@ -53,7 +53,7 @@ def ended(found: Sequence[Record]) -> str:
 
 
 def against(runs: Mapping[K, Sequence[Record]], reference: K) -> dict[K, Estimate]:
-    """Accuracy of every other group less that of the reference, in points, paired by seed."""
+    """Accuracy of every other group minus that of the reference, in points, paired by seed."""
     return {key: records.paired_difference(found, runs[reference]) for key, found in runs.items() if key != reference}
 
 

@@ -135,7 +135,7 @@ def fall(
 
 
 def spans(groups: Groups, end: Callable[[Iterable[float]], float]) -> str:
-    """Best less worst mean accuracy over the thresholds, none among them, at each row's smallest or largest rate."""
+    """Best minus worst mean accuracy over the thresholds, none among them, at each row's smallest or largest rate."""
     said = []
     for row in dict.fromkeys(row for row, _, _ in groups):
         rate = end(rate for name, _, rate in groups if name == row)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from book.figures import explorers, front, headline
+from book.front import answer, explorers, headline
 from book.tool import status
 from book.tool.dress import dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
@@ -95,12 +95,13 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
     _fill_in(source / "intro.md", "<!-- recorded -->", status.scales(book.root / "experiments" / "results"))
     first = source / "intro.md"
     if first.is_file() and "<!-- answer -->" in first.read_text(encoding="utf-8"):
-        verdicts = front.committed()
-        _fill_in(first, "<!-- answer -->", front.answer(verdicts, front.in_book))
-        _fill_in(first, "<!-- situations -->", front.situations(verdicts, front.in_book))
+        verdicts = answer.committed()
+        _fill_in(first, "<!-- answer -->", answer.answer(verdicts, answer.in_book))
+        _fill_in(first, "<!-- situations -->", answer.situations(verdicts, answer.in_book))
         best = headline.best_profile()
-        headline.draw(headline.study_at(best), source / "assets" / "headline.svg")
-        _fill_in(first, "<!-- headline -->", headline.figure(headline.study_at(best), best, "assets/headline.svg"))
+        study = headline.study_at(best)
+        headline.draw(study, source / "assets" / "headline.svg")
+        _fill_in(first, "<!-- headline -->", headline.figure(study, best, "assets/headline.svg"))
     if "explorer" in names:
         explorers.write(source / "assets", source / "records")
     return source

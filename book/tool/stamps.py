@@ -12,7 +12,7 @@ from pathlib import Path
 from book.tool.layout import Book, Page
 
 KEY = "build"  # in the metadata of an executed notebook: {"stamp": ..., "parts": {...}}
-APART = ("tool", "scaffold")  # folders of the book whose code does not change what a chapter computes
+APART = ("front", "tool", "scaffold")  # folders of the book whose code does not change what a chapter computes
 
 
 def digest(text: str | bytes) -> str:

@@ -15,10 +15,6 @@ PLANNED = 14.0  # minutes that the seconds below are for; they shrink and grow w
 CHECKS, TESTS, LAST, BENCH = 60.0, 120.0, 150.0, 120.0
 LEFT = "MINUTES LEFT"
 GRACE = 3.0  # seconds that a part has to write what it holds before it is killed
-GPU_TESTS = (
-    "tests/experiments/test_step.py", "tests/experiments/test_train.py", "tests/experiments/test_transfer.py",
-    "tests/experiments/test_peers.py", "tests/unit/test_agc_calls.py",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,11 @@ class Part:
 def parts(minutes: float, device: str, folder: Path, profile: str) -> tuple[Part, ...]:
     """The parts of a sprint, most telling first, with the second by which each has to end."""
     unit, total = minutes / PLANNED, 60 * minutes
-    tests = ("-m", "pytest", "-q", "-o", "addopts=-ra --strict-markers", "-m", "gpu", *GPU_TESTS)
     sweeps = total - unit * LAST
     run = ("-m", "experiments", "run", "all", "--profile", profile, "--device", device, "--minutes", LEFT)
     return (
         Part("checks", ("tests/experiments/first_losses.py", "--check", device), unit * CHECKS),
-        Part("tests", tests, unit * (CHECKS + TESTS), needs="pytest"),
+        Part("tests", ("-m", "pytest", "-q", "@tests/gpu.args"), unit * (CHECKS + TESTS), needs="pytest"),
         Part("sweeps", (*run, "--results", str(folder / profile)), sweeps, resumes=True),
         Part("bench", ("-m", "experiments", "bench", "--device", device, "--only", "peers"), sweeps + unit * BENCH),
     )  # fmt: skip

@@ -32,7 +32,7 @@ def refused() -> str:
     return _refused[0] if _refused else ""
 
 
-def tried(step: Callable[[], None], state: Sequence[Tensor], compared: Sequence[Tensor]) -> Replayed | None:
+def tried(step: Callable[[], None], state: Sequence[Tensor], compared: int) -> Replayed | None:
     """Do one step, eagerly and as a graph from the same state; return the graph if both agree, else None.
 
     Where they do not, or the capture raises, the state is that after the eager step, a warning says why, and this
@@ -44,19 +44,20 @@ def tried(step: Callable[[], None], state: Sequence[Tensor], compared: Sequence[
         It changes `state` in place.
     state : sequence of Tensor
         All tensors that a step changes: weights, buffers, momentum, sums.
-    compared : sequence of Tensor
-        Those of them that must agree: the weights; none where the network draws random numbers, which differ.
+    compared : int
+        How many of them must agree, from the first on: the weights. 0 where the network draws random numbers.
     """
-    before, start = _copies(state), _copies(compared)
+    before = _copies(state)
     step()
-    after, eager = _copies(state), _copies(compared)
+    after = _copies(state)
     _put(state, before)
     full = False
     try:
         graph = capture(step)
         _put(state, before)
         graph.replay()
-        apart = _distance(compared, eager) / (_distance(eager, start) or 1.0)
+        eager = after[:compared]
+        apart = _distance(state[:compared], eager) / (_distance(eager, before[:compared]) or 1.0)
         if apart <= TOLERANCE:
             return graph
         reason = f"the captured update differs from the eager one by {100 * apart:.3g} %"

@@ -72,8 +72,8 @@ class Step:
         if self._graph is not None:
             self._graph.replay()
         elif self._captures and self._updates == EAGER:
-            weights = [] if draws_random_numbers(self._model) else list(self._model.parameters())
-            self._graph = capture.tried(self._run, self._state(), weights)
+            compared = 0 if draws_random_numbers(self._model) else sum(1 for _ in self._model.parameters())
+            self._graph = capture.tried(self._run, self._state(), compared)
             self._captures = self._graph is not None
         else:
             self._run()
@@ -86,7 +86,7 @@ class Step:
         return "eager" if self._graph is None else "graph"
 
     def _state(self) -> list[Tensor]:
-        """All tensors that a step changes."""
+        """All tensors that a step changes, the weights first."""
         moments = [t for state in self._optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         layers = self._constancy.parameters() if self._constancy is not None else ()
         return [*self._model.parameters(), *self._model.buffers(), *layers, *moments, self._loss, self._clipped]

@@ -6,7 +6,8 @@ from nfnets_lite.models.nfnet import Resolution
 from nfnets_lite.models.registry import RESOLUTIONS, Spec, create_model, list_models, model_spec
 from nfnets_lite.models.resnet import ResNet
 from nfnets_lite.models.spec import ResNetSpec, Stage
-from nfnets_lite.models.vit import VisionTransformer, ViTSpec
+from nfnets_lite.models.vit import VisionTransformer
+from nfnets_lite.models.vit_spec import ViTSpec
 
 __all__ = [
     "METHODS",

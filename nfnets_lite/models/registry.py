@@ -6,11 +6,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, overload
 
-from nfnets_lite.models import nf_regnet, nfnet, vit
+from nfnets_lite.models import nf_regnet, nfnet, vit_spec
 from nfnets_lite.models.hints import argument_hint, model_hint
 from nfnets_lite.models.resnet import ResNet
 from nfnets_lite.models.spec import ResNetSpec
-from nfnets_lite.models.vit import VisionTransformer, ViTSpec
+from nfnets_lite.models.vit import VisionTransformer
+from nfnets_lite.models.vit_spec import ViTSpec
 
 Spec: TypeAlias = ResNetSpec | ViTSpec
 Width: TypeAlias = float | Sequence[int] | None
@@ -41,7 +42,7 @@ SPECS: Mapping[str, Spec] = MappingProxyType(
     }
     | dict(nfnet.SPECS)
     | dict(nf_regnet.SPECS)
-    | dict(vit.SPECS)
+    | dict(vit_spec.SPECS)
 )
 RESOLUTIONS: Mapping[str, nfnet.Resolution] = MappingProxyType({**nfnet.RESOLUTIONS, **nf_regnet.RESOLUTIONS})
 

@@ -15,7 +15,8 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not input.requires_grad:
+        # torch.fx passes a stand-in that is no tensor.
+        if isinstance(input, Tensor) and not input.is_cuda and torch.is_grad_enabled() and not input.requires_grad:
             input = input.contiguous()
         return super().forward(input)
 

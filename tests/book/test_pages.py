@@ -14,7 +14,7 @@ import pytest
 from fixture_book import PROFILES, make_book
 
 import nfnets_lite as nf
-from book.figures import explorers
+from book.front import explorers
 from book.tool import dress, status
 from book.tool.build import Request, run
 from book.tool.dress import dressed, given, records_shown, with_links

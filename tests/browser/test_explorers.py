@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from book.figures import explorers
+from book.front import explorers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -112,5 +112,5 @@ def test_a_capture_that_is_out_of_memory_is_tried_again_by_later_runs(monkeypatc
 
     monkeypatch.setattr(capture, "capture", full)
     with pytest.warns(UserWarning, match="run eagerly: OutOfMemoryError"):
-        assert capture.tried(lambda: None, [], []) is None
+        assert capture.tried(lambda: None, [], 0) is None
     assert not capture.refused()

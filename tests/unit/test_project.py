@@ -198,10 +198,10 @@ def test_readme_explains_every_folder() -> None:
 
 
 def test_readme_shows_what_the_records_say() -> None:
-    from book.figures import headline
+    from book.front import headline
 
     readme = headline.README.read_text()
-    assert headline.filled(readme) == readme, "run `python -m book.figures.headline`"
+    assert headline.filled(readme) == readme, "run `python -m book.front.headline`"
 
 
 def test_version_is_the_same_everywhere() -> None:

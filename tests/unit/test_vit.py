@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nfnets_lite import adaptive_clip_grad_, create_model, list_models
 from nfnets_lite.models import METHODS, VisionTransformer, ViTSpec, model_spec
-from nfnets_lite.models.vit import VIT_METHODS
+from nfnets_lite.models.vit_spec import VIT_METHODS
 from nfnets_lite.norm import NORMS, set_progress
 from nfnets_lite.roles import parameter_roles
 

@@ -1,4 +1,4 @@
-"""The README's answer, figure and tables, from the committed records: `python -m book.figures.headline`."""
+"""The README's answer, figure and tables, from the committed records: `python -m book.front.headline`."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,8 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 
-from book.figures import front, plots
+from book.figures import plots
+from book.front import answer
 from experiments import claims, configs, records
 from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
@@ -87,12 +88,12 @@ def update(readme: str, name: str, text: str) -> str:
 
 def filled(readme: str) -> str:
     """A README with the answer, the headline and the table of situations as the committed records have them."""
-    profile, verdicts = best_profile(), front.committed()
+    profile, verdicts = best_profile(), answer.committed()
     study = study_at(profile)
     texts = {
-        "answer": fill(front.answer(verdicts, front.in_repository), 120, break_long_words=False) + "\n",
+        "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False) + "\n",
         "headline": figure(study, profile, FIGURE.relative_to(ROOT).as_posix()) + "\n" + table(study),
-        "situations": front.situations(verdicts, front.in_repository) + "\n",
+        "situations": answer.situations(verdicts, answer.in_repository) + "\n",
     }
     for name, text in texts.items():
         readme = update(readme, name, text)

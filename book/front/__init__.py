@@ -1,0 +1,1 @@
+"""What the build draws itself: the first page, the README and the explorers."""

@@ -1,0 +1,165 @@
+"""What is to be replaced by what in a network: planned, checked, and carried out."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
+from nfnets_lite.convert.graph import Graph
+from nfnets_lite.convert.layers import ChannelAffine, calibrating
+
+Run: TypeAlias = Callable[[nn.Module], Any]
+_LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+_NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, *_LAYER_NORMS)
+_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_KINDS: dict[type[nn.Module], type[Any]] = {
+    nn.Conv1d: ScaledStdConv1d, nn.Conv2d: ScaledStdConv2d, nn.Conv3d: ScaledStdConv3d,
+    nn.ConvTranspose2d: ScaledStdConvTranspose2d,
+}  # fmt: skip
+_SAME = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Norms of torch, and frozen ones with statistics, as torchvision's, which derives from none of them."""
+    statistics = getattr(module, "running_mean", None) is not None and getattr(module, "running_var", None) is not None
+    return isinstance(module, _NORMS) or statistics
+
+
+def _axis(module: nn.Module) -> int:
+    """Axis of the channels in a layer's output. A class that derives from a layer norm moves them there and back."""
+    if isinstance(module, _LAYER_NORMS):
+        own = any(type(module).forward is kind.forward for kind in _LAYER_NORMS)
+        return -len(module.normalized_shape) if own else 1
+    return -1 if isinstance(module, nn.Linear) else 1
+
+
+class Plan:
+    """What is to be replaced by what: made, and checked, before anything is changed."""
+
+    def __init__(
+        self, model: nn.Module, run: Run, ends: Collection[str], leave: Collection[str], depthwise: bool
+    ) -> None:
+        named = dict(model.named_modules())
+        if unknown := set(leave) - set(named):
+            raise ValueError(f"leave={sorted(unknown)} names no module of the model; use names of named_modules()")
+        self.layers = {n: m for n, m in named.items() if _is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
+        self.left = {n for n in self.layers if any(f"{n}.".startswith(f"{part}.") for part in leave)}
+        self.norms = [n for n, m in self.layers.items() if _is_norm(m) and n not in self.left]
+        if not self.norms or "" in self.layers:
+            raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
+        pools = {n: m for n, m in named.items() if isinstance(m, _POOLS)}
+        watched = {n: (named[n], -1) for n in leave} | {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
+        self.graph = Graph(lambda: run(model), watched)
+        weighted = {n for n, m in self.layers.items() if not _is_norm(m)}
+        self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
+        self.convs = [n for n in self.layers if n in weighted and n not in self.kept]
+        if ends == "auto":
+            self.ends = set(self.graph.branch_ends(weighted)) - self.left
+        else:
+            self.ends = {n for n in self.layers if {n, n.rpartition(".")[2]} & set(ends)}
+            if unknown := set(ends) - self.ends - {n.rpartition(".")[2] for n in self.ends}:
+                raise ValueError(f"ends={sorted(unknown)} must name norms, convolutions or linear layers of the model")
+        if problems := list(self._problems()):
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(
+                f"model={type(model).__name__} cannot be converted, and is as it was: {'; '.join(problems[:5])}{more}. "
+                "Change the model, or name in `leave` the modules that are to stay"
+            )
+        behind = {self.graph.calls[n][0].after: n for n in self.convs}
+        called = [(n, self.graph.calls[n][0].before) for n in (*self.norms, *pools) if self.graph.calls[n]]
+        direct = {n: behind[node] for n, node in called if node in behind and self.graph.only_feeds(behind[node], n)}
+        self.joins = {norm: conv for norm, conv in direct.items() if norm in self.norms}
+        # Average pooling takes variance away and keeps a scale, so a convolution is set by what leaves the pooling.
+        self.pools = {conv: pools[pool] for pool, conv in direct.items() if pool in pools}
+
+    def _why_kept(self, name: str, weighted: set[str], depthwise: bool) -> str:
+        """Why a layer with weights stays as it is; empty if it becomes a standardised convolution."""
+        layer = self.layers[name]
+        if name in self.left or not isinstance(layer, _ConvNd):
+            return "named in leave" if name in self.left else "linear"
+        if not self.graph.calls[name] or not self.graph.reaches(name, self.norms, weighted):
+            return "no norm follows" if self.graph.calls[name] else "the batch does not reach it"
+        if type(layer) not in _KINDS or layer.weight.numel() == layer.out_channels:
+            return f"there is no standardised {type(layer).__name__} with {layer.weight[0].numel()} weights a channel"
+        return "" if depthwise or not 1 < layer.groups == layer.in_channels else "depth-wise"
+
+    def _problems(self) -> Iterator[str]:
+        owners = Counter(p for layer in self.layers.values() for p in layer.parameters())
+        for name in dict.fromkeys([*self.norms, *self.convs, *self.ends]):
+            layer, calls = self.layers[name], len(self.graph.calls[name])
+            if not calls:
+                yield f"the batch does not reach {name!r}, so that nothing can be measured there"
+            elif calls > 1:
+                yield f"{name!r} is called {calls} times, and each call would need constants of its own"
+            elif any(owners[p] > 1 for p in layer.parameters()):
+                yield f"{name!r} shares its weights with another layer"
+            if _is_norm(layer) and self.graph.activates(name):
+                yield f"{name!r} is a {type(layer).__name__}, which activates as well"
+        yield from (f"the forward pass computes {norm} without a layer" for norm in self.graph.stray_norms())
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """The report, in the order of the model's layers."""
+        for name, layer in self.layers.items():
+            becomes, why = "left", self.kept.get(name, "named in leave")
+            if name in self.convs:
+                becomes, why = f"ScaledStd{type(layer).__name__}", "a norm follows"
+            elif name in self.norms:
+                conv = self.joins.get(name)
+                becomes, why = ("Identity", f"joins {conv}") if conv else ("ChannelAffine", "behind no convolution")
+            if name in self.ends:
+                becomes, why = f"{becomes}, BranchScale".removeprefix("Identity, "), f"{why}, ends a branch"
+            if why != "linear":
+                yield name, type(layer).__name__, becomes, why
+
+    @torch.no_grad()
+    def carry_out(self, model: nn.Module, run: Run, keep: bool, scaled: Callable[[], nn.Module]) -> None:
+        """Replace the layers, then run the model once to set what replaced them; all or nothing."""
+        made: dict[nn.Module, nn.Module] = {}
+        hooks: list[Any] = []
+        for name in (n for n in self.layers if n in {*self.convs, *self.norms, *self.ends}):
+            source = next((norm for norm, conv in self.joins.items() if conv == name), name)
+            old, (*_, mean, std, axis) = self.layers[name], self.graph.calls[source][0]
+            new = _standardised(old, keep) if name in self.convs else old
+            if name in self.norms:
+                new = nn.Identity() if name in self.joins else ChannelAffine(len(mean), axis).to(mean)
+            if new is not old and not isinstance(new, nn.Identity):
+                if not keep:
+                    gain = 1.0 if {name, source} & self.ends else self.graph.gain_behind(source)
+                    mean, std = torch.zeros_like(mean), torch.full_like(std, gain)
+                place = self.pools.get(name, new)
+                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std)))
+            if name in self.ends:
+                new = scaled().to(mean) if isinstance(new, nn.Identity) else nn.Sequential(new, scaled().to(mean))
+            made |= {} if new is old else {old: new}
+        try:
+            _replace(model, made)
+            run(model)
+        except BaseException:
+            _replace(model, {new: old for old, new in made.items()})
+            raise
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _standardised(conv: Any, keep: bool) -> nn.Module:
+    """A standardised convolution of the same shape, newly started or with the same weight."""
+    options = {name: getattr(conv, name) for name in (*_SAME, *["output_padding"] * conv.transposed)}
+    made: nn.Module = _KINDS[type(conv)](**options, device=conv.weight.device, dtype=conv.weight.dtype)
+    if keep:
+        made.get_parameter("weight").copy_(conv.weight)
+    return made
+
+
+def _replace(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
+    """Put new layers in the places of old ones, in all places that a layer has."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in made:
+                parent._modules[name] = made[child]

@@ -1,0 +1,105 @@
+"""A small vision transformer as data: where norms made for transformers are judged at home."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Self
+
+from nfnets_lite.models.methods import METHODS, PLAIN, plain_options
+from nfnets_lite.models.spec import Stage
+from nfnets_lite.norm import NORMS, create_norm
+
+# A transformer's norms stand in front of a linear layer, so one that activates cuts what attention is to see, and a
+# norm of chosen places in a ResNet has none here.
+_NOT_HERE = ("frn", "evonorm_b0", "evonorm_s0", "ibn_a", "ibn_b")
+VIT_METHODS = tuple(
+    name
+    for name, choices in METHODS.items()
+    if {**choices, "norm": PLAIN["norm"]} == PLAIN and choices["norm"] not in _NOT_HERE
+)
+
+
+@dataclass(frozen=True)
+class ViTSpec:
+    """A pre-norm vision transformer.
+
+    Attributes
+    ----------
+    image_size, patch : int
+        Side of the image, and of the squares that become tokens, in pixels.
+    dim, depth, heads : int
+        Channels of a token, blocks, attention heads.
+    mlp_ratio : float
+        Hidden width of a block's two linear layers over `dim`.
+    norm : str
+        A name of `nfnets_lite.norm`; ``"layer2d"`` is a transformer's layer norm.
+    norm_options : mapping, or tuple of pairs
+        Keyword arguments of the norm, plain data; kept as a sorted tuple of pairs.
+    dropout : float
+        Rate before the classifier.
+    num_classes, in_channels : int
+        0 classes: the network returns what the classifier would get.
+
+    Raises
+    ------
+    ValueError
+        For a norm that is not known or has no place here, sizes that do not divide, a rate outside [0, 1).
+
+    Examples
+    --------
+    >>> ViTSpec(image_size=8, patch=2).with_method("bn").tokens
+    16
+    """
+
+    image_size: int = 32
+    patch: int = 4
+    dim: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    norm: str = "layer2d"
+    norm_options: tuple[tuple[str, Any], ...] = ()
+    dropout: float = 0.0
+    num_classes: int = 10
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm_options", plain_options(self.norm_options))
+        known = sorted(set(NORMS) - set(_NOT_HERE))
+        if self.norm not in known:
+            why = "activates, or stands at places of a ResNet" if self.norm in _NOT_HERE else "is not known"
+            raise ValueError(f"norm={self.norm!r} {why}; for a vision transformer use one of {', '.join(known)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "num_classes" else 1e-9
+            if field.name not in ("norm", "norm_options", "dropout") and value < least:
+                raise ValueError(f"{field.name}={value} must be {'at least' if least == 0 else 'above'} 0")
+        for whole, part in (("image_size", "patch"), ("dim", "heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(
+                    f"{part}={getattr(self, part)} does not divide {whole}={getattr(self, whole)}; use a divisor"
+                )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be a rate in [0, 1)")
+        if self.norm_options:
+            create_norm(self.norm, self.dim, **dict(self.norm_options))  # refuses options it does not take
+
+    @property
+    def tokens(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Channels and stride of the one map of `VisionTransformer.forward_stages`."""
+        return (Stage(self.dim, self.patch),)
+
+    def with_method(self, method: str) -> Self:
+        """The same shape with another norm, by the name of a method that is nothing but a norm."""
+        if method not in VIT_METHODS:
+            why = "needs a residual network's convolutions, branches or places" if method in METHODS else "is not known"
+            raise ValueError(f"method={method!r} {why}; for a vision transformer use one of {', '.join(VIT_METHODS)}")
+        return replace(self, norm=METHODS[method]["norm"], norm_options=())
+
+
+SPECS: Mapping[str, ViTSpec] = MappingProxyType({"vit_tiny": ViTSpec()})
