@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 _FEATURES = "model.forward_stages(x) returns a map for each stage; model.spec.stages has their channels and strides"
 _ARGUMENTS = {
+    "pretrained": "Use nfnets_lite.load_pretrained('nfnet_f0', source='deepmind') in place of create_model",
     "in_chans": "It is called in_channels here: in_channels=1",
     "drop_rate": "It is called dropout here: dropout=0.2",
     "drop_path_rate": "It is called stochastic_depth here: stochastic_depth=0.1",
@@ -40,12 +41,12 @@ def model_hint(name: str, known: Collection[str]) -> str:
     Examples
     --------
     >>> model_hint("dm_nfnet_f0.dm_in1k", ["nfnet_f0"])
-    "timm's dm_nfnet_f0 is nfnet_f0 here, and create_model('nfnet_f0', pretrained='deepmind') has its weights"
+    "timm's dm_nfnet_f0 is nfnet_f0 here, and load_pretrained('nfnet_f0', source='deepmind') has its weights"
     """
     plain = name.partition(".")[0]  # timm's tag of the weights
     ours = plain.removeprefix("dm_")
     if plain.startswith("dm_nfnet_") and ours in known:
-        weights = f"create_model({ours!r}, pretrained='deepmind') has its weights"
+        weights = f"load_pretrained({ours!r}, source='deepmind') has its weights"
         return f"timm's {plain} is {ours} here, and {weights}"
     if re.match(r"(eca_|ecaresnet|nf_ecaresnet|nfnet_l|nf_seresnet)", plain):
         return "It is a network of timm's own; its specification here is yours to write: ResNetSpec"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, overload
 
@@ -110,31 +109,16 @@ def _widths(spec: Spec, width: float | Sequence[int]) -> dict[str, Any]:
 
 @overload
 def create_model(
-    name: Literal["vit_tiny"] | ViTSpec,
-    *,
-    method: str | None = None,
-    width: Width = None,
-    pretrained: str | Path | None = None,
-    **overrides: Any,
+    name: Literal["vit_tiny"] | ViTSpec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> VisionTransformer: ...
 @overload
 def create_model(
-    name: str | ResNetSpec,
-    *,
-    method: str | None = None,
-    width: Width = None,
-    pretrained: str | Path | None = None,
-    **overrides: Any,
+    name: str | ResNetSpec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> ResNet: ...
 def create_model(
-    name: str | Spec,
-    *,
-    method: str | None = None,
-    width: Width = None,
-    pretrained: str | Path | None = None,
-    **overrides: Any,
+    name: str | Spec, *, method: str | None = None, width: Width = None, **overrides: Any
 ) -> ResNet | VisionTransformer:
-    """Build a model, with fresh parameters from torch's global generator, or with trained ones.
+    """Build a model, with fresh parameters from torch's global generator.
 
     Parameters
     ----------
@@ -149,9 +133,6 @@ def create_model(
         except that a factor leaves NFNet's stem alone, as the reference's does. The inner width of a grouped branch
         is rounded down to whole groups. The reference's NF-ResNet ``width=w`` is ``width=w / 4`` here and its
         NF-RegNet ``width=w`` is ``width=w / 0.75``: the names stand for its defaults.
-    pretrained : str or Path, optional
-        ``"deepmind"`` downloads the authors' weights of ``"nfnet_f0"`` to ``"nfnet_f6"`` once, with 1,000 classes;
-        `num_classes` then starts another classifier. A path is read as `nfnets_lite.load_pretrained` reads it.
     **overrides
         Fields of `ResNetSpec`, or of `ViTSpec`, applied last: ``num_classes=10``, ``depth=(1, 1, 1, 1)``,
         ``group_width=64``, ``alpha=1.0``, ``stochastic_depth=0.0``, ``dropout=0.0``, ``activation="silu"``,
@@ -172,17 +153,5 @@ def create_model(
     >>> sum(p.numel() for p in create_model("cifar_resnet8", method="nf").parameters())
     78045
     """
-    if isinstance(pretrained, bool) or (pretrained == "deepmind" and not isinstance(name, str)):
-        raise ValueError(
-            f"pretrained={pretrained!r}, name={name!r}: pass pretrained='deepmind' with a name, or the path of a file"
-        )
-    classes = overrides.pop("num_classes", None) if pretrained == "deepmind" else None
     spec = model_spec(name, method=method, width=width, **overrides)
-    model = VisionTransformer(spec) if isinstance(spec, ViTSpec) else ResNet(spec)
-    if pretrained:
-        from nfnets_lite import pretrained as files  # which builds models by name
-
-        files.load_pretrained(model, files.download(str(name)) if pretrained == "deepmind" else pretrained)
-    if classes is not None:
-        model.reset_classifier(classes)
-    return model
+    return VisionTransformer(spec) if isinstance(spec, ViTSpec) else ResNet(spec)

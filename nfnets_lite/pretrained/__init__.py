@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite.models import ResNet, create_model
-from nfnets_lite.pretrained.download import download as download
+from nfnets_lite.pretrained.download import download
 from nfnets_lite.pretrained.names import other_timm_network, slots
 from nfnets_lite.pretrained.tree import read_tree
 from nfnets_lite.pretrained.wrappers import bare, entries_of, inner, unprefixed

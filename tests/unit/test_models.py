@@ -556,7 +556,7 @@ def test_counting_touches_nothing() -> None:
     ("name", "argument", "hint"),
     [
         ("nfnet_f0", {"in_chans": 1}, r"in_channels=1"),
-        ("nfnet_f0", {"pretrained": True}, r"pass pretrained='deepmind'"),
+        ("nfnet_f0", {"pretrained": True}, r"load_pretrained\('nfnet_f0', source='deepmind'\)"),
         ("nfnet_f0", {"drop_rate": 0.1}, r"dropout=0\.2"),
         ("nfnet_f0", {"drop_path_rate": 0.1}, r"stochastic_depth=0\.1"),
         ("nfnet_f0", {"features_only": True}, r"model\.forward_stages\(x\).*model\.spec\.stages"),
@@ -564,7 +564,7 @@ def test_counting_touches_nothing() -> None:
         ("nfnet_f0", {"global_pool": ""}, r"forward_features\(x\)"),
         ("vit_tiny", {"img_size": 64}, r"image_size=32"),
         ("nfnet_f0", {"widht": 0.5, "dropuot": 0.1}, r"Did you mean dropout\?"),
-        ("dm_nfnet_f0", {}, r"is nfnet_f0 here, and create_model\('nfnet_f0', pretrained"),
+        ("dm_nfnet_f0", {}, r"is nfnet_f0 here, and load_pretrained\('nfnet_f0'"),
         ("dm_nfnet_f3.dm_in1k", {}, r"timm's dm_nfnet_f3 is nfnet_f3 here"),
         ("eca_nfnet_l0", {}, r"a network of timm's own"),
         ("nf_resnet50.ra2_in1k", {}, r"no tag of weights here: 'nf_resnet50'"),

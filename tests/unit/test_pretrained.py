@@ -471,26 +471,6 @@ def test_load_pretrained_downloads_by_name(
     assert equal(model, load_pretrained(tiny(), dump(tree, tmp_path / "tree.npz")))
 
 
-def test_create_model_loads_the_authors_weights_and_starts_another_classifier(
-    tree: Tree, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (head,) = (group for name, group in tree.items() if name.endswith("linear") and "squeeze" not in name)
-    head.update(w=np.zeros((head["w"].shape[0], 1000), np.float32), b=np.zeros(1000, np.float32))
-    server.body = dump(tree, tmp_path / "tree").read_bytes()
-    server.state("md5")
-    monkeypatch.setattr(pretrained, "download", lambda name: download(name, server=server.url))
-    shape: dict[str, Any] = {"width": (64, 96, 160, 160), "depth": (1, 2, 2, 1), "group_width": 16}
-    model = create_model("nfnet_f0", pretrained="deepmind", num_classes=5, **shape)
-    known = load_pretrained(tiny(num_classes=1000), dump(tree, tmp_path / "tree.npz"))
-    x = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model.eval().forward_features(x), known.forward_features(x))
-    assert model(x).shape == (2, 5)
-    torch.save(model.state_dict(), tmp_path / "own.pth")  # a path is read as it is
-    assert equal(create_model("nfnet_f0", pretrained=tmp_path / "own.pth", num_classes=5, **shape), model)
-    with pytest.raises(ValueError, match="pretrained=True"):
-        create_model("nfnet_f0", pretrained=True)  # type: ignore[call-overload]
-
-
 def test_import_downloads_nothing_and_needs_torch_alone() -> None:
     code = (
         "import sys; from importlib.abc import MetaPathFinder\n"

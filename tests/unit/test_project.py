@@ -160,8 +160,8 @@ def test_git_leaves_the_data_out_also_where_they_are_a_link(tmp_path: Path) -> N
 
 
 def test_what_needs_a_gpu_is_collected_where_little_beside_torch_is_installed() -> None:
-    (line,) = made("test-gpu", "VENV=none")
-    listed = {word for word in line.split() if word.startswith("tests/")}
+    arguments = (ROOT / "tests" / "gpu.args").read_text().split("\n")
+    listed = {word for word in arguments if word.startswith("tests/")}
     mark = re.compile(r"^@pytest\.mark\.gpu$", re.M)
     marked = {path for path in (ROOT / "tests").rglob("test_*.py") if mark.search(path.read_text())}
     assert {ROOT / name for name in listed} == marked
@@ -170,11 +170,10 @@ def test_what_needs_a_gpu_is_collected_where_little_beside_torch_is_installed() 
         f"import sys; sys.modules.update(dict.fromkeys({absent}, None)); import pytest; "
         "sys.exit(pytest.main(sys.argv[1:] + ['--collect-only', '-q', '-p', 'no:cacheprovider']))"
     )
-    arguments = shlex.split(line)[3:]
     # Their plugins are not looked for where they are not installed.
     alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, env=alone, capture_output=True, text=True
+        [sys.executable, "-c", program, "@tests/gpu.args"], cwd=ROOT, env=alone, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(name in done.stdout for name in listed)
