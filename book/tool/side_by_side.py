@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
 
+from experiments.engine.pool import Process
 from experiments.engine.workers import start_worker
 
 AT_ONCE = 4  # each is a kernel with torch in it, and half a gigabyte of memory
-SPAWN = multiprocessing.get_context("spawn")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -42,26 +41,23 @@ def each(
             yield task, _here(work, task)
         return
     shares = [cores()[share::at_once] for share in range(at_once)]
-    busy: dict[Future[Result], tuple[Task, list[int], ProcessPoolExecutor]] = {}
+    busy: dict[Future[Result], tuple[Task, list[int], Process]] = {}
     try:
         for wave in waves:
             waiting = deque(wave)
             while waiting or busy:
                 while waiting and shares:
                     share, task = shares.pop(0), waiting.popleft()
-                    # A pool of its own: ended at its work, one process would take the lock of a queue they share along.
-                    pool = ProcessPoolExecutor(1, SPAWN, initializer=_begin, initargs=(share,))
-                    busy[pool.submit(_interruptible, work, task)] = task, share, pool
+                    process = Process(_begin, share)
+                    busy[process.submit(_interruptible, work, task)] = task, share, process
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                    task, share, pool = busy.pop(future)
-                    pool.shutdown()
+                    task, share, process = busy.pop(future)
+                    process.end()
                     shares.append(share)
                     yield task, future
     except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        for _, _, pool in busy.values():
-            pool.shutdown(cancel_futures=True)
+        for _, _, process in busy.values():
+            process.end(now=True)
         raise
 
 

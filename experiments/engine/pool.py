@@ -5,13 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from experiments.engine.workers import start_worker
 from experiments.records import Record
 from experiments.sweep import Run
 
 Work = Callable[[Run], Record]
+Result = TypeVar("Result")
 
 
 class WorkerDied(Exception):
@@ -59,20 +60,32 @@ class Here:
         pass
 
 
-class _Worker:
-    """A pool of one process. A dead process breaks its whole pool: of its own pool only its own run is the victim."""
+class Process:
+    """One process, kept for many tasks, which begins with `initializer`.
 
-    def __init__(self) -> None:
+    A pool of one: a process that dies breaks its whole pool, and here that is nobody else's. Ended at its work, it
+    cannot take along the lock of a queue that others share.
+    """
+
+    def __init__(self, initializer: Callable[..., None] = start_worker, *arguments: object) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, mp_context=context, initializer=start_worker)
-        self.process: BaseProcess | None = None
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=initializer, initargs=arguments)
+        self._process: BaseProcess | None = None
 
-    def submit(self, work: Work, run: Run) -> Future[Record]:
+    def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
+        """Start ``work(*arguments)`` there; raises `BrokenProcessPool` if it died while it had nothing to do."""
         others = set(multiprocessing.active_children())
-        future = self.pool.submit(work, run)
-        if self.process is None:  # the pool starts it at its first task
-            self.process = next(iter(set(multiprocessing.active_children()) - others), None)
+        future = self._pool.submit(work, *arguments)
+        if self._process is None:  # the pool starts it at its first task
+            self._process = next(iter(set(multiprocessing.active_children()) - others), None)
         return future
+
+    def end(self, *, now: bool = False) -> int | None:
+        """End it, once its work is done or `now`; its exit code, where that is known."""
+        self._pool.shutdown(wait=not now, cancel_futures=True)
+        if now and self._process is not None:
+            self._process.terminate()
+        return self._process.exitcode if self._process else None
 
 
 class Local:
@@ -81,15 +94,15 @@ class Local:
     def __init__(self, work: Work, count: int) -> None:
         self.capacity = count
         self._work = work
-        self._idle: list[_Worker] = []
-        self._busy: dict[Future[Record], _Worker] = {}
+        self._idle: list[Process] = []
+        self._busy: dict[Future[Record], Process] = {}
 
     def submit(self, run: Run) -> Future[Record]:
-        worker = self._idle.pop() if self._idle else _Worker()
+        worker = self._idle.pop() if self._idle else Process()
         try:
             future = worker.submit(self._work, run)
         except BrokenProcessPool:  # it died while it had nothing to do
-            worker = _Worker()
+            worker = Process()
             future = worker.submit(self._work, run)
         self._busy[future] = worker
         return future
@@ -99,8 +112,7 @@ class Local:
         try:
             record = future.result()
         except BrokenProcessPool:
-            worker.pool.shutdown(wait=True)
-            code = worker.process.exitcode if worker.process else None
+            code = worker.end()
             killed = ": killed, by the system where memory ran out" if code == -9 else ""
             raise WorkerDied(f"exit code {code}{killed}") from None
         self._idle.append(worker)
@@ -108,6 +120,4 @@ class Local:
 
     def close(self, *, now: bool) -> None:
         for worker in (*self._idle, *self._busy.values()):
-            worker.pool.shutdown(wait=not now, cancel_futures=True)
-            if now and worker.process is not None:
-                worker.process.terminate()
+            worker.end(now=now)
