@@ -76,6 +76,14 @@ def test_what_is_not_finite_has_diverged(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(found, Outcome)
 
 
+def test_parameters_that_are_not_finite_have_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(2, 1)
+    with pytest.raises(FloatingPointError, match="parameters of Linear are not finite after 3 updates"):
+        shared.fit(model, lambda: model(torch.full((4, 2), torch.inf)).mean(), 3)
+    monkeypatch.setattr(segmenter, "demonstrate", lambda *_: shared.fit(model, lambda: model.weight.sum(), 1))
+    assert Atlas("segmenter", "segmenter", TINY).execute(CPU).status == "diverged"
+
+
 def test_unknown_names_list_the_known() -> None:
     for call in (lambda: Atlas("x", "graph", TINY), lambda: demonstration("graph")):
         with pytest.raises(ValueError, match=r"entry='graph' is not known; use one of outliers, .*graphs"):
@@ -183,6 +191,21 @@ def test_bures_maps_invert_each_other_and_keep_distance_and_angle() -> None:
     np.testing.assert_allclose(moved.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_bures_transport_is_the_ladder_of_small_geodesics() -> None:
+    base, identity, steps = positive(1)[0], torch.eye(3, dtype=torch.float64), 200
+    tangent = 1e-3 * spd.bures_log(base, positive(1))
+    along, here, moved = spd.bures_log(base, identity), base, tangent
+    for step in range(1, steps + 1):  # the pole ladder, of exponentials and logarithms alone
+        there = spd.bures_exp(base, step / steps * along)
+        middle = spd.bures_exp(base, (step - 0.5) / steps * along)
+        tip = spd.bures_exp(here, moved)[0]
+        moved = -spd.bures_log(there, spd.bures_exp(tip, 2 * spd.bures_log(tip, middle)[None]))
+        here = there
+    expected = spd.bures_transport(base, identity, tangent)
+    np.testing.assert_allclose(moved.numpy(), expected.numpy(), rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+    assert not torch.allclose(expected, tangent, rtol=0.05)
+
+
 @pytest.mark.parametrize("metric", ["affine", "bures"])
 def test_spd_batch_norm_centres_at_the_identity_with_the_scale_asked_for(metric: str) -> None:
     norm, x = spd.SPDBatchNorm(3, metric), positive(6)
@@ -268,6 +291,35 @@ def test_the_frechet_mean_minimises_squared_distances_and_the_midpoint_agrees_to
     best = optimize.minimize(squares, np.zeros(3), tol=1e-12).x
     np.testing.assert_allclose(hyperbolic.frechet(x, 60)[0].numpy(), best, atol=1e-5)
     assert hyperbolic.agreement(torch.Generator().manual_seed(0))["order of agreement"] == pytest.approx(3, abs=0.1)
+
+
+def test_the_midpoint_minimises_what_the_chapter_says_and_costs_less() -> None:
+    x = ball(9)
+
+    def lorentzian(m: np.ndarray) -> float:
+        return float((hyperbolic.distance(torch.from_numpy(m), x).cosh() - 1).sum())
+
+    best = optimize.minimize(lorentzian, np.zeros(3), tol=1e-12).x
+    np.testing.assert_allclose(hyperbolic.midpoint(x).numpy(), best, atol=1e-5)
+    found = hyperbolic.agreement(torch.Generator().manual_seed(0))
+    assert found["cost ratio"] > found["passes of the Frechet mean"]
+    with hyperbolic.Work() as work:
+        (x + x) * 2
+    assert work.numbers == 2 * x.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_points_stay_inside_the_ball_and_have_finite_gradients(dtype: torch.dtype) -> None:
+    far = (30 * torch.randn(16, 3, dtype=dtype)).requires_grad_()
+    x = hyperbolic.exp(torch.zeros(3, dtype=dtype), far)
+    assert float(x.detach().norm(dim=1).max()) <= 1 - 0.99 * hyperbolic.EDGE[dtype]
+    for mean in ("midpoint", "frechet"):
+        made = hyperbolic.PoincareBatchNorm(3, mean).to(dtype)(x)
+        (grad,) = torch.autograd.grad(made.square().sum(), far, retain_graph=True)
+        assert torch.isfinite(made).all()
+        assert torch.isfinite(grad).all()
+    near = ball(5).to(dtype)
+    assert torch.equal(hyperbolic.inside(near), near)
 
 
 def test_half_an_identity_starts_the_layer_as_the_identity() -> None:
@@ -390,6 +442,18 @@ def test_no_image_within_the_radius_breaks_a_bound(kind: tuple[bool, bool, bool]
         assert (outputs.gather(1, labels[:, None]) - outputs >= margins - 1e-5).all()
 
 
+def test_bounds_have_the_right_derivatives_through_a_batch_norm_in_training() -> None:
+    model, labels = (
+        certified.Certified(4, 6, 3, norm=True, start=True, scaled=True).double(),
+        torch.tensor([0, 1, 2, 0]),
+    )
+
+    def margins(x: Tensor) -> Tensor:
+        return model.margins(model.bounds(x, 0.05)[2], labels)
+
+    assert torch.autograd.gradcheck(margins, (0.1 + 0.8 * torch.rand(4, 4, dtype=torch.float64).requires_grad_(),))
+
+
 def test_the_start_for_bounds_keeps_their_width() -> None:
     x = torch.rand(64, 300)
     for scaled in (False, True):
@@ -506,16 +570,25 @@ def test_clients_statistics_together_are_those_of_all_images() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_pruning_keeps_the_largest_and_the_density_of_the_whole() -> None:
-    model = shared.Network("bn", 8, 10)
-    old = model.get_parameter("1.0.weight").detach().clone()
-    sizes = [p.numel() for p in model.parameters() if p.ndim == 4]
-    chosen = pruned.densities(sizes)
-    masks = pruned.prune(model, chosen)
-    kept = masks["1.0.weight"] > 0
-    assert float(old[kept].abs().min()) >= float(old[~kept].abs().max())
-    assert torch.equal(model.get_parameter("1.0.weight") != 0, kept)
-    assert sum(float(m.sum()) for m in masks.values()) / sum(sizes) == pytest.approx(pruned.DENSITY, abs=0.01)
+@pytest.mark.parametrize("method", ["bn", "nf"])
+def test_pruning_keeps_the_largest_and_the_density_of_the_whole_for_good(method: str) -> None:
+    model, images = shared.Network(method, 8, 10), torch.randn(8, 1, 8, 8)
+    convs = pruned.convolutions(model)
+
+    def multiplies() -> list[Tensor]:
+        return [(c.effective_weight() if method == "nf" else c.weight).detach().clone() for c in convs]
+
+    old = multiplies()
+    pruned.prune(model, pruned.densities([w.numel() for w in old]))
+    kept = [w != 0 for w in multiplies()]
+    for before, after, mask in zip(old, multiplies(), kept, strict=True):
+        assert float(before[mask].abs().min()) >= float(before[~mask].abs().max())
+        assert torch.equal(after[mask], before[mask])
+    share = sum(int(m.sum()) for m in kept) / sum(m.numel() for m in kept)
+    assert share == pytest.approx(pruned.DENSITY, abs=0.01)
+    shared.fit(model, lambda: model(images).square().mean(), 3)
+    assert all(torch.equal(w != 0, mask) for w, mask in zip(multiplies(), kept, strict=True))
+    assert not torch.equal(multiplies()[0], old[0] * kept[0])
 
 
 # A segmenter

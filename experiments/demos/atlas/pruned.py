@@ -19,6 +19,7 @@ from experiments.demos.atlas.shared import (
     reproducible,
 )  # fmt: skip
 from experiments.tasks.data import Split
+from nfnets_lite.conv import ScaledStdConv2d
 
 CLIENTS, CANDIDATES, DENSITY = 5, 8, 0.3  # clients hold two classes each; share of weights that stay
 Statistics = list[tuple[Tensor, Tensor]]  # mean and variance of every batch norm
@@ -64,17 +65,27 @@ def merged(parts: list[Statistics], sizes: list[int]) -> Statistics:
     return made
 
 
-def prune(model: nn.Module, densities: list[float]) -> dict[str, Tensor]:
-    """Zero all but the largest weights of each convolution; returns the masks by parameter name."""
-    names = [name for name, p in model.named_parameters() if p.ndim == 4]
-    masks = {}
-    for name, density in zip(names, densities, strict=True):
-        weight = model.get_parameter(name).data
+def prune(model: nn.Module, densities: list[float]) -> None:
+    """Zero all but the largest weights of each convolution, for good: those pruned get no gradient.
+
+    Of a standardised weight, what multiplies is masked: standardisation would bring zeros of the parameter back as its
+    mean.
+    """
+    for conv, density in zip(convolutions(model), densities, strict=True):
+        made = conv.effective_weight if isinstance(conv, ScaledStdConv2d) else None
+        weight = (made() if made else conv.weight).detach()
         kept = max(1, round(density * weight.numel()))
-        edge = weight.abs().flatten().topk(kept).values[-1]
-        masks[name] = (weight.abs() >= edge).to(weight)
-        weight *= masks[name]
-    return masks
+        mask = (weight.abs() >= weight.abs().flatten().topk(kept).values[-1]).to(weight)
+        if made:
+            conv.effective_weight = lambda made=made, mask=mask: mask * made()  # type: ignore[assignment]
+        else:
+            conv.weight.data *= mask
+            conv.weight.register_hook(lambda grad, mask=mask: grad * mask)  # type: ignore[no-untyped-call]
+
+
+def convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    """Every convolution of a network, in order."""
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d)]
 
 
 def densities(sizes: list[int]) -> list[float]:
@@ -98,11 +109,11 @@ def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, floa
         torch.manual_seed(seed)
         dense = Network(method, scale.width, 10, channels=train.images.shape[1]).to(device)
         fit(dense, classifier_loss(dense, train, 64), 2 * scale.updates)
-        sizes = [p.numel() for p in dense.parameters() if p.ndim == 4]
+        sizes = [conv.weight.numel() for conv in convolutions(dense)]
         scored: dict[str, list[float]] = {"pruned": [], "recalibrated": [], "tuned": []}
         for _ in range(CANDIDATES):
             model = deepcopy(dense)
-            masks = prune(model, densities(sizes))
+            prune(model, densities(sizes))
             scored["pruned"].append(accuracy(model, train.first(scale.items * 8)))
             if method == "bn":
                 rows = by_class(train)
@@ -111,9 +122,6 @@ def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, floa
                     norm.running_mean.copy_(mean)
                     norm.running_var.copy_(variance)
                 scored["recalibrated"].append(accuracy(model, train.first(scale.items * 8)))
-            for name, mask in masks.items():
-                weight = model.get_parameter(name)
-                weight.register_hook(lambda grad, mask=mask: grad * mask)  # type: ignore[no-untyped-call]
             fit(model, classifier_loss(model, train, 64), scale.updates // 4, rate=0.003)
             scored["tuned"].append(accuracy(model, test))
         for kind in ("pruned", "recalibrated") if method == "bn" else ("pruned",):

@@ -112,7 +112,13 @@ class Network(nn.Sequential):
 
 
 def fit(model: nn.Module, loss: Callable[[], Tensor], updates: int, rate: float = 0.01) -> None:
-    """Train with Adam and a cosine schedule; `loss` draws its own batch. The model ends in evaluation mode."""
+    """Train with Adam and a cosine schedule; `loss` draws its own batch. The model ends in evaluation mode.
+
+    Raises
+    ------
+    FloatingPointError
+        If a parameter is not finite at the end: NaN outputs have an accuracy, and no unit of theirs breaks a bound.
+    """
     optimizer = torch.optim.Adam(model.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     model.train()
@@ -121,6 +127,8 @@ def fit(model: nn.Module, loss: Callable[[], Tensor], updates: int, rate: float 
         loss().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise FloatingPointError(f"parameters of {type(model).__name__} are not finite after {updates} updates")
     model.eval()
 
 
