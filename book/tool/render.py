@@ -67,7 +67,8 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
     for name in ("assets", "_ext"):
         shutil.copytree(book.source / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(mathjax(), source / "assets" / "mathjax" / MATHJAX[1])
-    for path in code_files(book):  # so that a chapter can show the package's own lines: literalinclude /nfnets_lite/...
+    # So that a page can show the project's own lines: literalinclude /nfnets_lite/...
+    for path in (*code_files(book), *(book.root / "examples").glob("*.py")):
         copy = source / path.relative_to(book.source if path.is_relative_to(book.source) else book.root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
