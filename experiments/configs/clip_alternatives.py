@@ -56,7 +56,7 @@ def factors(relative: float, whole: float, count: int, step: int = 1) -> dict[st
 
 SCALES = {
     "smoke": Scale(
-        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 3, step=2), (8.0,), updates=24, rate=0.8,
+        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 3, step=2), (8.0,), updates=14, rate=0.8,
         model={},
     ),
     "small": Scale(

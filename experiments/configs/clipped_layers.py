@@ -37,7 +37,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(64, 48, 0.8, seeds=3),
+    "smoke": Scale(64, 32, 0.8, seeds=3),
     "small": Scale(128, 150, 0.8, seeds=8),
     "gpu": Scale(512, 250, 1.6, seeds=5),
     "paper": Scale(4096, None, 1.6, seeds=5, epochs=90.0),

@@ -59,7 +59,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(grid((16, 128), (0.4, 3.2)), 32, 64, {}, optimizers=FEW, optimizer_factors=(0.01,)),
+    "smoke": Scale(grid((16, 128), (0.4, 3.2)), 16, 64, {}, optimizers=FEW, optimizer_factors=(0.01,)),
     "small": Scale(grid((16, 64, 256), (0.2, 0.8, 3.2)), 120, 64, NARROW),
     "gpu": Scale(
         grid((64, 256, 1024), (0.2, 0.8, 3.2)), 200, 256, NARROW,

@@ -35,7 +35,7 @@ def _deep(profile: str, depth: Depth) -> Training:
 
 
 DEEP = {
-    "smoke": _deep("smoke", Depth(8, DIGITS, 32, 22)),
+    "smoke": _deep("smoke", Depth(8, DIGITS, 32, 14)),
     "small": _deep("small", Depth(33, TINY, 32, 160)),
     "gpu": _deep("gpu", Depth(33, DATA["gpu"], 64, 160)),
     "paper": Training(

@@ -38,7 +38,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 8, 120, 0.03, 2.0, seeds=3),
+    "smoke": Scale(DATA["smoke"], 32, 8, 60, 0.03, 2.0, seeds=3),
     "small": Scale(replace(DATA["small"], test=5000), 64, 8, 500, 0.01, 2.5, seeds=3),
     "gpu": Scale(DATA["gpu"], 128, 16, 600, 0.01, 2.5, seeds=3),
     "paper": Scale(DATA["paper"], 2048, 64, 100_000, 0.001, 1.0, seeds=3),

@@ -53,7 +53,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale((Depth(1, DIGITS, 32, 44), Depth(8, DIGITS, 32, 22)), (0.05, 0.15, 0.45), seeds=3),
+    "smoke": Scale((Depth(1, DIGITS, 32, 30), Depth(8, DIGITS, 32, 14)), (0.05, 0.15, 0.45), seeds=3),
     "small": Scale(
         (Depth(1, TINY, 32, 200), Depth(8, TINY, 32, 160), Depth(33, DIGITS, 32, 40), Depth(166, DIGITS, 32, 22)),
         (0.05, 0.15, 0.45), seeds=3,

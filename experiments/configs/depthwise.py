@@ -44,7 +44,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 1.5, (0.1, 0.4), {}),
+    "smoke": Scale(DATA["smoke"], 32, 1.0, (0.1, 0.4), {}),
     "small": Scale(
         DATA["small"], 64, 4.0, (0.05, 0.2, 0.8), {"width": (8, 16, 32), "stem_width": 8}, randaugment=5.0
     ),

@@ -40,7 +40,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 6, 8, 24, 0.4, (), seeds=3),
+    "smoke": Scale(DATA["smoke"], 32, 4, 6, 12, 0.4, (), seeds=3),
     "small": Scale(replace(DATA["small"], test=2000), 48, 24, 10, 96, 0.0, (0.4, 1.6, 6.4), seeds=3),
     "gpu": Scale(replace(DATA["gpu"], test=5000), 128, 22, 30, 32, 0.0, (0.4, 1.6), seeds=3, autocast=True),
     "paper": Scale(DATA["paper"], 32, 100, 100, 100, 0.0, (0.01, 0.1), seeds=3, autocast=True),

@@ -32,7 +32,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(64, 80, (0.05, 0.8)),
+    "smoke": Scale(64, 40, (0.05, 0.8)),
     "small": Scale(128, 160, (0.05, 0.8)),
     "gpu": Scale(256, 300, (0.05, 1.6)),
     "paper": Scale(4096, None, (0.4, 1.6), epochs=90.0, seeds=5),

@@ -32,7 +32,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(Data("digits", classes=2), 60, 0.02, seeds=3),
+    "smoke": Scale(Data("digits", classes=2), 40, 0.02, seeds=3),
     "small": Scale(Data("cifar10", train=5000, test=2000, pool=2, classes=2), 150, 0.02, seeds=3),
     "gpu": Scale(Data("cifar10", classes=2), 150, 0.02, seeds=5),
     "paper": Scale(replace(DATA["paper"], validation=0, classes=2), 300, 0.02, seeds=5),

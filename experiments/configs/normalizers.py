@@ -39,7 +39,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 1.5, (0.1, 0.4), seeds=3),
+    "smoke": Scale(DATA["smoke"], 32, 0.75, (0.1, 0.4), seeds=3),
     "small": Scale(DATA["small"], 64, 4.0, (0.05, 0.2, 0.8), seeds=3),
     "gpu": Scale(DATA["gpu"], 256, 2.0, (0.1, 0.4, 1.6), seeds=3),
     "paper": Scale(DATA["paper"], 1024, 90.0, (0.1, 0.4, 1.6), seeds=5),

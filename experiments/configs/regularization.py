@@ -57,7 +57,7 @@ class Scale:
 SMALL = replace(DATA["small"], train=2500)  # few images, seen often: there is something to overfit
 SCALES = {
     "smoke": Scale(
-        replace(DATA["smoke"], train=200), 50, 20.0, 0.2, seeds=3,
+        replace(DATA["smoke"], train=100), 50, 20.0, 0.2, seeds=3,
         regularizers=("none", "dropout", "depth", "mixup", "no_decay", "decayed_gains", "ema"),
     ),
     "small": Scale(SMALL, 125, 20.0, 0.8, seeds=3),

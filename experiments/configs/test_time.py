@@ -35,7 +35,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 64, 4.0, (0.05, 0.2), 360, 16, seeds=3),
+    "smoke": Scale(DATA["smoke"], 64, 2.0, (0.05, 0.2), 160, 16, seeds=3),
     "small": Scale(DATA["small"], 128, 8.0, (0.1, 0.4, 1.6), 4000, 64, seeds=3),
     "gpu": Scale(DATA["gpu"], 256, 4.0, (0.1, 0.4, 1.6), 5000, 64, seeds=3),
     "paper": Scale(DATA["paper"], 1024, 90.0, (0.1, 0.4), None, 64, seeds=5),

@@ -40,7 +40,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(network("smoke"), (16, 128), 8, rounds=3),
+    "smoke": Scale(network("smoke"), (16, 64), 8, rounds=3),
     "small": Scale(
         network("small"), (16, 128), 16, ("nfnet_f0", "nfnet_f1"), 2, 64, channels_last=(False, True), rounds=5
     ),

@@ -40,7 +40,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         Data("digits", train=700, validation=100, classes=8), Data("digits", train=100, validation=360),
-        64, 8.0, 0.2, 20, 10.0, (0.02, 0.1), seeds=3,
+        64, 4.0, 0.2, 20, 5.0, (0.02, 0.1), seeds=3,
     ),
     "small": Scale(
         Data("cifar10", train=5000, validation=500, test=1000, pool=2, classes=8), replace(DATA["small"], train=1000),

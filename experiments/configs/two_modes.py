@@ -39,7 +39,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 64, (2, 4, 8, 32), 32, 3.0, (0.05, 0.2), seeds=3),
+    "smoke": Scale(DATA["smoke"], 64, (2, 4, 8, 32), 32, 1.5, (0.05, 0.2), seeds=3),
     "small": Scale(replace(DATA["small"], test=5000), 128, (2, 4, 8, 32), 64, 5.0, (0.0125, 0.05, 0.2, 0.8), seeds=3),
     "gpu": Scale(DATA["gpu"], 256, (2, 4, 8, 32), 128, 3.0, (0.0125, 0.05, 0.2, 0.8), seeds=3, autocast=True),
     "paper": Scale(DATA["paper"], 1024, (2, 4, 8, 32), 32, 100.0, (0.1, 0.4), seeds=5, autocast=True),

@@ -46,7 +46,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 64, 50, 50),
+    "smoke": Scale(DATA["smoke"], 64, 30, 30, points=6),
     "small": Scale(DATA["small"], 128, 280, 100),
     # All images, seen four times within the budget, would leave no gap for a regulariser to close.
     "gpu": Scale(Data("cifar10", train=10000, validation=5000), 256, 700, 200, seeds=5),
