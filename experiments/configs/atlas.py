@@ -4,7 +4,7 @@ Question: Does the effect that a paper reports of batch statistics, or of their 
     seconds?
 Paper: one for each entry; the module of an entry in `experiments.demos.atlas` names it.
 Command: python -m experiments run atlas --profile small
-Cost: smoke 90 s on 2 cores; small 10 minutes on 2 cores; gpu and paper 30 minutes, by a rule of thumb.
+Cost: smoke 30 s on 2 cores; small 10 minutes on 2 cores; gpu and paper 30 minutes, by a rule of thumb.
 Expected: every difference of `EFFECTS` is above 0: it is written so that the paper's claim makes it positive.
 
 An effect is *seen* if the 95 % interval of its difference, paired by seed, lies above 0. Otherwise it is *not seen at

@@ -3,7 +3,7 @@
 Question: Does it help to leave the classifier unclipped, and what happens if other parts are left unclipped?
 Paper: NFNet (arXiv 2102.06171) section 4.1; ledger claim NF-10.
 Command: python -m experiments run clipped_layers --profile small
-Cost: smoke 10 s on 2 cores; small 2 minutes on 2 cores; gpu 30 s and paper weeks, by a rule of thumb.
+Cost: smoke 5 s on 2 cores; small 2 minutes on 2 cores; gpu 30 s and paper weeks, by a rule of thumb.
 Expected: Clipping the classifier's weight as well costs accuracy; leaving the first convolution unclipped does not
     matter; leaving either half of the blocks unclipped ends in divergence or costs more than a point.
 

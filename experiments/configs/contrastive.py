@@ -3,7 +3,7 @@
 Question: With both views of an image in one part of the batch, normalised together, is the match learnt or leaked?
 Paper: NFNet (arXiv 2102.06171), introduction; SimCLR (2002.05709) and MoCo (1911.05722); ledger claim BC-1.
 Command: python -m experiments run contrastive --profile small
-Cost: smoke 15 s on 2 cores; small 4 minutes on 2 cores; gpu 2 minutes, by a rule of thumb; paper days.
+Cost: smoke 10 s on 2 cores; small 4 minutes on 2 cores; gpu 2 minutes, by a rule of thumb; paper days.
 Expected: BN matches views in training mode and not in evaluation mode, and its features are the worst; shuffling the
     second views, one statistic for the whole batch, group norm and NF show no such gap.
 

@@ -3,7 +3,7 @@
 Question: With one domain a client, does a network without norms beat batch norm, shared or kept local?
 Paper: FedWon (arXiv 2306.05879); FedBN (2102.07623); ledger claim FW-1.
 Command: python -m experiments run federated --profile small
-Cost: smoke 20 s on 2 cores; small 7 minutes on 2 cores; gpu 2 minutes and paper hours, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 7 minutes on 2 cores; gpu 2 minutes and paper hours, by a rule of thumb.
 Expected: FedWon above FedBN in every domain, by three points or more in the worst; and it works with batches of one.
 
 FedWon is the NF network here (standardised weights, no norm) with clipping. Domains are made from pixels: plain,

@@ -3,7 +3,7 @@
 Question: How are the ratios of gradient norm to weight norm distributed over units and updates, clipped and unclipped?
 Paper: NFNet (arXiv 2102.06171) section 4 motivates clipping by this ratio and prints no distribution; ours alone.
 Command: python -m experiments run gradient_ratios --profile small
-Cost: smoke 10 s on 2 cores; small 1 minute on 2 cores; gpu 1 minute and paper days, by a rule of thumb.
+Cost: smoke 5 s on 2 cores; small 1 minute on 2 cores; gpu 1 minute and paper days, by a rule of thumb.
 Expected: Ratios of an unclipped network grow without bound before it diverges; clipping holds the network together
     without making them small; batch norm makes them small by itself.
 

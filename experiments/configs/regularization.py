@@ -3,7 +3,7 @@
 Question: How do dropout, stochastic depth, mixing, RandAugment, decay and averaging act on BN, and on NF with clipping?
 Paper: NFNet (arXiv 2102.06171) table 2 and sections 4 and 5; ledger claims NF-5, NF-18, SK-5.
 Command: python -m experiments run regularization --profile small
-Cost: smoke 20 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: NF overfits more than BN without regularisers, and gains more from them; decay on gains and biases harms it.
 
 The rate is fixed: at small the one that the batch-size search chose for both methods on validation images at this

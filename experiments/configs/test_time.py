@@ -4,7 +4,7 @@ Question: With changed images, in random order or sorted by class, which normali
 Paper: alpha-BN (arXiv 2110.04065), UnMix-TNS (2401.08328), IBN-Net (1807.09441); ledger claims AB-1, UM-1 and half of
     IB-1.
 Command: python -m experiments run test_time --profile small
-Cost: smoke 20 s on 2 cores; small 5 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 15 s on 2 cores; small 5 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: statistics of the test batch rescue BN from a change of contrast as long as batches are mixed, and ruin it
     when they are sorted by class; mixtures and UnMix-TNS lie between; GN and NF do not see the order at all.
 

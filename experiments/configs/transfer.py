@@ -3,7 +3,7 @@
 Question: After the same pre-training, does NF or BN fine-tune better, whole and with frozen features?
 Paper: NFNet (arXiv 2102.06171) table 4 (300 million private images); ledger claim NF-14.
 Command: python -m experiments run transfer --profile small
-Cost: smoke 20 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: NF fine-tunes better than BN by half a point or more; both better than from scratch.
 
 Pre-training sees eight of the ten classes, fine-tuning all ten, with few images of each. The rate of the fine-tuning is

@@ -4,7 +4,7 @@ Question: In a vision transformer, how do BN, PowerNorm, unified norm, PRepBN, D
 Paper: PowerNorm (arXiv 2003.07845), unified normalisation (2208.01313), SLAB (2405.11582), DyT (2503.10622), Derf
     (2512.10938); ledger claims PN-1, UN-1, PR-1.
 Command: python -m experiments run transformers --profile small
-Cost: smoke 15 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: most within a few points of layer norm, batch norm well behind; so shallow a network trains without, too.
 """
 

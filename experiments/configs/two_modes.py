@@ -3,7 +3,7 @@
 Question: How large is the gap between training and evaluation mode, with statistics of few images, or of few classes?
 Paper: Batch renormalisation (arXiv 1702.03275), section 4; NFNet (2102.06171), introduction; ledger claim BR-1.
 Command: python -m experiments run two_modes --profile small
-Cost: smoke 20 s on 2 cores; small 7 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 7 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
 Expected: no gap without batch statistics; BN's grows as the images per statistic get fewer, and batches of few classes
     cost it more than batch renormalisation.
 
