@@ -36,7 +36,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 8, 2, 32, 2, 2, 64, 2.0, (0.004, 0.016)),
+    "smoke": Scale(DATA["smoke"], 8, 2, 32, 2, 2, 32, 1.5, (0.004, 0.016)),
     "small": Scale(DATA["small"], 16, 4, 64, 4, 4, 128, 8.0, (0.0005, 0.002, 0.008)),
     "gpu": Scale(DATA["gpu"], 32, 4, 96, 4, 3, 512, 4.5, (0.0005, 0.002, 0.008)),
     "paper": Scale(DATA["paper"], 224, 16, 384, 12, 6, 1024, 90.0, (0.0005, 0.001), seeds=5),
