@@ -11,7 +11,7 @@ image passes. At equal epochs a large batch has few updates, which handicaps eve
 ``bn:updates`` and so on, all batch sizes have the number of updates of one of them, whose runs at equal epochs count
 for both. NF starts with alpha = 1 and skip gain 1: with the published start (0.2 and 0) a schedule of a few hundred
 updates ends before the branches have grown (docs/decisions has the pilot). At smoke the network has two stages of one
-block, both strided, so that the largest batch still gets a dozen updates; at small and gpu its channels are halved, for
+block, both strided, so that the largest batch still gets ten updates; at small and gpu its channels are halved, for
 the smallest batch.
 """
 
