@@ -3,7 +3,7 @@
 Question: With each activation's own gain and a rate searched for each, how far apart are GELU, ReLU and SiLU?
 Paper: NFNet (arXiv 2102.06171) appendix, in words; ledger claim NF-19.
 Command: python -m experiments run activations --profile small
-Cost: smoke 10 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Cost: smoke 5 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
 Expected: less than a point apart in both networks; without its gain no activation would be comparable, for the signal
     then shrinks by another factor in each.
 

@@ -11,7 +11,7 @@ image passes. At equal epochs a large batch has few updates, which handicaps eve
 ``bn:updates`` and so on, all batch sizes have the number of updates of one of them, whose runs at equal epochs count
 for both. NF starts with alpha = 1 and skip gain 1: with the published start (0.2 and 0) a schedule of a few hundred
 updates ends before the branches have grown (docs/decisions has the pilot). At smoke the network has two stages of one
-block, both strided, so that the largest batch still gets a dozen updates; at small and gpu its channels are halved, for
+block, both strided, so that the largest batch still gets ten updates; at small and gpu its channels are halved, for
 the smallest batch.
 """
 
@@ -45,7 +45,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale((32, 128, 256, 512), 256, (32, 512), 5.0, (0.05, 0.4, 3.2), SHORT, seeds=3),
+    "smoke": Scale((32, 64, 128, 256), 128, (32, 256), 2.5, (0.05, 0.4, 3.2), SHORT, seeds=3),
     "small": Scale((8, 32, 128, 512, 1024), 512, (32, 128, 1024), 8.0, (0.05, 0.2, 0.8, 3.2), NARROW, seeds=3),
     "gpu": Scale((16, 64, 256, 1024, 4096), 1024, (64, 256, 4096), 3.0, (0.0125, 0.05, 0.2, 0.8, 3.2), NARROW, seeds=5),
     "paper": Scale((256, 512, 1024, 2048, 4096), 1024, (256, 4096), 90.0, (0.1, 0.2, 0.4, 0.8, 1.6), {}, seeds=5),

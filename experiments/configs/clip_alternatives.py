@@ -3,7 +3,7 @@
 Question: Does one threshold serve several batch sizes and depths, for unit-wise, layer-wise and global-norm clipping?
 Paper: NFNet (arXiv 2102.06171) section 4; ledger claim NF-11.
 Command: python -m experiments run clip_alternatives --profile small
-Cost: smoke 20 s on 2 cores; small 6 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Cost: smoke 15 s on 2 cores; small 6 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
 Expected: One threshold serves all settings for AGC, a little worse layer-wise; the global norm's has to be tuned for
     each; LARS trains at every setting and is less accurate.
 
@@ -56,7 +56,7 @@ def factors(relative: float, whole: float, count: int, step: int = 1) -> dict[st
 
 SCALES = {
     "smoke": Scale(
-        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 3, step=2), (8.0,), updates=24, rate=0.8,
+        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 3, step=2), (8.0,), updates=14, rate=0.8,
         model={},
     ),
     "small": Scale(

@@ -4,7 +4,7 @@ Question: In a network of inverted bottlenecks, how do batch norm, standardised 
     weights but in depth-wise convolutions compare? Do MixUp and CutMix help such a network on top of RandAugment?
 Paper: NF-ResNet (arXiv 2101.08692) on EfficientNets, NFNet (2102.06171) section 4.2; ledger claims SP-9, NF-17.
 Command: python -m experiments run depthwise --profile small
-Cost: smoke 10 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Cost: smoke 5 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
 Expected: standardised everywhere, the network is behind batch norm, and leaving depth-wise weights plain makes up for
     most of it. In short schedules MixUp and CutMix cost accuracy whatever the network.
 
@@ -44,7 +44,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 1.5, (0.1, 0.4), {}),
+    "smoke": Scale(DATA["smoke"], 32, 1.0, (0.1, 0.4), {}),
     "small": Scale(
         DATA["small"], 64, 4.0, (0.05, 0.2, 0.8), {"width": (8, 16, 32), "stem_width": 8}, randaugment=5.0
     ),

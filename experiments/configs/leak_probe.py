@@ -3,7 +3,7 @@
 Question: Whose outputs in training depend on the rest of the batch, and can that path be learnt?
 Paper: NFNet (arXiv 2102.06171), introduction and appendix B; ledger claims NF-20 and BC-1.
 Command: python -m experiments run leak_probe --profile small
-Cost: smoke 15 s on 2 cores; small 3 minutes on 2 cores; gpu and paper 1 minute, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 3 minutes on 2 cores; gpu and paper 1 minute, by a rule of thumb.
 Expected: batch norm answers nearly always, also in parts; everything that treats images apart stays near 50 %.
 
 The first image of a batch is noise; its label is the class of all the others. The rate is small: nothing but the path
@@ -32,7 +32,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(Data("digits", classes=2), 60, 0.02, seeds=3),
+    "smoke": Scale(Data("digits", classes=2), 40, 0.02, seeds=3),
     "small": Scale(Data("cifar10", train=5000, test=2000, pool=2, classes=2), 150, 0.02, seeds=3),
     "gpu": Scale(Data("cifar10", classes=2), 150, 0.02, seeds=5),
     "paper": Scale(replace(DATA["paper"], validation=0, classes=2), 300, 0.02, seeds=5),

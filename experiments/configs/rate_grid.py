@@ -3,7 +3,7 @@
 Question: With rates in steps of 2, how far are NF and NF+AGC from BN at the largest batch?
 Paper: none; it is the check of ledger claim NF-8, whose sweep is batch_size.
 Command: python -m experiments run rate_grid --profile small
-Cost: smoke 15 s on 2 cores; small 4 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
+Cost: smoke 5 s on 2 cores; small 4 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
 Expected: the same order as in steps of 4, by differences that are no larger than its intervals.
 
 The cells are those of batch_size at its largest batch and at equal epochs, its seeds and its range of rates too.

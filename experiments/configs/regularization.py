@@ -3,7 +3,7 @@
 Question: How do dropout, stochastic depth, mixing, RandAugment, decay and averaging act on BN, and on NF with clipping?
 Paper: NFNet (arXiv 2102.06171) table 2 and sections 4 and 5; ledger claims NF-5, NF-18, SK-5.
 Command: python -m experiments run regularization --profile small
-Cost: smoke 20 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: NF overfits more than BN without regularisers, and gains more from them; decay on gains and biases harms it.
 
 The rate is fixed: at small the one that the batch-size search chose for both methods on validation images at this
@@ -57,7 +57,7 @@ class Scale:
 SMALL = replace(DATA["small"], train=2500)  # few images, seen often: there is something to overfit
 SCALES = {
     "smoke": Scale(
-        replace(DATA["smoke"], train=200), 50, 20.0, 0.2, seeds=3,
+        replace(DATA["smoke"], train=100), 50, 20.0, 0.2, seeds=3,
         regularizers=("none", "dropout", "depth", "mixup", "no_decay", "decayed_gains", "ema"),
     ),
     "small": Scale(SMALL, 125, 20.0, 0.8, seeds=3),

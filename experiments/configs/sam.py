@@ -3,7 +3,7 @@
 Question: Does SAM help NF with clipping, does a fifth of the batch suffice for its ascent, and does another batch's do?
 Paper: NFNet (arXiv 2102.06171) section 5 and table 3; SAM (arXiv 2010.01412); ledger claim NF-13.
 Command: python -m experiments run sam --profile small
-Cost: smoke 20 s on 2 cores; small 10 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 10 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: SAM gains accuracy; a fifth of the batch keeps the gain at a fraction of the cost; another batch loses it.
 
 Same data, rate and schedule as `regularization`, for the same reason.

@@ -48,7 +48,7 @@ class Scale:
 SCALES = {
     # A stack must be deeper than the three stages together: the claims are judged on the deepest network. Zeros in the
     # padding take a share of every 3x3 convolution, 2 % at 64 pixels, and NF adds them up: deeper networks get more.
-    "smoke": Scale(24, 6, 64, 56, 1, 48, DATA["smoke"], seeds=3),
+    "smoke": Scale(24, 4, 64, 52, 1, 48, DATA["smoke"], seeds=3),
     "small": Scale(48, 12, 128, 96, 1, 32, DATA["small"], seeds=3),
     "gpu": Scale(96, 24, 128, 128, 1, 64, DATA["gpu"], seeds=5),  # without a norm, 128 blocks leave float32
     "paper": Scale(200, 50, 256, 224, 8, 64, DATA["paper"], seeds=5),

@@ -3,7 +3,7 @@
 Question: How long are the steps of GN, NF and NF+AGC beside the BN twin's, and those of the NFNet family beside F0's?
 Paper: NFNet (arXiv 2102.06171) tables 3 and 6; ledger claims NF-1, NF-2, NF-6.
 Command: python -m experiments run throughput --profile small
-Cost: smoke 20 s on 2 cores; small 5 minutes on 2 cores; gpu 80 minutes, paper 150 minutes, by a rule of thumb.
+Cost: smoke 15 s on 2 cores; small 5 minutes on 2 cores; gpu 80 minutes, paper 150 minutes, by a rule of thumb.
 Expected: NF steps are 10 to 40 % shorter than BN's on the paper's accelerators; on a CPU the order may be the other.
 
 Each record is one network beside its reference, in turns in one process: read the ratio, not the milliseconds.
@@ -40,7 +40,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(network("smoke"), (16, 128), 8, rounds=3),
+    "smoke": Scale(network("smoke"), (16, 64), 8, rounds=2),
     "small": Scale(
         network("small"), (16, 128), 16, ("nfnet_f0", "nfnet_f1"), 2, 64, channels_last=(False, True), rounds=5
     ),

@@ -3,7 +3,7 @@
 Question: After the same pre-training, does NF or BN fine-tune better, whole and with frozen features?
 Paper: NFNet (arXiv 2102.06171) table 4 (300 million private images); ledger claim NF-14.
 Command: python -m experiments run transfer --profile small
-Cost: smoke 20 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: NF fine-tunes better than BN by half a point or more; both better than from scratch.
 
 Pre-training sees eight of the ten classes, fine-tuning all ten, with few images of each. The rate of the fine-tuning is
@@ -40,7 +40,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         Data("digits", train=700, validation=100, classes=8), Data("digits", train=100, validation=360),
-        64, 8.0, 0.2, 20, 10.0, (0.02, 0.1), seeds=3,
+        64, 4.0, 0.2, 20, 5.0, (0.02, 0.1), seeds=3,
     ),
     "small": Scale(
         Data("cifar10", train=5000, validation=500, test=1000, pool=2, classes=8), replace(DATA["small"], train=1000),

@@ -4,7 +4,7 @@ Question: In a vision transformer, how do BN, PowerNorm, unified norm, PRepBN, D
 Paper: PowerNorm (arXiv 2003.07845), unified normalisation (2208.01313), SLAB (2405.11582), DyT (2503.10622), Derf
     (2512.10938); ledger claims PN-1, UN-1, PR-1.
 Command: python -m experiments run transformers --profile small
-Cost: smoke 15 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: most within a few points of layer norm, batch norm well behind; so shallow a network trains without, too.
 """
 
@@ -36,7 +36,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 8, 2, 32, 2, 2, 64, 3.0, (0.004, 0.016)),
+    "smoke": Scale(DATA["smoke"], 8, 2, 32, 2, 2, 32, 1.5, (0.004, 0.016)),
     "small": Scale(DATA["small"], 16, 4, 64, 4, 4, 128, 8.0, (0.0005, 0.002, 0.008)),
     "gpu": Scale(DATA["gpu"], 32, 4, 96, 4, 3, 512, 4.5, (0.0005, 0.002, 0.008)),
     "paper": Scale(DATA["paper"], 224, 16, 384, 12, 6, 1024, 90.0, (0.0005, 0.001), seeds=5),
