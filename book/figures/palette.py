@@ -14,6 +14,7 @@ DARK: Mapping[str, str] = {
     INK: "#E6E6E6",
     GRID: "#4D4D4D",
     BLACK: "#F2F2F2",
+    "#000000": "#F2F2F2",  # of a line; text on a coloured cell has no colour of its own, and stays black
     BLUE: "#3D97D9",
     SKY: "#A5DAF5",
     GREY: "#9A9A9A",

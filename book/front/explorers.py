@@ -146,6 +146,9 @@ def _fixed(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     ax.legend()
     said = {
         "records": (measured, "Test accuracy against batch size by method, with 95 % intervals"),
-        "signal": (predicted, "Predicted variance: near 1 as published, falls without the gain, grows without standardising"),
+        "signal": (
+            predicted,
+            "Predicted variance: near 1 as published, falls without the gain, grows with plain weights",
+        ),
     }
     return {name: themes.inline(plots.svg(fig), alt, f"explorer-{name}") for name, (fig, alt) in said.items()}

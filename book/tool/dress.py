@@ -1,4 +1,4 @@
-"""An executed notebook, made ready for its page: parameters shown, figures for both themes, links, a word when it is old."""
+"""An executed notebook, made ready for its page: figures for both themes, links, a word when it is old."""
 
 from __future__ import annotations
 
