@@ -13,7 +13,7 @@ import yaml
 
 from book.figures import themes
 from book.front import answer, explorers, headline
-from book.tool import status
+from book.tool import reading, status
 from book.tool.dress import dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
 from book.tool.stamps import code_files, digest, digest_files
@@ -96,7 +96,10 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
             shutil.copyfile(page.path, copy)
     _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
     _fill_in(source / "intro.md", "<!-- recorded -->", status.scales(book.root / "experiments" / "results"))
-    first = source / "intro.md"
+    first, texts = source / "intro.md", {page.docname: page.path for page in pages}
+    if first.is_file():
+        text = first.read_text(encoding="utf-8")
+        first.write_text(reading.fill(text, lambda name: texts[name].read_text("utf-8") if name in texts else ""))
     if first.is_file() and "<!-- answer -->" in first.read_text(encoding="utf-8"):
         verdicts = answer.committed()
         _fill_in(first, "<!-- answer -->", answer.answer(verdicts, answer.in_book))
