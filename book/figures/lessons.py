@@ -86,7 +86,7 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     named = {e.claim for e in evidence}
     verdicts = best(profile, results_dir, only=named)
     rests = ", ".join(f"{v.claim.id} ({v.verdict}; {v.profile if v.seeds else 'computed'})" for v in verdicts)
-    plots.markdown(f"*What the sentences above rest on:* {rests}. {{doc}}`verdicts` explains the words.")
+    plots.markdown(f"*What the sentences above rest on:* {rests}. {{doc}}`What the words mean <verdicts>`.")
     warn(evidence, verdicts)
 
 
