@@ -145,7 +145,8 @@ function records(host) {
     if (variants.length > 1) fixed.variant = control(rest, "variant", variants.map((v) => [v, v || "plain"]), show);
     for (const name of Object.keys(AXES)) {
       const found = values(name, rows());
-      if (name === axis.value || name === "rate" || found.length < 2) continue;
+      const searched = name === "rate" && split("rate") === "validation";
+      if (name === axis.value || searched || found.length < 2) continue;
       fixed[name] = control(rest, AXES[name], found.map((v) => [v, short(v)]), show);
       fixed[name].value = String(found[Math.floor(found.length / 2)]);
     }
