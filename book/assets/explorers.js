@@ -67,11 +67,11 @@ function draw(box, lines, options) {
   const fx = options.logx ? Math.log10 : (x) => x;
   const fy = options.logy ? (y) => Math.log10(Math.max(y, 1e-12)) : (y) => y;
   const xs = [...new Set(points.map((p) => p.x))].sort((a, b) => a - b);
-  const ys = options.limits || points.flatMap((p) => [p.y - p.half, p.y + p.half]).map(fy);
+  const ys = points.flatMap((p) => [p.y - p.half, p.y + p.half]).map(fy);
   let [x0, x1] = [fx(xs[0]), fx(xs[xs.length - 1])];
   let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
   if (x0 === x1) [x0, x1] = [x0 - 0.5, x1 + 0.5];
-  const pad = options.limits ? 0 : Math.max(0.04 * (y1 - y0), 0.1);
+  const pad = Math.max(0.04 * (y1 - y0), 0.1);
   [y0, y1] = [y0 - pad, y1 + pad];
   const px = (x) => LEFT + ((fx(x) - x0) / (x1 - x0)) * (W - LEFT - RIGHT);
   const py = (y) => H - BOTTOM - ((Math.min(Math.max(fy(y), y0), y1) - y0) / (y1 - y0)) * (H - TOP - BOTTOM);
@@ -95,36 +95,46 @@ function draw(box, lines, options) {
     svg("polyline", { points: path.map((p) => `${px(p.x)},${py(p.y)}`).join(" "), fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-dasharray": line.dash || "" }, root);
     path.forEach((p) => {
       const dot = svg("circle", { cx: px(p.x), cy: py(p.y), r: path.length > 30 ? 1.5 : 4, fill: line.colour }, root);
-      svg("title", {}, dot, `${line.name}, ${short(p.x)}: ${p.note || short(p.y)}`);
+      const said = `${line.name}, ${short(p.x)}: ${p.note || short(p.y)}`;
+      svg("title", {}, dot, said);
+      if (!options.choose) return;
+      for (const [name, value] of Object.entries({ tabindex: 0, role: "button", "aria-label": said })) dot.setAttribute(name, value);
+      dot.addEventListener("click", () => options.choose(said, p));
+      dot.addEventListener("keydown", (e) => { if (e.key === "Enter") options.choose(said, p); });
     });
   });
 }
 
 // --- the records -------------------------------------------------------------------------------------------------
 
-const AXES = { batch: "batch size (images per update)", rate: "learning rate", threshold: "clipping threshold" };
+const AXES = { epochs: "epochs", batch: "batch size (images per update)", rate: "learning rate", threshold: "clipping threshold" };
+const MEASURES = { accuracy: "accuracy", train: "training accuracy", clipped: "share of clipped units" };
 
 function records(host) {
   const data = window.EXPLORER;
-  const controls = host.querySelector(".controls"), chart = host.querySelector(".chart"), legend = host.querySelector(".legend");
+  const [controls, chart, legend, chosen] = ["controls", "chart", "legend", "chosen"].map((name) => host.querySelector(`.${name}`));
   const hidden = new Set();
   let fixed = {};
   const sweep = control(controls, "sweep", Object.keys(data.sweeps).map((name) => [name, name.replaceAll("_", " ")]), rebuild);
   const axis = control(controls, "along", [], filters);
+  const measure = control(controls, "shown", Object.entries(MEASURES), show);
   const rest = document.createElement("span");
   controls.appendChild(rest);
 
   function values(name, rows) {
     return [...new Set(rows.map((r) => r[name]).filter((v) => v !== null))].sort((a, b) => a - b);
   }
-  function rows() {
-    // Learning rates are searched on validation images; what was chosen is judged on test images, over seeds.
-    return data.sweeps[sweep.value].filter((r) => (axis.value === "rate") === (r.split === "validation"));
+  // Learning rates are searched on validation images; what was chosen is judged on test images, over seeds.
+  function split(along) {
+    return along === "rate" && data.sweeps[sweep.value].some((r) => r.split === "validation") ? "validation" : "test";
+  }
+  function rows(along = axis.value) {
+    return data.sweeps[sweep.value].filter((r) => r.split === split(along));
   }
   function rebuild() {
     axis.replaceChildren();
     for (const [name, text] of Object.entries(AXES)) {
-      if (values(name, data.sweeps[sweep.value]).length > 1) axis.add(new Option(text, name));
+      if (values(name, rows(name)).length > 1) axis.add(new Option(text, name));
     }
     filters();
   }
@@ -135,20 +145,33 @@ function records(host) {
     if (variants.length > 1) fixed.variant = control(rest, "variant", variants.map((v) => [v, v || "plain"]), show);
     for (const name of Object.keys(AXES)) {
       const found = values(name, rows());
-      if (name === axis.value || name === "rate" || found.length < 2) continue;
+      const searched = name === "rate" && split("rate") === "validation";
+      if (name === axis.value || searched || found.length < 2) continue;
       fixed[name] = control(rest, AXES[name], found.map((v) => [v, short(v)]), show);
       fixed[name].value = String(found[Math.floor(found.length / 2)]);
     }
     show();
   }
+  function choose(said, point) {
+    chosen.textContent = `${said}. Records: `;
+    point.lines.forEach((line, i) => {
+      const place = document.createElement(data.files[sweep.value] ? "a" : "span");
+      place.textContent = `line ${line}`;
+      if (data.files[sweep.value]) place.href = `${data.files[sweep.value]}#L${line}`;
+      chosen.append(i ? ", " : "", place);
+    });
+    chosen.append(` of ${sweep.value}.jsonl.`);
+  }
   function show() {
-    const chosen = rows().filter((r) => Object.entries(fixed).every(([name, s]) => r[name] === null || String(r[name]) === s.value));
+    chosen.textContent = "";
+    const kept = rows().filter((r) => Object.entries(fixed).every(([name, s]) => r[name] === null || String(r[name]) === s.value));
     const cells = new Map();
-    for (const r of chosen) {
-      if (r[axis.value] === null) continue;
+    for (const r of kept) {
+      if (r[axis.value] === null || r[measure.value] == null) continue;
       const key = `${r.method}|${r[axis.value]}`;
-      if (!cells.has(key)) cells.set(key, { method: r.method, x: r[axis.value], values: [], rates: new Set() });
-      cells.get(key).values.push(100 * r.accuracy);
+      if (!cells.has(key)) cells.set(key, { method: r.method, x: r[axis.value], values: [], lines: [], rates: new Set() });
+      cells.get(key).values.push(100 * r[measure.value]);
+      cells.get(key).lines.push(r.line);
       cells.get(key).rates.add(r.rate);
     }
     const methods = [...new Set([...cells.values()].map((c) => c.method))];
@@ -170,11 +193,11 @@ function records(host) {
       points: [...cells.values()].filter((c) => c.method === method).map((c) => {
         const { mean, half } = interval(c.values);
         const seeds = c.values.length > 1 ? ` ± ${half.toFixed(1)}, ${c.values.length} seeds` : ", one seed";
-        return { x: c.x, y: mean, half, note: `${mean.toFixed(1)} %${seeds}, rate ${[...c.rates].map(short).join(" or ")}` };
+        return { x: c.x, y: mean, half, lines: c.lines, note: `${mean.toFixed(1)} %${seeds}, rate ${[...c.rates].map(short).join(" or ")}` };
       }),
     }));
-    const split = axis.value === "rate" ? "validation" : "test";
-    draw(chart, lines, { logx: true, limits: [0, 100], xlabel: AXES[axis.value], ylabel: `${split} accuracy (%)`, title: `${split} accuracy along ${AXES[axis.value]}, by method` });
+    const shown = measure.value === "accuracy" ? `${split(axis.value)} accuracy` : MEASURES[measure.value];
+    draw(chart, lines, { choose, logx: true, xlabel: AXES[axis.value], ylabel: `${shown} (%)`, title: `${shown} along ${AXES[axis.value]}, by method` });
   }
   rebuild();
   window.addEventListener("resize", show);
@@ -245,8 +268,8 @@ function propagation(host) {
     });
     const points = (values) => values.map((y, i) => ({ x: i + 1, y, half: 0 }));
     draw(chart, [
-      { name: "stream", colour: "#0072B2", points: points(found.stream) },
-      { name: "end of the branch", colour: "#D55E00", dash: "5 4", points: points(found.branch) },
+      { name: "stream", colour: window.EXPLORER.signal[0], points: points(found.stream) },
+      { name: "end of the branch", colour: window.EXPLORER.signal[1], dash: "5 4", points: points(found.branch) },
     ], { logy: true, xlabel: "block", ylabel: "variance", title: "predicted variance of the stream and of the branches by block" });
   }
   show();
@@ -256,7 +279,7 @@ function propagation(host) {
 document.addEventListener("DOMContentLoaded", () => {
   const made = { records, propagation };
   for (const host of document.querySelectorAll(".explorer")) {
-    if (host.dataset.kind === "records" && !window.EXPLORER) continue;
+    if (host.dataset.kind === "records" && !Object.keys(window.EXPLORER.sweeps).length) continue;
     host.querySelector(".fallback").hidden = true;
     made[host.dataset.kind](host);
   }

@@ -1,6 +1,6 @@
 """What sentences of the book rest on: conditions of claims, at the largest scale recorded, checked against the text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +28,15 @@ class Evidence:
     measured: str = ""
 
 
-def best(profile: str, results_dir: str = "", committed: Path = RESULTS) -> list[Verdict]:
-    """The verdict on every claim at the largest scale there is: of the committed records, or of this build's own."""
+def best(
+    profile: str, results_dir: str = "", committed: Path = RESULTS, only: Collection[str] | None = None
+) -> list[Verdict]:
+    """The verdict on every claim, or on `only` those named, at the largest scale: committed, or of this build's own."""
     order = list(PROFILES)
-    own = claims.verdicts(Path(results_dir).parent if results_dir else RESULTS, [profile])
+    own = claims.verdicts(Path(results_dir).parent if results_dir else RESULTS, [profile], only)
     return [
         mine if not other.tested or (mine.tested and order.index(mine.profile) > order.index(other.profile)) else other
-        for mine, other in zip(own, claims.verdicts(committed))
+        for mine, other in zip(own, claims.verdicts(committed, only=only))
     ]
 
 
@@ -76,6 +78,20 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
         "its verdict",
     ]
     plots.table(header, rows)
+    warn(evidence, verdicts)
+
+
+def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> None:
+    """Show which verdicts the sentences of a finding rest on, and a warning where the records have moved on."""
+    named = {e.claim for e in evidence}
+    verdicts = best(profile, results_dir, only=named)
+    rests = ", ".join(f"{v.claim.id} ({v.verdict}; {v.profile if v.seeds else 'computed'})" for v in verdicts)
+    plots.markdown(f"*What the sentences above rest on:* {rests}. {{doc}}`What the words mean <verdicts>`.")
+    warn(evidence, verdicts)
+
+
+def warn(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
+    """Warn where the records say otherwise than the text."""
     for line in moved(evidence, verdicts):
         plots.markdown(f"```{{warning}}\nThe records have moved on since the text was written: {line}.\n```")
 

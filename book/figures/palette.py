@@ -5,7 +5,20 @@ from collections.abc import Mapping
 
 # Okabe and Ito's palette: told apart with any colour vision, and by the marker in print. A family shares its colour.
 BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#7F7F7F"
+SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#111111", "#7F7F7F"  # an SVG would leave #000000 out
+WHITE = "#FEFEFE"  # on a coloured cell, in both themes
+GROUND, INK, GRID = "#FFFFFF", "#262626", "#CCCCCC"  # page, text and lines of seaborn's white grid
+# What takes their place in the dark theme; a colour that is not named stands out from both grounds.
+DARK: Mapping[str, str] = {
+    GROUND: "#121212",  # the page of the theme
+    INK: "#E6E6E6",
+    GRID: "#4D4D4D",
+    BLACK: "#F2F2F2",
+    "#000000": "#F2F2F2",  # of a line; text on a coloured cell has no colour of its own, and stays black
+    BLUE: "#3D97D9",
+    SKY: "#A5DAF5",
+    GREY: "#9A9A9A",
+}
 LOOK: Mapping[str, tuple[str, str, str]] = {
     "bn": ("BN", BLUE, "o"),
     "nf": ("NF", RED, "s"),

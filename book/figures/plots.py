@@ -1,6 +1,7 @@
 """Figures, tables and captions: intervals are always drawn, and a caption is made from records."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,11 +16,13 @@ from book.figures.palette import BLACK as BLACK
 from book.figures.palette import BLUE as BLUE
 from book.figures.palette import GREEN as GREEN
 from book.figures.palette import GREY as GREY
+from book.figures.palette import INK as INK
 from book.figures.palette import LOOK as LOOK
 from book.figures.palette import ORANGE as ORANGE
 from book.figures.palette import PURPLE as PURPLE
 from book.figures.palette import RED as RED
 from book.figures.palette import SKY as SKY
+from book.figures.palette import WHITE as WHITE
 from book.figures.palette import label as label
 from book.figures.palette import look as look
 from book.figures.parameters import check_notebook
@@ -44,6 +47,7 @@ def setup() -> None:
             "figure.figsize": (6.4, 4.0),
             "figure.constrained_layout.use": True,
             "legend.frameon": False,
+            **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 12),  # 9 pixels on a phone
         }
     )
 
@@ -137,10 +141,18 @@ def heatmap(
 
 
 def legible(background: Sequence[float]) -> str:
-    """Black or white, whichever stands out more from a colour (WCAG's contrast ratio)."""
+    """Black or (nearly) white, whichever stands out more from a colour (WCAG's contrast ratio)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
     luminance = sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear))
-    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else WHITE
+
+
+def svg(fig: Figure) -> str:
+    """A figure as SVG, closed."""
+    text = StringIO()
+    fig.savefig(text, format="svg", metadata={"Date": None})
+    plt.close(fig)
+    return text.getvalue()
 
 
 def show(fig: Figure, alt: str) -> None:

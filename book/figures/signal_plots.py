@@ -71,7 +71,7 @@ def draw_stages(runs: Mapping[str, Sequence[Result]], stage: int) -> Figure:
     fig, ax = plt.subplots()
     draw(ax, runs, "variance")
     for transition in (stage + 1, 2 * stage + 1):
-        ax.axvline(transition, color="grey", linestyle=":", linewidth=1)
+        ax.axvline(transition, color=plots.GREY, linestyle=":", linewidth=1)
     ax.set_xlabel("block (0: the stem); dotted: transitions")
     fig.legend(loc="outside upper center", ncols=2, fontsize="small")
     return fig

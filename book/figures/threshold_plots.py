@@ -149,7 +149,7 @@ def layers(groups: Mapping[str, Runs], usual: str = "nf_agc") -> Table:
     less = against(groups, usual)
     header = [
         "clipped", "test accuracy, %", "diverged", "failed to train", "units clipped of those, %",
-        "less the usual rule, points",
+        "minus the usual rule, points",
     ]  # fmt: skip
     rows = []
     for name, found in groups.items():

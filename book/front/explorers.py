@@ -8,10 +8,14 @@ from math import exp, pi, sqrt, tanh
 from pathlib import Path
 from typing import Any
 
+from book.tool.dress import REPOSITORY
 from experiments import records
+from experiments.obtain import RESULTS
+from experiments.profiles import PROFILES
+from experiments.records.record import HEAD
 from nfnets_lite.models.residual import joins
 
-SWEEPS = ("batch_size", "clipping_threshold", "clip_alternatives", "normalizers")
+SWEEPS = ("batch_size", "budget", "clipping_threshold", "clip_alternatives", "normalizers")
 ACTIVATIONS: Mapping[str, Callable[[float], float]] = {
     "relu": lambda x: max(x, 0.0),
     "silu": lambda x: x / (1 + exp(-x)),
@@ -21,41 +25,62 @@ ACTIVATIONS: Mapping[str, Callable[[float], float]] = {
 }
 
 
-def write(folder: Path, results: Path) -> None:
-    """Write the data script and both fallback figures into the folder of the page's files."""
-    from book.figures import plots  # matplotlib takes a second, which a rendering without this page can do without
+def write(folder: Path, results: Path) -> dict[str, str]:
+    """Write the script of data into the folder of the page's files; both figures for a reader without scripts."""
+    from book.figures import palette, themes  # matplotlib takes a second, which a rendering without this page saves
 
-    sweeps = {name: found for name in SWEEPS if (found := rows(results / f"{name}.jsonl"))}
-    methods = dict.fromkeys(row["method"] for found in sweeps.values() for row in found)
-    look = {method: plots.look(method)[:2] for method in methods}
-    script = f"window.EXPLORER = {json.dumps({'sweeps': sweeps, 'look': look}, separators=(',', ':'))};\n"
-    (folder / "explorer-data.js").write_text(script if sweeps else "", encoding="utf-8")
-    _draw(folder, next(iter(sweeps.values()), []))
+    paths = {name: results / f"{name}.jsonl" for name in SWEEPS}
+    sweeps = {name: found for name, path in paths.items() if (found := rows(path))}
+    look = {row["method"]: palette.look(row["method"])[:2] for found in sweeps.values() for row in found}
+    data = {
+        "sweeps": sweeps,
+        "files": {name: published(paths[name]) for name in sweeps},
+        "look": {method: [name, themes.themed(colour)] for method, (name, colour) in look.items()},
+        "signal": [themes.themed(palette.BLUE), themes.themed(palette.RED)],
+    }
+    script = f"window.EXPLORER = {json.dumps(data, separators=(',', ':'))};\n"
+    (folder / "explorer-data.js").write_text(script, encoding="utf-8")
+    return _fixed(next(iter(sweeps.values()), []))
+
+
+def published(path: Path) -> str:
+    """Where the records can be read line by line: their address in the repository; empty for a reader's own."""
+    committed = (RESULTS / profile / path.name for profile in PROFILES)
+    same = next((own for own in committed if own.is_file() and own.read_bytes() == path.read_bytes()), None)
+    return f"{REPOSITORY}/blob/main/experiments/results/{same.relative_to(RESULTS).as_posix()}" if same else ""
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """One small row a run: method, variant, batch, rate, threshold, seed, split, accuracy.
+    """One small row a run: what was run, on which images, three measures of it, and the line of its record.
 
     A run that diverged or failed to train has the accuracy of chance.
     """
+    lines: dict[tuple[str, int], int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
+        if head := HEAD.match(line):
+            lines[head[4].decode(), int(head[5])] = number
     found = []
-    for record in records.read(path).records if path.is_file() else []:
+    for record in records.read(path).records:
         recipe = record.config.get("recipe", {})
         if not record.done or "batch_size" not in recipe:
             continue
         lost = record.status == "diverged" or records.failed_to_train(record)
-        clip = recipe.get("clip") or {}
+        chance = 1 / record.config["model"]["num_classes"]
         method, _, variant = record.method.partition(":")
         found.append(
             {
                 "method": method,
                 "variant": variant,
                 "batch": recipe["batch_size"],
+                "epochs": recipe["epochs"] or None,  # a run of a number of updates has none
                 "rate": recipe["lr"],
-                "threshold": clip.get("factor"),
+                "threshold": (recipe.get("clip") or {}).get("factor"),
                 "seed": record.seed,
                 "split": record.config["split"],
-                "accuracy": 1 / record.config["model"]["num_classes"] if lost else record.metrics["accuracy"],
+                "accuracy": chance if lost else record.metrics["accuracy"],
+                "train": chance if lost else record.metrics.get("train_accuracy"),
+                "clipped": record.metrics.get("clipped_fraction"),
+                "line": lines.get((record.key, record.seed)),
             }
         )
     return found
@@ -98,28 +123,32 @@ def _moments(activation: str, variance: float, points: int = 4000) -> tuple[floa
     return mean * whole, square * whole
 
 
-def _draw(folder: Path, found: Sequence[Mapping[str, Any]]) -> None:
+def _fixed(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     import matplotlib.pyplot as plt
 
-    from book.figures import plots
+    from book.figures import plots, themes
 
     plots.setup()
     cells: dict[tuple[str, float], list[float]] = {}
     for row in found:
         if row["split"] == "test" and not row["variant"]:
             cells.setdefault((row["method"], row["batch"]), []).append(100 * row["accuracy"])
-    fig = plots.by_batch_size({cell: records.estimate(values) for cell, values in cells.items()})
-    fig.savefig(folder / "explorer-records.svg", metadata={"Date": None})
-    plt.close(fig)
-    fig, ax = plt.subplots()
-    for name, chosen in (
-        ("as published", (True, True)),
-        ("no gain", (False, True)),
-        ("no standardising", (True, False)),
+    measured = plots.by_batch_size({cell: records.estimate(values) for cell, values in cells.items()})
+    predicted, ax = plt.subplots()
+    for name, colour, gain, standardised in (
+        ("as published", plots.BLUE, True, True),
+        ("no gain", plots.RED, False, True),
+        ("no standardising", plots.GREEN, True, False),
     ):
-        stream, _ = signal(6, 4, 0.2, "relu", gain=chosen[0], standardised=chosen[1], scaled=True)
-        ax.plot(range(1, len(stream) + 1), stream, marker="o", markersize=3, label=name)
+        stream, _ = signal(6, 4, 0.2, "relu", gain=gain, standardised=standardised, scaled=True)
+        ax.plot(range(1, len(stream) + 1), stream, color=colour, marker="o", markersize=3, label=name)
     ax.set(yscale="log", xlabel="block", ylabel="variance of the stream")
     ax.legend()
-    fig.savefig(folder / "explorer-signal.svg", metadata={"Date": None})
-    plt.close(fig)
+    said = {
+        "records": (measured, "Test accuracy against batch size by method, with 95 % intervals"),
+        "signal": (
+            predicted,
+            "Predicted variance: near 1 as published, falls without the gain, grows with plain weights",
+        ),
+    }
+    return {name: themes.inline(plots.svg(fig), alt, f"explorer-{name}") for name, (fig, alt) in said.items()}

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib.pyplot as plt
-
 from book.figures import plots
+from book.figures.themes import inline
 from book.front import answer
 from experiments import claims, configs, records
 from experiments.obtain import RESULTS
@@ -36,12 +35,10 @@ def equal_epochs(study: Study) -> Results:
     return study.final.where(updates=None)
 
 
-def draw(study: Study, path: Path) -> None:
-    """Draw the figure."""
+def draw(study: Study) -> str:
+    """Draw the figure, as SVG."""
     plots.setup()
-    fig = plots.by_batch_size(by_batch_size(equal_epochs(study)))
-    fig.savefig(path, metadata={"Date": None})
-    plt.close(fig)
+    return plots.svg(plots.by_batch_size(by_batch_size(equal_epochs(study))))
 
 
 def by_batch_size(found: Results) -> dict[tuple[str, float], records.Estimate]:
@@ -49,26 +46,36 @@ def by_batch_size(found: Results) -> dict[tuple[str, float], records.Estimate]:
     return records.aggregate(found, by=lambda r: (r.method, r.run.recipe.batch_size))
 
 
-def figure(study: Study, profile: str, path: str) -> str:
-    """The Markdown of the figure: the image, what it shows, and what the verdict on its claim is."""
+def alternative(study: Study) -> str:
+    """The text alternative of the figure."""
+    methods = dict.fromkeys(plots.label(r.method) for r in equal_epochs(study))
+    return f"Test accuracy against batch size for {', '.join(methods)}, with 95 % intervals"
+
+
+def in_book(study: Study, profile: str) -> str:
+    """The figure in the text of the first page, for both themes, with its caption."""
+    drawing = inline(draw(study), alternative(study), "headline")
+    return f"```{{raw}} html\n{drawing}\n```\n\n{caption(study, profile)}"
+
+
+def caption(study: Study, profile: str) -> str:
+    """What the figure shows, and what the verdict on its claim is."""
     final = equal_epochs(study)
-    methods = dict.fromkeys(plots.label(r.method) for r in final)
     verdict = claims.judge("NF-8", [*study.search, *study.final], profile)
     data, seeds = final[0].run.data, len({r.seed for r in final})
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
-    alt = f"Test accuracy against batch size for {', '.join(methods)}, with 95 % intervals"
     unmet = [one for one in verdict.regime if not one.met]
-    caption = [
+    said = [
         f"Test accuracy in per cent on {data.name} ({data.train} training images), means and 95 % intervals over "
         f"{seeds} seeds. Each cell has its own searched learning rate. Profile {profile}, {devices}, commit {commits}.",
         f"The paper's claim is that clipping keeps NF level with BN at every batch size: **{verdict.verdict}**"
         + (f" ({verdict.scale})." if verdict.scale else "."),
     ]
     if unmet:
-        caption.append(f"{len(unmet)} of {len(verdict.regime)} preconditions are not met.")
-        caption.append(f"For instance, *{unmet[0].said}*.")
-    return f"![{alt}]({path})\n\n{fill(' '.join(caption), 120)}\n"
+        said.append(f"{len(unmet)} of {len(verdict.regime)} preconditions are not met.")
+        said.append(f"For instance, *{unmet[0].said}*.")
+    return fill(" ".join(said), 120) + "\n"
 
 
 def table(study: Study) -> str:
@@ -92,7 +99,7 @@ def filled(readme: str) -> str:
     study = study_at(profile)
     texts = {
         "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False) + "\n",
-        "headline": figure(study, profile, FIGURE.relative_to(ROOT).as_posix()) + "\n" + table(study),
+        "headline": f"![{alternative(study)}]({FIGURE.relative_to(ROOT)})\n\n{caption(study, profile)}\n{table(study)}",
         "situations": answer.situations(verdicts, answer.in_repository) + "\n",
     }
     for name, text in texts.items():
@@ -101,5 +108,5 @@ def filled(readme: str) -> str:
 
 
 if __name__ == "__main__":
-    draw(study_at(best_profile()), FIGURE)
+    FIGURE.write_text(draw(study_at(best_profile())))
     README.write_text(filled(README.read_text()))

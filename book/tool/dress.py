@@ -1,4 +1,4 @@
-"""An executed notebook, made ready for its page: parameters shown, text alternatives, links, a word when it is old."""
+"""An executed notebook, made ready for its page: figures for both themes, links, a word when it is old."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from book.figures.parameters import assignments
+from book.figures.themes import inline
 
 REPOSITORY = "https://github.com/nfnets-lite/nfnets-lite"
 # The folder is named by the release and moved into place when it is whole: a second run finds it, and only it.
@@ -33,11 +34,11 @@ RECORDS = re.compile(r"records `(\w+)\.jsonl`")
 
 def dressed(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
     """The notebook as its page shows it, and as a reader downloads it."""
-    return with_setup(with_links(with_banner(with_alt_text(with_parameters(notebook)), stale)))
+    return with_setup(with_links(with_banner(with_figures(with_parameters(notebook)), stale)))
 
 
 def with_parameters(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Show the values that a page was made with in its own `parameters` cell.
+    """Show the values that a page was made with in its own `parameters` cell, which the page folds.
 
     The injected cell goes: in a downloaded notebook it would undo, unseen, what a reader sets in the cell above it.
     """
@@ -53,16 +54,19 @@ def with_parameters(notebook: dict[str, Any]) -> dict[str, Any]:
                 lines[value.lineno - 1] = line[: value.col_offset] + shown + line[value.end_col_offset :]
         own["source"] = "\n".join(lines)
         notebook["cells"].remove(injected)
+    if own:  # what was found comes before how it was set
+        own["metadata"]["tags"] = [*own["metadata"]["tags"], "hide-input"]
+        own["metadata"]["mystnb"] = {"code_prompt_show": "Settings of this page"}
     return notebook
 
 
-def with_alt_text(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Hand `display(figure, metadata={"alt": ...})` on to the image, where MyST-NB looks for it: in the cell."""
-    for cell in notebook["cells"]:
-        found = [output.get("metadata", {}).get("alt") for output in cell.get("outputs", [])]
-        if any(found):
-            options = cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})
-            options.setdefault("alt", "; ".join(alt for alt in found if alt))
+def with_figures(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Figures in the text, for both themes, with the text of `display(figure, metadata={"alt": ...})`."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    for number, output in enumerate(outputs):
+        if "image/svg+xml" in (data := output.get("data", {})):
+            alt = output["metadata"].get("alt", "")
+            data["text/html"] = inline("".join(data.pop("image/svg+xml")), alt, f"figure-{number}")
     return notebook
 
 

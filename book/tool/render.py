@@ -11,8 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from book.figures import themes
 from book.front import answer, explorers, headline
-from book.tool import status
+from book.tool import reading, status
 from book.tool.dress import dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
 from book.tool.stamps import code_files, digest, digest_files
@@ -67,6 +68,7 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
     for name in ("assets", "_ext"):
         shutil.copytree(book.source / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(mathjax(), source / "assets" / "mathjax" / MATHJAX[1])
+    (source / "assets" / "colours.css").write_text(themes.style_sheet(), encoding="utf-8")
     # So that a page can show the project's own lines: literalinclude /nfnets_lite/...
     for path in (*code_files(book), *(book.root / "examples").glob("*.py")):
         copy = source / path.relative_to(book.source if path.is_relative_to(book.source) else book.root)
@@ -94,17 +96,20 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
             shutil.copyfile(page.path, copy)
     _fill_in(source / "status.md", "<!-- chapters -->", status.table(rows))
     _fill_in(source / "intro.md", "<!-- recorded -->", status.scales(book.root / "experiments" / "results"))
-    first = source / "intro.md"
+    first, texts = source / "intro.md", {page.docname: page.path for page in pages}
+    if first.is_file():
+        text = first.read_text(encoding="utf-8")
+        first.write_text(reading.fill(text, lambda name: texts[name].read_text("utf-8") if name in texts else ""))
     if first.is_file() and "<!-- answer -->" in first.read_text(encoding="utf-8"):
         verdicts = answer.committed()
         _fill_in(first, "<!-- answer -->", answer.answer(verdicts, answer.in_book))
         _fill_in(first, "<!-- situations -->", answer.situations(verdicts, answer.in_book))
         best = headline.best_profile()
         study = headline.study_at(best)
-        headline.draw(study, source / "assets" / "headline.svg")
-        _fill_in(first, "<!-- headline -->", headline.figure(study, best, "assets/headline.svg"))
+        _fill_in(first, "<!-- headline -->", headline.in_book(study, best))
     if "explorer" in names:
-        explorers.write(source / "assets", source / "records")
+        for name, drawing in explorers.write(source / "assets", source / "records").items():
+            _fill_in(source / "explorer.md", f"<!-- {name} -->", drawing)
     return source
 
 

@@ -1,6 +1,6 @@
 """Verdicts from records: each claim of `claims.yaml` by its own rule, none typed by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -102,8 +102,10 @@ def _word(found: Sequence[Finding]) -> str:
     return "undecided" if any(finding.holds is None for finding in main) else "not reproduced"
 
 
-def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[Verdict]:
-    """The verdict on every claim, from a folder of records with one folder a profile.
+def verdicts(
+    results: Path, profiles: Sequence[str] = tuple(PROFILES), only: Collection[str] | None = None
+) -> list[Verdict]:
+    """The verdict on every claim, or on `only` those named, from a folder of records with one folder a profile.
 
     Each is judged at the largest of the profiles whose sweeps, all those of the claim that are recorded whole, measure
     every condition; else at the largest that measures any.
@@ -113,7 +115,7 @@ def verdicts(results: Path, profiles: Sequence[str] = tuple(PROFILES)) -> list[V
     def current(name: str, profile: str) -> tuple[Sequence[Record], int]:
         return _current(results / profile, name, profile)
 
-    return [_latest(claim, current, profiles) for claim in claims().values()]
+    return [_latest(one, current, profiles) for one in claims().values() if only is None or one.id in only]
 
 
 def verdicts_of(study: Study, profile: str) -> list[Verdict]:

@@ -80,7 +80,8 @@ print("twice two is", double(2))
 
 ```{code-cell} python3
 svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 700 260" width="700"><path d="M20 240Q300 10 680 20" '
-svg += 'fill="none" stroke="#0072b2" stroke-width="4"/><text x="40" y="40">accuracy</text></svg>'
+svg += 'fill="none" stroke="#0072b2" stroke-width="4"/>'
+svg += '<g style="fill: #262626" transform="translate(40 40) scale(0.12 -0.12)"><path d="M0 0H500V60H0Z"/></g></svg>'
 display(SVG(svg), metadata={"alt": "Accuracy grows with the batch size and levels off"})
 ```
 

@@ -131,7 +131,7 @@ def test_pages_load_nothing_from_another_host(built: Book) -> None:
 
 def test_page_content(built: Book) -> None:
     text = (built.html / "chapters/one.html").read_text(encoding="utf-8")
-    assert 'alt="Accuracy grows with the batch size and levels off"' in text
+    assert 'aria-label="Accuracy grows with the batch size and levels off"' in text
     assert "edit/main/book/chapters/one.md" in text
     assert '<span class="nf">double</span>' in text  # the source that literalinclude shows
     assert "<table" in text  # Markdown that a cell displayed

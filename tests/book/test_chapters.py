@@ -17,6 +17,8 @@ BOOK = Book(REPO, REPO / "book", REPO / "book" / "_build")
 CHAPTERS = sorted((REPO / "book" / "chapters").glob("*.md"))
 DEFAULTS = 'profile = "smoke"\nrerun = True\ndevice = "auto"\nresults_dir = ""'
 
+LISTS = ("atlas", "what_we_learned")
+
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=[path.stem for path in CHAPTERS])
 
 
@@ -64,6 +66,13 @@ def test_the_code_it_shows_is_there(path: Path) -> None:
             named = [node for node in scope if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == part]
             assert named, f"{file} has no {name}"
             scope = named[0].body
+
+
+@each_chapter
+def test_it_begins_with_its_finding(path: Path) -> None:
+    if path.stem in LISTS:
+        pytest.skip("a list, whose parts begin with theirs")
+    assert re.findall(r"(?m)^## (.+)$", path.read_text())[0] == "Finding"
 
 
 @each_chapter

@@ -15,10 +15,11 @@ from book.tool.execute import read_chapter
 from experiments.claims import Verdict
 from experiments.records import Record
 
-CHAPTER = Path(__file__).resolve().parents[2] / "book" / "chapters" / "what_we_learned.md"
+CHAPTERS = Path(__file__).resolve().parents[2] / "book" / "chapters"
 CALLS = [
     node
-    for cell in read_chapter(CHAPTER).cells
+    for chapter in sorted(CHAPTERS.glob("*.md"))
+    for cell in read_chapter(chapter).cells
     if cell.cell_type == "code"
     for node in ast.walk(ast.parse(cell.source))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Evidence"
@@ -32,7 +33,7 @@ def verdicts() -> list[Verdict]:
 
 
 def test_the_committed_records_say_what_the_sentences_say(verdicts: list[Verdict]) -> None:
-    assert len(EVIDENCE) >= 15
+    assert len(EVIDENCE) >= 45
     assert not lessons.moved(EVIDENCE, verdicts)
     assert all(lessons.finding(e, verdicts)[1].effect is not None for e in EVIDENCE)
 
@@ -45,6 +46,17 @@ def test_records_that_moved_are_told_of(verdicts: list[Verdict], monkeypatch: py
     assert lessons.finding(EVIDENCE[0], verdicts)[1].measured in table
     assert warning.startswith("```{warning}")
     assert f"fails when this was written, {EVIDENCE[0].outcome} now" in warning
+
+
+def test_a_finding_names_its_verdicts_and_warns(verdicts: list[Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(plots, "markdown", shown.append)
+    lessons.check([Evidence("NF-7", "the direction", "holds")], "smoke")
+    lessons.check([Evidence("NF-7", "the direction", "fails")], "smoke")
+    rests, again, warning = shown
+    assert rests == again
+    assert "NF-7 (reproduced; computed)" in rests
+    assert warning.startswith("```{warning}")
 
 
 def of_size(images: int, accuracies: list[float]) -> list[Record]:

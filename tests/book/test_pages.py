@@ -15,7 +15,7 @@ from fixture_book import PROFILES, make_book
 
 import nfnets_lite as nf
 from book.front import explorers
-from book.tool import dress, status
+from book.tool import dress, reading, status
 from book.tool.build import Request, run
 from book.tool.dress import dressed, given, records_shown, with_links
 from experiments import records
@@ -155,3 +155,15 @@ def test_rows_are_those_of_the_records() -> None:
     assert {row["split"] for row in found} == {"validation", "test"}
     assert all(0 <= row["accuracy"] <= 1 and row["batch"] >= 1 for row in found)
     assert explorers.rows(path.with_name("none.jsonl")) == []
+
+
+def test_the_minutes_of_a_row_are_those_of_its_pages() -> None:
+    shown = "```{code-cell} ipython3\n" + "x = 1\n" * 30 + "```\n"
+    folded = shown.replace("ipython3\n", "ipython3\n:tags: [hide-input]\n")
+    pages = {
+        "chapters/one": "---\nconfigs: []\n---\n" + "word " * 600 + "\n" + shown + folded,
+        "guides/two": "word " * 120,
+    }
+    row = f"| you | {{doc}}`chapters/one`, {{doc}}`guides/two` | {reading.MARK} |\n"
+    assert reading.fill(row, pages.__getitem__).endswith("| about 10 |\n")
+    assert reading.fill("no table\n", pages.__getitem__) == "no table\n"

@@ -100,7 +100,7 @@ def test_a_dagger_in_a_table_is_explained(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("background", "colour"), [((0, 0, 0, 1), "white"), ((1, 1, 1, 1), "black"), ((0.6, 0.6, 0.4, 1), "black")]
+    ("background", "colour"), [((0, 0, 0, 1), plots.WHITE), ((1, 1, 1, 1), "black"), ((0.6, 0.6, 0.4, 1), "black")]
 )
 def test_text_stands_out_from_its_background(background: tuple[float, ...], colour: str) -> None:
     assert plots.legible(background) == colour

@@ -16,14 +16,14 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 SCRIPT = Path(__file__).resolve().parents[2] / "book" / "assets" / "explorers.js"
 HOST = (
     '<div class="explorer" data-kind="{kind}"><div class="controls"></div><div class="chart"></div>'
-    '<div class="legend"></div><div class="fallback">fixed</div></div>'
+    '<p class="chosen"></p><div class="legend"></div><div class="fallback">fixed</div></div>'
 )
 
 
 def row(method: str, batch: int, rate: float, seed: int, split: str, accuracy: float) -> dict:
     return {
         "method": method, "variant": "", "batch": batch, "rate": rate, "threshold": None, "seed": seed, "split": split,
-        "accuracy": accuracy,
+        "accuracy": accuracy, "train": accuracy + 0.1, "clipped": None, "epochs": 8, "line": batch + seed,
     }  # fmt: skip
 
 
@@ -35,7 +35,9 @@ DATA = {
             *(row("bn", b, r, 1000, "validation", r) for b in (16, 64) for r in (0.1, 0.2, 0.4)),
         ]
     },
-    "look": {"bn": ["BN", "#0072B2"], "nf": ["NF", "#D55E00"]},
+    "files": {"batch_size": "https://example.org/batch_size.jsonl"},
+    "look": {"bn": ["BN", "var(--c0072b2, #0072B2)"], "nf": ["NF", "#D55E00"]},
+    "signal": ["#0072B2", "#D55E00"],
 }
 
 
@@ -84,6 +86,24 @@ def test_the_chart_follows_its_controls(page: sync_api.Page) -> None:
     host.locator(".legend input").first.uncheck()
     assert host.locator(".chart circle").count() == 2
     host.locator(".legend input").first.check()
+    host.locator("select").nth(2).select_option("train")
+    assert "BN, 16: 61.0 % ± 2.5, 3 seeds, rate 0.1" in host.locator(".chart title").all_text_contents()
+    host.locator("select").nth(2).select_option("clipped")
+    assert not host.locator(".chart circle").count()  # neither method clips
+    host.locator("select").nth(2).select_option("accuracy")
+
+
+def test_a_point_names_the_records_it_is_made_of(page: sync_api.Page) -> None:
+    host = page.locator('[data-kind="records"]')
+    point = host.locator(".chart circle").first
+    assert point.evaluate("dot => getComputedStyle(dot).fill") == "rgb(0, 114, 178)"
+    point.press("Enter")
+    lines = host.locator(".chosen a")
+    assert lines.all_text_contents() == ["line 16", "line 17", "line 18"]
+    assert lines.first.get_attribute("href") == "https://example.org/batch_size.jsonl#L16"
+
+
+def test_the_signal_follows_its_controls(page: sync_api.Page) -> None:
     signal = page.locator('[data-kind="propagation"]')
     before = signal.locator(".chart").inner_html()
     signal.locator("select").nth(4).select_option("0")

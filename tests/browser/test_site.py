@@ -33,6 +33,35 @@ FLAGS = [
 NOT_PAGES = {"index.html", "genindex.html"}  # a redirect, and an empty list
 DROPPED = "net::ERR_ABORTED"  # by the browser itself; what a server refuses, or does not have, fails otherwise
 PHONE = {"width": 390, "height": 844}
+# Of a figure: the opaque grounds between it and the page, and the colours of its labels.
+DRAWN = """figure => {
+  const numbers = colour => colour.match(/[0-9.]+/g).map(Number), cards = [];
+  for (let box = figure; box.tagName !== "ARTICLE"; box = box.parentElement) {
+    if ((numbers(getComputedStyle(box).backgroundColor)[3] ?? 1) > 0) cards.push(box.className);
+  }
+  const labels = [...figure.querySelectorAll("[transform*='scale(0.']")];
+  return { cards, inks: labels.filter(l => /262626/.test(l.getAttribute("style")))
+    .map(l => numbers(getComputedStyle(l).fill).slice(0, 3)) };
+}"""
+# The smallest label of each figure, in pixels of the screen.
+LABELS = """() => [...document.querySelectorAll(".figure svg")].filter(svg => svg.clientWidth).map(svg => {
+  const shrunk = svg.clientWidth / svg.viewBox.baseVal.width;
+  const sizes = [...svg.innerHTML.matchAll(/scale\\((0\\.\\d+) -/g)].map(found => 100 * found[1] * shrunk);
+  return Math.min(...sizes);
+})"""
+# What scrolls sideways in a box of its own, and whether the box shows it: a shadow, and rows that let it through.
+SIDEWAYS = """() => [...document.querySelectorAll("article table, article .figure")].map(box => {
+  let scroller = box;
+  while (scroller.tagName !== "ARTICLE" && !/auto|scroll/.test(getComputedStyle(scroller).overflowX)) {
+    scroller = scroller.parentElement;
+  }
+  const covers = [...box.querySelectorAll("tr, td, th")].filter(cell => {
+    const alpha = getComputedStyle(cell).backgroundColor.match(/\\/ ([0-9.]+)|, ([0-9.]+)\\)$/);
+    return !alpha || Number(alpha[1] ?? alpha[2]) > 0.3;
+  });
+  const shown = getComputedStyle(scroller).backgroundAttachment.includes("local") && !covers.length;
+  return [scroller.scrollWidth > scroller.clientWidth + 1, shown, box.outerHTML.slice(0, 80)];
+}).filter(([wide]) => wide)"""
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +157,12 @@ def test_pages_load_clean(watch: Watch, pages: list[str], request: pytest.Fixtur
         assert page.locator("html").get_attribute("data-theme") == theme, name
         background = page.locator("body").evaluate(brightness)
         assert (max(background) < 80) if theme == "dark" else (min(background) > 200), (name, background)
-        for image in page.locator("article img:visible").all() if theme == "dark" else []:
-            card = image.evaluate(brightness)
-            assert min(card) > 200, f"{name}: a figure without its light card in the dark theme: {card}"
+        for figure in page.locator(".figure:visible").all():
+            drawn = figure.evaluate(DRAWN)
+            assert not drawn["cards"], f"{name}: a figure on a card of its own: {drawn}"
+            inks = [value for ink in drawn["inks"] for value in ink]
+            assert inks, f"{name}: a figure without labels"
+            assert (min(inks) > 180) if theme == "dark" else (max(inks) < 80), (name, drawn)
         for formula in page.locator("article .math").all():
             assert formula.locator("mjx-container svg").count(), f"{name}: a formula was not set"
     assert not watch.faults
@@ -150,6 +182,29 @@ def test_phone_does_not_scroll_sideways(watch: Watch, pages: list[str]) -> None:
     assert not watch.faults
 
 
+@pytest.mark.parametrize("watch", [{"viewport": PHONE, "is_mobile": True}], indirect=True, ids=["phone"])
+def test_a_phone_shows_the_page_before_its_settings(watch: Watch, pages: list[str]) -> None:
+    folded = 0
+    for name in pages:
+        settings = watch.open(f"/{name}", until="load").locator("details", has_text="Settings of this page")
+        for box in settings.all():
+            folded += 1
+            assert not box.locator("pre").first.is_visible(), name
+    assert folded
+
+
+@pytest.mark.parametrize("watch", [{"viewport": PHONE, "is_mobile": True}], indirect=True, ids=["phone"])
+def test_a_phone_shows_readable_labels_and_what_scrolls(watch: Watch, pages: list[str]) -> None:
+    sideways = 0
+    for name in pages:
+        page = watch.open(f"/{name}", until="load")
+        assert all(size > 8.9 for size in page.evaluate(LABELS)), (name, page.evaluate(LABELS))
+        wide = page.evaluate(SIDEWAYS)
+        sideways += len(wide)
+        assert all(shown for _, shown, _ in wide), (name, [box for _, shown, box in wide if not shown])
+    assert sideways
+
+
 def test_every_image_has_alt_text(watch: Watch, pages: list[str]) -> None:
     missing = []
     for name in pages:
@@ -157,6 +212,9 @@ def test_every_image_has_alt_text(watch: Watch, pages: list[str]) -> None:
             alt = image.get_attribute("alt") or ""
             if not alt.strip() or re.search(r"\.(svg|png|jpe?g|gif|webp)$", alt):  # Sphinx fills in the file name
                 missing.append(f"{name}: {image.get_attribute('src')} (alt={alt!r})")
+        for figure in watch.page.locator(".figure svg").all():
+            if not (figure.get_attribute("aria-label") or "").strip():
+                missing.append(f"{name}: a figure")
     assert not missing, 'give each figure a text: display(figure, metadata={"alt": "..."})'
 
 
