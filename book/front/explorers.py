@@ -8,7 +8,6 @@ from math import exp, pi, sqrt, tanh
 from pathlib import Path
 from typing import Any
 
-from book.tool.dress import REPOSITORY
 from experiments import records
 from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
@@ -25,8 +24,11 @@ ACTIVATIONS: Mapping[str, Callable[[float], float]] = {
 }
 
 
-def write(folder: Path, results: Path) -> dict[str, str]:
-    """Write the script of data into the folder of the page's files; both figures for a reader without scripts."""
+def write(folder: Path, results: Path, repository: str) -> dict[str, str]:
+    """Write the script of data into the folder of the page's files; both figures for a reader without scripts.
+
+    Points lead to the lines of their records at the address of the `repository`.
+    """
     from book.figures import palette, themes  # matplotlib takes a second, which a rendering without this page saves
 
     paths = {name: results / f"{name}.jsonl" for name in SWEEPS}
@@ -34,7 +36,7 @@ def write(folder: Path, results: Path) -> dict[str, str]:
     look = {row["method"]: palette.look(row["method"])[:2] for found in sweeps.values() for row in found}
     data = {
         "sweeps": sweeps,
-        "files": {name: published(paths[name]) for name in sweeps},
+        "files": {name: published(paths[name], repository) for name in sweeps},
         "look": {method: [name, themes.themed(colour)] for method, (name, colour) in look.items()},
         "signal": [themes.themed(palette.BLUE), themes.themed(palette.RED)],
     }
@@ -43,11 +45,11 @@ def write(folder: Path, results: Path) -> dict[str, str]:
     return _fixed(next(iter(sweeps.values()), []))
 
 
-def published(path: Path) -> str:
+def published(path: Path, repository: str) -> str:
     """Where the records can be read line by line: their address in the repository; empty for a reader's own."""
     committed = (RESULTS / profile / path.name for profile in PROFILES)
     same = next((own for own in committed if own.is_file() and own.read_bytes() == path.read_bytes()), None)
-    return f"{REPOSITORY}/blob/main/experiments/results/{same.relative_to(RESULTS).as_posix()}" if same else ""
+    return f"{repository}/blob/main/experiments/results/{same.relative_to(RESULTS).as_posix()}" if same else ""
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import yaml
 from book.figures import themes
 from book.front import answer, explorers, headline
 from book.tool import reading, status
-from book.tool.dress import dressed, given, records_shown
+from book.tool.dress import REPOSITORY, dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
 from book.tool.stamps import code_files, digest, digest_files
 
@@ -108,7 +108,7 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
         study = headline.study_at(best)
         _fill_in(first, "<!-- headline -->", headline.in_book(study, best))
     if "explorer" in names:
-        for name, drawing in explorers.write(source / "assets", source / "records").items():
+        for name, drawing in explorers.write(source / "assets", source / "records", REPOSITORY).items():
             _fill_in(source / "explorer.md", f"<!-- {name} -->", drawing)
     return source
 
