@@ -87,6 +87,12 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     verdicts = best(profile, results_dir, only=named)
     rests = ", ".join(f"{v.claim.id} ({v.verdict}; {v.profile if v.seeds else 'computed'})" for v in verdicts)
     plots.markdown(f"*What the sentences above rest on:* {rests}. {{doc}}`What the words mean <verdicts>`.")
+    small = [f"- {v.claim.id}, {one.said}" for v in verdicts for one in v.regime if not one.met]
+    if small:
+        hint = (
+            "The sentences above hold for the small networks trained here. These have not reached what the claims ask:"
+        )
+        plots.markdown("\n".join(["```{admonition} Take this as a hint", ":class: caution", hint, "", *small, "```"]))
     warn(evidence, verdicts)
 
 

@@ -59,6 +59,15 @@ def test_a_finding_names_its_verdicts_and_warns(verdicts: list[Verdict], monkeyp
     assert warning.startswith("```{warning}")
 
 
+def test_a_finding_of_small_networks_is_called_a_hint(verdicts: list[Verdict], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = next(v for v in verdicts if v.verdict == "regime not reached")
+    shown: list[str] = []
+    monkeypatch.setattr(plots, "markdown", shown.append)
+    lessons.check([Evidence(small.claim.id, small.findings[0].name, small.findings[0].outcome)], "smoke")
+    assert "Take this as a hint" in shown[1]
+    assert all(one.met or f"- {small.claim.id}, {one.said}" in shown[1] for one in small.regime)
+
+
 def of_size(images: int, accuracies: list[float]) -> list[Record]:
     model = {"norm_options": {"size": images}}
     return [run("ghost_bn", seed, a, model=model) for seed, a in enumerate(accuracies)]
