@@ -1,7 +1,8 @@
 """Convert somebody else's network: norms out, standardised convolutions and scaled branches in."""
 
+import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -123,8 +124,10 @@ def convert(
             f"batch is a {type(batch).__name__}; pass a tensor, or a function that calls the model on its inputs, such "
             "as lambda model: model(images, targets)"
         )
-    run: Run = batch if not isinstance(batch, Tensor) else lambda model: model(batch)
+    ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
     with _evaluated(model):
+        x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
+        run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
         plan = Plan(model, run, () if keep_weights and ends == "auto" else ends, leave, depthwise)
         if not dry_run:
             alpha = max(1, len(plan.ends)) ** -0.5 if alpha is None else alpha
@@ -134,14 +137,16 @@ def convert(
 
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and gradients for all parameters, so that autograd's graph shows all layers."""
+    """Evaluation mode, nothing compiled, gradients for all parameters: autograd's graph shows all layers."""
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
         model.eval()
         for parameter in frozen:
             parameter.requires_grad_()
-        with torch.enable_grad():
+        # Where dynamo is not imported, nothing was compiled, and importing it takes a second.
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        with eager, torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, mode in modes.items():

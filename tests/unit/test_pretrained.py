@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import nfnets_lite.pretrained as pretrained
 from nfnets_lite import create_model
@@ -308,13 +310,36 @@ def prefixed(prefix: str) -> Any:
         lambda model: {"epoch": 3, "state_dict": prefixed("net.")(model), "callbacks": {}},
         lambda model: {"model": prefixed("module.")(tiny(num_classes=3)), "ema": prefixed("module.")(model)},
         lambda model: {"model": {f"module.{name}": tensor for name, tensor in timm_state(model).items()}},
+        lambda model: {"model_ema": AveragedModel(model).state_dict(), "epoch": 3},
+        lambda model: {"checkpoint": {"model": model.state_dict(), "epoch": 3}},
+        lambda model: {"state_dict": model.state_dict(), "args": Namespace(lr=0.1)},
     ],
-    ids=["module", "compiled", "both", "lightning", "entry", "entry and prefix", "the entry that fits", "timm"],
+    ids=[
+        *("module", "compiled", "both", "lightning", "entry", "entry and prefix", "the entry that fits", "timm"),
+        *("averaged", "nested", "timm's training script"),
+    ],
 )
 def test_what_training_puts_around_a_state_dict_is_taken_off(wrapped: Any, tmp_path: Path) -> None:
     model = tiny()
-    torch.save(wrapped(model), tmp_path / "wrapped.pth")
-    assert equal(load_pretrained(tiny(), tmp_path / "wrapped.pth"), model)
+    for name in ("wrapped.pth", "last.ckpt", "checkpoint-3.pth.tar"):
+        torch.save(wrapped(model), tmp_path / name)
+        assert equal(load_pretrained(tiny(), str(tmp_path / name)), model)
+
+
+def test_a_model_inside_an_average_is_filled_and_saved(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model, average = tiny(), AveragedModel(tiny())
+    save_pretrained(AveragedModel(model), tmp_path / "average.safetensors")
+    assert load_pretrained(average, tmp_path / "average.safetensors") is average
+    assert equal(average.module, model)
+
+
+def test_a_file_with_a_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pth")
+    with pytest.raises(
+        ValueError, match=r"an object of torch\.nn\.\S+\.Linear.*weights_only=False\) and save the state"
+    ):
+        load_pretrained(tiny(), tmp_path / "whole.pth")
 
 
 def test_a_compiled_model_and_one_with_a_compiled_part_load_and_save(tmp_path: Path) -> None:
@@ -331,9 +356,9 @@ def test_a_compiled_model_and_one_with_a_compiled_part_load_and_save(tmp_path: P
 
 def test_what_was_taken_off_is_said_where_the_rest_does_not_fit(tmp_path: Path) -> None:
     model, path = tiny(), tmp_path / "wrapped.pth"
-    torch.save({"model": prefixed("module.")(model) | {"n_averaged": torch.ones(1)}}, path)
+    torch.save({"model": prefixed("module.")(model) | {"temperature": torch.ones(1)}}, path)
     said = (
-        r"fit the model, read from its entry 'model' and without the prefix 'module\.' of its names; 1 unmatched: n_av"
+        r"fit the model, read from its entry 'model' and without the prefix 'module\.' of its names; 1 unmatched: temp"
     )
     with pytest.raises(WeightsMismatch, match=said):
         load_pretrained(tiny(), path)
