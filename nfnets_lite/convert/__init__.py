@@ -1,8 +1,10 @@
 """Convert somebody else's network: norms out, standardised convolutions and scaled branches in."""
 
 import sys
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite.convert.layers import BranchScale
-from nfnets_lite.convert.plan import Plan, Run
+from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
 
 __all__ = ["Conversion", "convert"]
 
@@ -96,7 +98,8 @@ def convert(
     ------
     ValueError
         For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
-        Also for norms that activate as well or that the batch does not reach. The model is as it was.
+        Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach. The
+        model is as it was.
     TypeError
         For a batch that is neither a tensor nor callable.
 
@@ -124,8 +127,13 @@ def convert(
             f"batch is a {type(batch).__name__}; pass a tensor, or a function that calls the model on its inputs, such "
             "as lambda model: model(images, targets)"
         )
+    if isinstance(model, torch.jit.ScriptModule) or any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            f"model={type(model).__name__} is scripted or on the meta device; convert the network as it was before "
+            "torch.jit, with memory: model.to_empty(device='cpu')"
+        )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
-    with _evaluated(model):
+    with _evaluated(model), _norms_apart(model):
         x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
         run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
         plan = Plan(model, run, () if keep_weights and ends == "auto" else ends, leave, depthwise)
@@ -133,6 +141,23 @@ def convert(
             alpha = max(1, len(plan.ends)) ** -0.5 if alpha is None else alpha
             plan.carry_out(model, run, keep_weights, partial(BranchScale, alpha, skip_gain))
     return Conversion(tuple(plan.rows()), keep_weights, dry_run)
+
+
+@contextmanager
+def _norms_apart(model: nn.Module) -> Iterator[None]:
+    """Norms that hold an activation, as timm's, are two layers; those that were not replaced are one layer afterwards."""
+    apart: dict[nn.Module, nn.Module] = {}
+    for norm in model.modules():
+        act = norm._modules.get("act")
+        if act is not None and is_norm(norm):
+            plain = copy(norm)
+            plain._modules = {**norm._modules, "act": nn.Identity()}
+            apart[norm] = nn.Sequential(OrderedDict(norm=plain, act=act))
+    replace_layers(model, apart)
+    try:
+        yield
+    finally:
+        replace_layers(model, {two: norm for norm, two in apart.items() if is_norm(two.get_submodule("norm"))})
 
 
 @contextmanager

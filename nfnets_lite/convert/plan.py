@@ -26,7 +26,7 @@ _KINDS: dict[type[nn.Module], type[Any]] = {
 _SAME = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     """Norms of torch, and frozen ones with statistics, as torchvision's, which derives from none of them."""
     statistics = getattr(module, "running_mean", None) is not None and getattr(module, "running_var", None) is not None
     return isinstance(module, _NORMS) or statistics
@@ -46,23 +46,18 @@ class Plan:
     def __init__(
         self, model: nn.Module, run: Run, ends: Collection[str], leave: Collection[str], depthwise: bool
     ) -> None:
-        if isinstance(model, torch.jit.ScriptModule) or any(p.is_meta for p in model.parameters()):
-            raise ValueError(
-                f"model={type(model).__name__} is scripted or on the meta device; convert the network as it was before "
-                "torch.jit, with memory: model.to_empty(device='cpu')"
-            )
         named = dict(model.named_modules())
         if unknown := set(leave) - set(named):
             raise ValueError(f"leave={sorted(unknown)} names no module of the model; use names of named_modules()")
-        self.layers = {n: m for n, m in named.items() if _is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
+        self.layers = {n: m for n, m in named.items() if is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
         self.left = {n for n in self.layers if any(f"{n}.".startswith(f"{part}.") for part in leave)}
-        self.norms = [n for n, m in self.layers.items() if _is_norm(m) and n not in self.left]
+        self.norms = [n for n, m in self.layers.items() if is_norm(m) and n not in self.left]
         if not self.norms or "" in self.layers:
             raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
         pools = {n: m for n, m in named.items() if isinstance(m, _POOLS)}
         watched = {n: (named[n], -1) for n in leave} | {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
         self.graph = Graph(lambda: run(model), watched)
-        weighted = {n for n, m in self.layers.items() if not _is_norm(m)}
+        weighted = {n for n, m in self.layers.items() if not is_norm(m)}
         self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
         self.convs = [n for n in self.layers if n in weighted and n not in self.kept]
         if ends == "auto":
@@ -109,7 +104,7 @@ class Plan:
                 yield f"{name!r} is called {calls} times, and each call would need constants of its own"
             elif any(owners[p] > 1 for p in layer.parameters()):
                 yield f"{name!r} shares its weights with another layer"
-            if _is_norm(layer) and self.graph.activates(name):
+            if is_norm(layer) and self.graph.activates(name):
                 yield f"{name!r} is a {type(layer).__name__}, which activates as well"
         yield from (f"the forward pass computes {norm} without a layer" for norm in self.graph.stray_norms())
 
@@ -152,12 +147,12 @@ class Plan:
                 new = scale if isinstance(new, nn.Identity) else nn.Sequential(new, scale)
             made |= {} if new is old else {old: new}
         try:
-            _replace(model, made)
+            replace_layers(model, made)
             run(model)
             if unset:
                 raise AttributeError(f"its forward pass calls the old {min(unset)!r}, from a list or an attribute")
         except BaseException as error:
-            _replace(model, {new: old for old, new in made.items()})
+            replace_layers(model, {new: old for old, new in made.items()})
             if isinstance(error, AttributeError):
                 raise ValueError(
                     f"model={type(model).__name__} cannot be converted, and is as it was: {error}. Change the forward "
@@ -184,7 +179,7 @@ def _standardised(conv: Any, keep: bool) -> nn.Module:
     return made
 
 
-def _replace(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
+def replace_layers(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
     """Put new layers in the places of old ones, in all places that a layer has."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():

@@ -196,6 +196,33 @@ class Activating(nn.BatchNorm2d):
         return F.relu(super().forward(x))
 
 
+class NormAct(nn.BatchNorm2d):
+    """As timm has it: norm and activation in one layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))  # type: ignore[no-any-return]
+
+
+def test_a_norm_that_holds_an_activation_is_taken_apart() -> None:
+    torch.manual_seed(0)
+    model, plain = (
+        nn.Sequential(nn.Conv2d(1, 8, 3), norm(8), *act, nn.Conv2d(8, 8, 3), norm(8), *act)
+        for norm, act in ((NormAct, ()), (nn.BatchNorm2d, (nn.ReLU(),)))
+    )
+    names = list(model.state_dict())
+    report = nf.convert(model, images(), dry_run=True)
+    assert list(model.state_dict()) == names
+    nf.convert(model, images(), leave=["3"])
+    assert isinstance(model[3], NormAct)
+    assert isinstance(model[1].act, nn.ReLU)
+    assert [row[2] for row in report.rows] == [row[2] for row in nf.convert(plain, images()).rows]
+    assert torch.allclose(model[1](model[0](x := images())).var(), plain[2](plain[0](x)).var(), rtol=0.2)
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
