@@ -145,7 +145,7 @@ def convert(
 
 @contextmanager
 def _norms_apart(model: nn.Module) -> Iterator[None]:
-    """Norms that hold an activation, as timm's, are two layers; those that were not replaced are one layer afterwards."""
+    """Make two layers of a norm that holds an activation, as timm's; those that stay are one layer again at the end."""
     apart: dict[nn.Module, nn.Module] = {}
     for norm in model.modules():
         act = norm._modules.get("act")
