@@ -18,6 +18,7 @@ from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, 
 from nfnets_lite.convert import convert
 from nfnets_lite.fold import fold
 from nfnets_lite.models import ResNetSpec, ViTSpec, create_model, list_models, model_spec
+from nfnets_lite.models.hints import name_hint
 from nfnets_lite.norm import create_norm, set_progress
 from nfnets_lite.optim import agc_report, attach_agc, param_groups
 from nfnets_lite.standardize import standardize_weight
@@ -68,5 +69,5 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{name_hint(name)}")
     return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

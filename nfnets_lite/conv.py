@@ -13,6 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from nfnets_lite.padding import pad_same
 from nfnets_lite.standardize import standardize_weight, unit_std_weight
 
+# torch.fx records a call of these as one step: their checks cannot be traced.
+torch.fx.wrap("standardize_weight")
+torch.fx.wrap("unit_std_weight")
+
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 

@@ -199,9 +199,10 @@ def _refuse_training(self: Any, inputs: tuple[Tensor]) -> None:
     else:
         if isinstance(self.weight, Tensor) and (self.training or self.weight.requires_grad):  # not a quantised layer
             state = "is in training mode" if self.training else "requires a gradient"
-            verb = "normalise" if self.baked == "norm" else "standardise"
+            baked = getattr(self, "baked", "weight")  # a layer of torch's quantisation keeps hooks, not attributes
+            verb = "normalise" if baked == "norm" else "standardise"
             raise RuntimeError(
-                f"a folded {type(self).__name__} {state}: its {self.baked} is baked in, and training it would no "
+                f"a folded {type(self).__name__} {state}: its {baked} is baked in, and training it would no "
                 f"longer {verb}. Train the model that was folded, then fold() it again; to evaluate, call .eval() and "
                 ".requires_grad_(False)"
             )

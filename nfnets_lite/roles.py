@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.optim.swa_utils import AveragedModel
 
 Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
@@ -162,11 +163,22 @@ def _declared(name: str, parameter: Tensor, unit_dim: object) -> Role:
     return Role("weight", unit_dim % parameter.ndim, clip=True, decay=True)
 
 
+def _inner(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``."""
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel, AveragedModel)):
+            model = model.module
+        elif isinstance(within := model._modules.get("_orig_mod"), nn.Module):
+            model = within
+        else:
+            return model
+
+
 def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Module]:
     if isinstance(classifier, str):
         if classifier != "auto":
             raise ValueError(f"classifier={classifier!r} must be 'auto', None or a layer of the model, not its name")
-        bare = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
+        bare = _inner(model)
         if not callable(getattr(bare, "get_classifier", None)):
             linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
             if linears:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nfnets_lite.models.resnet import Block, ResNet
 from nfnets_lite.models.spec import ResNetSpec
+from nfnets_lite.roles import _inner
 
 # Behind these a channel has unit second moment at the start, whatever came before.
 _NORMALISING = (
@@ -119,11 +120,18 @@ def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
     >>> [signal.name for signal in signal_propagation(net, torch.randn(8, 3, 32, 32))]
     ['stem', 'blocks.0', 'blocks.1', 'blocks.2']
     """
+    model = _inner(model)  # type: ignore[assignment]
     if not isinstance(model, ResNet):
         raise TypeError(
             f"model is a {type(model).__name__}; signal_propagation reads the blocks of a nfnets_lite ResNet, as "
             "create_model returns it. For other networks put forward hooks on the residual blocks"
         )
+    for i, block in enumerate(model.blocks):
+        if not isinstance(block, Block):
+            raise TypeError(
+                f"blocks[{i}] is a {type(block).__name__}, not one of its blocks, whose branch and factors are read. "
+                "Wrap the block's branch instead"
+            )
     points: dict[str, tuple[float, float]] = {}
     branches: dict[str, float] = {}
     handles = [model.stem.register_forward_hook(lambda _m, _i, out: points.update(stem=_moments(out)))]

@@ -1,7 +1,10 @@
 """Convert somebody else's network: norms out, standardised convolutions and scaled branches in."""
 
+import sys
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite.convert.layers import BranchScale
-from nfnets_lite.convert.plan import Plan, Run
+from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
 
 __all__ = ["Conversion", "convert"]
 
@@ -95,7 +98,8 @@ def convert(
     ------
     ValueError
         For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
-        Also for norms that activate as well or that the batch does not reach. The model is as it was.
+        Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach. The
+        model is as it was.
     TypeError
         For a batch that is neither a tensor nor callable.
 
@@ -123,8 +127,15 @@ def convert(
             f"batch is a {type(batch).__name__}; pass a tensor, or a function that calls the model on its inputs, such "
             "as lambda model: model(images, targets)"
         )
-    run: Run = batch if not isinstance(batch, Tensor) else lambda model: model(batch)
-    with _evaluated(model):
+    if isinstance(model, torch.jit.ScriptModule) or any(p.is_meta for p in model.parameters()):
+        raise ValueError(
+            f"model={type(model).__name__} is scripted or on the meta device; convert the network as it was before "
+            "torch.jit, with memory: model.to_empty(device='cpu')"
+        )
+    ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
+    with _evaluated(model), _norms_apart(model):
+        x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
+        run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
         plan = Plan(model, run, () if keep_weights and ends == "auto" else ends, leave, depthwise)
         if not dry_run:
             alpha = max(1, len(plan.ends)) ** -0.5 if alpha is None else alpha
@@ -133,15 +144,34 @@ def convert(
 
 
 @contextmanager
+def _norms_apart(model: nn.Module) -> Iterator[None]:
+    """Make two layers of a norm that holds an activation, as timm's; those that stay are one layer again at the end."""
+    apart: dict[nn.Module, nn.Module] = {}
+    for norm in model.modules():
+        act = norm._modules.get("act")
+        if act is not None and is_norm(norm):
+            plain = copy(norm)
+            plain._modules = {**norm._modules, "act": nn.Identity()}
+            apart[norm] = nn.Sequential(OrderedDict(norm=plain, act=act))
+    replace_layers(model, apart)
+    try:
+        yield
+    finally:
+        replace_layers(model, {two: norm for norm, two in apart.items() if is_norm(two.get_submodule("norm"))})
+
+
+@contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and gradients for all parameters, so that autograd's graph shows all layers."""
+    """Evaluation mode, nothing compiled, gradients for all parameters: autograd's graph shows all layers."""
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
         model.eval()
         for parameter in frozen:
             parameter.requires_grad_()
-        with torch.enable_grad():
+        # Where dynamo is not imported, nothing was compiled, and importing it takes a second.
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        with eager, torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module, mode in modes.items():

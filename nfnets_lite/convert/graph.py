@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nfnets_lite.activations import GAINS
+from nfnets_lite.norm.common import at_least_float32
 
 Node: TypeAlias = Any  # of autograd's graph
 # Rectifiers by the names of their nodes, and whose gain each has. A sigmoid is a gate and has none.
@@ -20,7 +21,7 @@ _RECTIFIERS = {
 
 
 class Call(NamedTuple):
-    """One call of a layer: the nodes before and behind it; mean, deviation and axis of its output's channels."""
+    """One call of a layer: the nodes before and behind it; mean, deviation and axis (below 0) of its channels."""
 
     before: Node | None
     after: Node
@@ -52,7 +53,8 @@ class Graph:
         def hook(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
             if isinstance(out, Tensor) and out.grad_fn is not None:
                 before = next(x.grad_fn for x in (*args, *named.values()) if isinstance(x, Tensor))
-                self.calls[name].append(Call(before, out.grad_fn, *channel_moments(out.detach(), axis), axis))
+                last = axis % out.ndim - out.ndim  # counted from the end
+                self.calls[name].append(Call(before, out.grad_fn, *channel_moments(out.detach(), last), last))
 
         return hook
 
@@ -126,8 +128,9 @@ class Graph:
 
 
 def channel_moments(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation for each index of an axis."""
-    var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != axis % x.ndim], correction=0)
+    """Mean and standard deviation for each index of an axis, in at least float32."""
+    over = [d for d in range(x.ndim) if d != axis % x.ndim]
+    var, mean = torch.var_mean(at_least_float32(x), over, correction=0)
     return mean, var.sqrt()
 
 

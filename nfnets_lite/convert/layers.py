@@ -10,15 +10,15 @@ from nfnets_lite.convert.graph import channel_moments
 
 
 class ChannelAffine(nn.Module):
-    """``gain * x + bias``, learnable for each channel (axis 1, or -1 for a layer norm): a norm without statistics."""
+    """``gain * x + bias``, learnable for each channel: a norm without statistics. The axis is counted from the end."""
 
-    def __init__(self, channels: int, axis: int = 1) -> None:
+    def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
         self.axis = axis
         self.gain, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _along(self.gain, x, self.axis) * x + _along(self.bias, x, self.axis)
+        return _along(self.gain, self.axis) * x + _along(self.bias, self.axis)
 
 
 class BranchScale(nn.Module):
@@ -32,13 +32,16 @@ class BranchScale(nn.Module):
         return x * (self.alpha * self.gain)
 
 
-def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Values of the channels, in a shape that broadcasts over `x`."""
-    return values if axis == -1 else values.reshape(-1, *[1] * (x.ndim - 1 - axis % x.ndim))
+def _along(values: Tensor, axis: int) -> Tensor:
+    """Values of the channels, in a shape that broadcasts; the axis is below 0."""
+    return values.reshape(-1, *[1] * (-1 - axis))
 
 
-def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor) -> Callable[..., Tensor]:
-    """A forward hook that sets a layer's gain and bias so that each channel has these moments where the hook stands."""
+def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor, unset: set[str]) -> Callable[..., Tensor]:
+    """A forward hook that sets a layer's gain and bias so that each channel has these moments where the hook stands.
+
+    It takes the layer's name from those that are `unset`.
+    """
 
     def at_end(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
         found_mean, found_std = channel_moments(out, axis)
@@ -51,8 +54,9 @@ def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor) -> 
         # A channel that hardly varies on this batch is not blown up: on others it may vary.
         factor = std / torch.maximum(found_std, 0.1 * typical)
         shift = mean - factor * found_mean
+        unset.discard(name)
         layer.gain.mul_(factor)
         layer.bias.mul_(factor).add_(shift)
-        return out * _along(factor, out, axis) + _along(shift, out, axis)
+        return (out * _along(factor, axis) + _along(shift, axis)).to(out.dtype)
 
     return at_end

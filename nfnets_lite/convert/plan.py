@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
 from nfnets_lite.convert.graph import Graph
@@ -25,7 +26,7 @@ _KINDS: dict[type[nn.Module], type[Any]] = {
 _SAME = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     """Norms of torch, and frozen ones with statistics, as torchvision's, which derives from none of them."""
     statistics = getattr(module, "running_mean", None) is not None and getattr(module, "running_var", None) is not None
     return isinstance(module, _NORMS) or statistics
@@ -48,15 +49,15 @@ class Plan:
         named = dict(model.named_modules())
         if unknown := set(leave) - set(named):
             raise ValueError(f"leave={sorted(unknown)} names no module of the model; use names of named_modules()")
-        self.layers = {n: m for n, m in named.items() if _is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
+        self.layers = {n: m for n, m in named.items() if is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
         self.left = {n for n in self.layers if any(f"{n}.".startswith(f"{part}.") for part in leave)}
-        self.norms = [n for n, m in self.layers.items() if _is_norm(m) and n not in self.left]
+        self.norms = [n for n, m in self.layers.items() if is_norm(m) and n not in self.left]
         if not self.norms or "" in self.layers:
             raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
         pools = {n: m for n, m in named.items() if isinstance(m, _POOLS)}
         watched = {n: (named[n], -1) for n in leave} | {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
         self.graph = Graph(lambda: run(model), watched)
-        weighted = {n for n, m in self.layers.items() if not _is_norm(m)}
+        weighted = {n for n, m in self.layers.items() if not is_norm(m)}
         self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
         self.convs = [n for n in self.layers if n in weighted and n not in self.kept]
         if ends == "auto":
@@ -85,8 +86,12 @@ class Plan:
             return "named in leave" if name in self.left else "linear"
         if not self.graph.calls[name] or not self.graph.reaches(name, self.norms, weighted):
             return "no norm follows" if self.graph.calls[name] else "the batch does not reach it"
-        if type(layer) not in _KINDS or layer.weight.numel() == layer.out_channels:
-            return f"there is no standardised {type(layer).__name__} with {layer.weight[0].numel()} weights a channel"
+        if is_parametrized(layer):
+            return "parametrised; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+        if type(layer) not in _KINDS:
+            return f"no standardised form of {type(layer).__module__}.{type(layer).__name__}"
+        if layer.weight.numel() == layer.out_channels:
+            return "one weight a channel"
         return "" if depthwise or not 1 < layer.groups == layer.in_channels else "depth-wise"
 
     def _problems(self) -> Iterator[str]:
@@ -94,12 +99,12 @@ class Plan:
         for name in dict.fromkeys([*self.norms, *self.convs, *self.ends]):
             layer, calls = self.layers[name], len(self.graph.calls[name])
             if not calls:
-                yield f"the batch does not reach {name!r}, so that nothing can be measured there"
+                yield f"the batch does not reach {name!r}, or under torch.no_grad, and nothing can be measured there"
             elif calls > 1:
                 yield f"{name!r} is called {calls} times, and each call would need constants of its own"
             elif any(owners[p] > 1 for p in layer.parameters()):
                 yield f"{name!r} shares its weights with another layer"
-            if _is_norm(layer) and self.graph.activates(name):
+            if is_norm(layer) and self.graph.activates(name):
                 yield f"{name!r} is a {type(layer).__name__}, which activates as well"
         yield from (f"the forward pass computes {norm} without a layer" for norm in self.graph.stray_norms())
 
@@ -122,30 +127,47 @@ class Plan:
         """Replace the layers, then run the model once to set what replaced them; all or nothing."""
         made: dict[nn.Module, nn.Module] = {}
         hooks: list[Any] = []
+        unset: set[str] = set()
         for name in (n for n in self.layers if n in {*self.convs, *self.norms, *self.ends}):
             source = next((norm for norm, conv in self.joins.items() if conv == name), name)
             old, (*_, mean, std, axis) = self.layers[name], self.graph.calls[source][0]
+            like = next(p for p in (*old.parameters(), *model.parameters(), mean) if p.is_floating_point())
             new = _standardised(old, keep) if name in self.convs else old
             if name in self.norms:
-                new = nn.Identity() if name in self.joins else ChannelAffine(len(mean), axis).to(mean)
+                new = nn.Identity() if name in self.joins else _placed(ChannelAffine, like, len(mean), axis)
             if new is not old and not isinstance(new, nn.Identity):
                 if not keep:
                     gain = 1.0 if {name, source} & self.ends else self.graph.gain_behind(source)
                     mean, std = torch.zeros_like(mean), torch.full_like(std, gain)
                 place = self.pools.get(name, new)
-                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std)))
+                unset.add(name)
+                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std, unset)))
             if name in self.ends:
-                new = scaled().to(mean) if isinstance(new, nn.Identity) else nn.Sequential(new, scaled().to(mean))
+                scale = _placed(scaled, like)
+                new = scale if isinstance(new, nn.Identity) else nn.Sequential(new, scale)
             made |= {} if new is old else {old: new}
         try:
-            _replace(model, made)
+            replace_layers(model, made)
             run(model)
-        except BaseException:
-            _replace(model, {new: old for old, new in made.items()})
+            if unset:
+                raise AttributeError(f"its forward pass calls the old {min(unset)!r}, from a list or an attribute")
+        except BaseException as error:
+            replace_layers(model, {new: old for old, new in made.items()})
+            if isinstance(error, AttributeError):
+                raise ValueError(
+                    f"model={type(model).__name__} cannot be converted, and is as it was: {error}. Change the forward "
+                    "pass that needs the layer as it was, or name the layer in `leave`"
+                ) from error
             raise
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Module:
+    """A new layer on the device and of the dtype of a tensor, whatever torch's default device is."""
+    with like.device:
+        return kind(*args).to(like.dtype)
 
 
 def _standardised(conv: Any, keep: bool) -> nn.Module:
@@ -157,7 +179,7 @@ def _standardised(conv: Any, keep: bool) -> nn.Module:
     return made
 
 
-def _replace(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
+def replace_layers(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
     """Put new layers in the places of old ones, in all places that a layer has."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from fnmatch import fnmatch
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, overload
 
@@ -47,14 +48,14 @@ RESOLUTIONS: Mapping[str, nfnet.Resolution] = MappingProxyType({**nfnet.RESOLUTI
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """Names that `create_model` knows, sorted; those that contain `pattern`, if given.
+    """Names that `create_model` knows, sorted; those that contain `pattern`, which may have wildcards.
 
     Examples
     --------
-    >>> list_models("cifar_resnet2")
-    ['cifar_resnet20']
+    >>> list_models("cifar_resnet2"), list_models("vit_*")
+    (['cifar_resnet20'], ['vit_tiny'])
     """
-    return sorted(name for name in SPECS if pattern in name)
+    return sorted(name for name in SPECS if fnmatch(name, pattern if "*" in pattern else f"*{pattern}*"))
 
 
 # A name that is a variable counts as a ResNet's for type checkers: all but one are.

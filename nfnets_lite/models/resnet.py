@@ -198,9 +198,10 @@ class ResNet(nn.Module):
         self._check(x)
         return self.final(self.head(self.blocks(self.stem(x))))  # type: ignore[no-any-return]
 
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Logits ``(N, num_classes)``, or ``(N, C)`` without a classifier, from what `forward_features` returns."""
-        return self.classifier(self.dropout(x.mean((2, 3))))  # type: ignore[no-any-return]
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``(N, num_classes)`` from what `forward_features` returns; with `pre_logits` its mean, ``(N, C)``."""
+        x = self.dropout(x.mean((2, 3)))
+        return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

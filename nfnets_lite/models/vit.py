@@ -129,16 +129,18 @@ class VisionTransformer(nn.Module):
         """What the classifier sees before it is averaged over the tokens: ``(N, T, D)``, normalised."""
         return self.final(self.blocks(self._tokens(x)))  # type: ignore[no-any-return]
 
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Logits ``(N, num_classes)``, or ``(N, D)`` without a classifier, from what `forward_features` returns."""
-        return self.classifier(self.dropout(x.mean(1)))  # type: ignore[no-any-return]
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits ``(N, num_classes)`` from what `forward_features` returns; with `pre_logits` its mean, ``(N, D)``."""
+        x = self.dropout(x.mean(1))
+        return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
     def _tokens(self, x: Tensor) -> Tensor:
         spec = self.spec
-        if x.ndim != 4 or x.shape[1:] != (spec.in_channels, spec.image_size, spec.image_size):
+        expected = spec.in_channels, spec.image_size, spec.image_size
+        if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1:] != expected):  # torch.fx has a stand-in without shape
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; expected (N, {spec.in_channels}, {spec.image_size}, "
                 f"{spec.image_size}): in_channels and image_size are fixed by this model's spec, for each place has a "

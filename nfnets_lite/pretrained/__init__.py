@@ -1,7 +1,10 @@
 """Weights in and out: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
+import re
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar, overload
 
 import torch
@@ -11,9 +14,10 @@ from nfnets_lite.models import ResNet, create_model
 from nfnets_lite.pretrained.download import download
 from nfnets_lite.pretrained.names import other_timm_network, slots
 from nfnets_lite.pretrained.tree import read_tree
-from nfnets_lite.pretrained.wrappers import bare, entries_of, inner, unprefixed
+from nfnets_lite.pretrained.wrappers import bare, entries_of, unprefixed
+from nfnets_lite.roles import _inner
 
-_TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin")
+_TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _LISTED = 20
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -62,9 +66,10 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
         The model to fill, in place; or a name, which is built first.
     path : str or Path, optional
         ``.npz``, ``.pkl``: a parameter tree as the authors publish it, read by an unpickler that allows arrays and
-        containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``: a state
-        dict, of this package or of timm's ``dm_nfnet_*``. It may be an entry of a checkpoint, such as
-        ``{"model": ..., "epoch": 3}``, and its names may have a prefix: ``module.``, ``_orig_mod.``, ``model.``.
+        containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``,
+        ``.ckpt``, ``.tar``: a state dict, of this package or of timm's ``dm_nfnet_*``. It may be an entry of a
+        checkpoint, such as ``{"model": ..., "epoch": 3}``. Its names may have a prefix: ``module.``, ``_orig_mod.``,
+        ``model.``.
     source : str, optional
         ``"deepmind"`` instead of a path: the authors' file for ``model="nfnet_f0"`` to ``"nfnet_f6"`` is downloaded
         once, and checked (see `nfnets_lite.pretrained.download`).
@@ -79,8 +84,8 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     WeightsMismatch
         Listing every tensor that is unmatched, missing or misshapen; the model is then as it was.
     ValueError
-        For a kind of file that is not known, the state dict of another timm network, a checkpoint of which several
-        entries fit, or a model on the meta device.
+        For a kind of file that is not known, a file that holds other objects than tensors, or the state dict of another
+        timm network. Also for a checkpoint of which several entries fit, and a model on the meta device.
     ConnectionError
         If a download fails.
 
@@ -111,9 +116,9 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
             )
         path = download(model)
     assert path is not None
-    path = Path(path)
+    path = Path(path).expanduser()
     given = create_model(model) if isinstance(model, str) else model
-    network = inner(given)
+    network = _inner(given)
     own = {bare(name): tensor for name, tensor in network.state_dict().items()}
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(
@@ -149,10 +154,10 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     ...     save_pretrained(create_model("cifar_resnet8", method="nf"), f"{folder}/net.safetensors")
     ...     _ = load_pretrained(create_model("cifar_resnet8", method="nf"), f"{folder}/net.safetensors")
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
-    state = {bare(name): tensor.detach().cpu().contiguous() for name, tensor in inner(model).state_dict().items()}
+    state = {bare(name): tensor.detach().cpu().contiguous() for name, tensor in _inner(model).state_dict().items()}
     _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
 
 
@@ -164,7 +169,7 @@ def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], 
     if suffix == ".safetensors":
         entries = entries_of(path, _safetensors(path).load_file(path))
     elif suffix in _STATES:
-        entries = entries_of(path, torch.load(path, map_location="cpu", weights_only=True))
+        entries = entries_of(path, _tensors(path))
     else:
         raise ValueError(
             f"path={str(path)!r} ends in {suffix!r}; known are {', '.join((*_TREES, '.safetensors', *_STATES))}"
@@ -191,6 +196,21 @@ def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], 
             "timm's normalizer-free models the dm_nfnet_* are the authors'"
         )
     return state, "timm", taken_off
+
+
+def _tensors(path: Path) -> Any:
+    """What `torch.save` wrote, if it is tensors in containers; scripts put their arguments beside them."""
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None:
+            raise
+        raise ValueError(
+            f"path={str(path)!r} holds an object of {named[1]}, and loading objects can run code. If you trust the "
+            "file, open it with torch.load(path, weights_only=False) and save the state dict in it by itself"
+        ) from error
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -1,24 +1,14 @@
 """What training scripts put around a state dict: entries of a checkpoint, prefixes of names, wrapping modules."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+_COUNTS = {"n_averaged"}  # of AveragedModel: the number of its updates
 # Modules that torch puts around a part of a model; their names are not the model's.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-
-
-def inner(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(within := model._modules.get("_orig_mod"), nn.Module):
-            model = within
-        else:
-            return model
 
 
 def bare(name: str) -> str:
@@ -41,18 +31,21 @@ def entries_of(path: Path, content: Any) -> dict[str, Mapping[str, Tensor]]:
         If there is none.
     """
 
-    def is_state(value: Any) -> bool:
-        return isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values())
-
-    if is_state(content):
-        return {"": content}
-    entries = content.items() if isinstance(content, Mapping) else ()
-    found = {key: value for key, value in entries if is_state(value) and value}
+    found = dict(_states("", content))
     if not found:
         raise ValueError(
             f"path={str(path)!r} holds no state dict: a mapping of names to tensors is needed, or an entry with one"
         )
     return found
+
+
+def _states(key: str, content: Any) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    if isinstance(content, Mapping) and content:
+        if all(isinstance(tensor, Tensor) for tensor in content.values()):
+            yield key, content
+        else:
+            for name, value in content.items():
+                yield from _states(f"{key}.{name}".lstrip("."), value)
 
 
 def unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], str]:
@@ -64,8 +57,8 @@ def unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[
     >>> unprefixed({"module.head.weight": weight}, ["head.weight"])[1]
     'module.'
     """
-    named = {bare(name): tensor for name, tensor in state.items()}
-    if len(named) < len(state):  # wrapped and plain names that would become one
+    named = {bare(name): tensor for name, tensor in state.items() if name not in _COUNTS}
+    if len(named) < len(state.keys() - _COUNTS):  # wrapped and plain names that would become one
         named = dict(state)
     first = next(iter(own), "")
     prefixes = ["", *(name.removesuffix(first) for name in named if first and name.endswith(f".{first}"))]

@@ -74,14 +74,35 @@ def test_it_runs_and_shows_its_mistakes(path: Path, outputs: Callable[[Path], st
 
 @pytest.mark.slow
 def test_recipes_agree_with_the_plain_loop_and_mistakes_do_not(outputs: Callable[[Path], str]) -> None:
-    rows = re.findall(r"^(.+?) +norm \S+, +(\S+) % away$", outputs(_guide("agc")), re.M)
-    away = {name: float(value) for name, value in rows}
+    away = _away(outputs(_guide("agc")))
     right = {name: value for name, value in away.items() if not name.startswith("mistake")}
     assert len(right) >= 7
     assert len(away) - len(right) >= 5
     assert right.pop("bfloat16") < 15
     assert max(right.values()) < 0.01, right
     assert min(value for name, value in away.items() if name not in right and name != "bfloat16") > 0.5, away
+
+
+@pytest.mark.slow  # the guide falls back on a stand-in where a library is not installed; this asks for the library
+@pytest.mark.parametrize(("library", "name"), [("lightning", "Trainer"), ("accelerate", "Accelerator")])
+def test_a_recipe_agrees_with_the_library_itself(
+    library: str, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {"__name__": __name__}
+    section, run = "", ("", "The plain loop", "With accumulation", f"With {library.title()}")
+    for cell in read_chapter(_guide("agc")).cells:
+        if cell.cell_type == "markdown":
+            section = next(iter(re.findall(r"^## (.*)$", cell.source, re.M)), section)
+        elif section in run:
+            exec(cell.source, space)
+    assert space[name].__module__.startswith(library)
+    away = _away(capsys.readouterr().out)
+    right = [value for row, value in away.items() if row.startswith(library.title())]
+    wrong = [value for row, value in list(away.items())[-2:] if row.startswith("mistake")]
+    assert len(right) == len(wrong) == 1
+    assert right[0] < 0.01 < 0.5 < wrong[0]
 
 
 @pytest.mark.slow
@@ -106,6 +127,12 @@ def test_facts_are_probed_for_every_norm(outputs: Callable[[Path], str]) -> None
 
     shown = outputs(_guide("norms"))
     assert all(re.search(rf"^{name} +(yes|\.)", shown, re.M) for name in NORMS)
+
+
+def _away(shown: str) -> dict[str, float]:
+    """Distances from the plain loop's update, in per cent, of the guide's recipes and mistakes."""
+    rows = re.findall(r"^(.+?) +norm \S+, +(\S+) % away$", shown, re.M)
+    return {name: float(value) for name, value in rows}
 
 
 def _guide(start: str) -> Path:

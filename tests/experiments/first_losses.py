@@ -23,6 +23,8 @@ from experiments.demos.atlas.shared import Scale
 from experiments.sweep import Run, drain
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.contrastive import Contrastive
+from experiments.tasks.conversion import CHANGES as NORMS_CHANGED
+from experiments.tasks.conversion import Conversion
 from experiments.tasks.federated import Federated
 from experiments.tasks.leak_probe import LeakProbe
 from experiments.tasks.ratios import Ratios
@@ -95,6 +97,8 @@ def runs() -> Iterator[tuple[str, Run]]:
     for name, recipe in RECIPES.items():
         yield name, Training(name, NF, DATA, recipe)
     yield "variance_constancy", Training("bn", BN, DATA, replace(RECIPE, vcl=0.01))
+    for change in NORMS_CHANGED:
+        yield change, Conversion("bn", BN, DATA, replace(GENTLE, clip=Clip(factor=0.1)), change)
     for change in CHANGES:
         yield change or "nf", Signals("nf", NF, None, 8, 8, change)
     yield "bn", Signals("bn", BN, DATA, 8, 0)

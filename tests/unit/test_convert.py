@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -195,6 +196,33 @@ class Activating(nn.BatchNorm2d):
         return F.relu(super().forward(x))
 
 
+class NormAct(nn.BatchNorm2d):
+    """As timm has it: norm and activation in one layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))  # type: ignore[no-any-return]
+
+
+def test_a_norm_that_holds_an_activation_is_taken_apart() -> None:
+    torch.manual_seed(0)
+    model, plain = (
+        nn.Sequential(nn.Conv2d(1, 8, 3), norm(8), *act, nn.Conv2d(8, 8, 3), norm(8), *act)
+        for norm, act in ((NormAct, ()), (nn.BatchNorm2d, (nn.ReLU(),)))
+    )
+    names = list(model.state_dict())
+    report = nf.convert(model, images(), dry_run=True)
+    assert list(model.state_dict()) == names
+    nf.convert(model, images(), leave=["3"])
+    assert isinstance(model[3], NormAct)
+    assert isinstance(model[1].act, nn.ReLU)
+    assert [row[2] for row in report.rows] == [row[2] for row in nf.convert(plain, images()).rows]
+    assert torch.allclose(model[1](model[0](x := images())).var(), plain[2](plain[0](x)).var(), rtol=0.2)
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -219,12 +247,44 @@ def tied() -> nn.Module:
     return model
 
 
+class Attended(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x[:, 0])  # type: ignore[no-any-return]
+
+
+class InAList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = conv_norm(1, 8, 3), conv_norm(8, 8, 3)
+        self.layers = [self.first, self.again[0]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again[1](self.layers[1](self.layers[0](x)))  # type: ignore[no-any-return]
+
+
+class Reading(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv_norm(1, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.first[1].eps  # type: ignore[no-any-return]
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "functional": (Functional, "NativeBatchNormBackward0 without a layer"),
     "activating": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), Activating(8)), "'1' is a Activating, which activates"),
     "shared": (Twice, "'again.1' is called 2 times"),
     "unreached": (Auxiliary, "does not reach 'aux.1'"),
     "tied": (tied, "'1.0' shares its weights"),
+    "in a list": (InAList, "its forward pass calls the old 'again.0', from a list"),
+    "read": (Reading, "has no attribute 'eps'. Change the forward pass that needs the layer"),
+    "attention": (lambda: Attended(), "has no attribute 'eps'.*name the layer in `leave`"),
+    "scripted": (lambda: torch.jit.script(conv_norm(1, 8, 3)), "is scripted.*as it was before torch.jit"),
     "no norm": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3)), "holds no norm"),
 }
 
@@ -239,6 +299,11 @@ def test_what_cannot_be_converted_is_refused_and_left_as_it_was(kind: str) -> No
     assert list(model.named_modules()) == modules
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_network_without_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"on the meta device.*model\.to_empty"):
+        nf.convert(conv_norm(1, 8, 3).to("meta"), images())
 
 
 def test_a_part_that_would_be_refused_can_be_left() -> None:
@@ -287,6 +352,43 @@ def test_norms_of_other_kinds_are_replaced(norm: Callable[..., nn.Module]) -> No
         model(x)
     report = nf.convert(model, x)
     assert [row[2] for row in report.rows] == ["ScaledStdConv2d", "Identity", "left"]
+
+
+@pytest.mark.parametrize(
+    "within",
+    [
+        nullcontext, torch.inference_mode, torch.no_grad, lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu", torch.bfloat16),
+    ],
+    ids=["nothing", "inference mode", "no_grad", "another device", "autocast"],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_parameters_are_made_where_and_as_the_old_ones_whatever_the_mode(within: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = conv_norm(1, 8, 3), nn.InstanceNorm2d(8), conv_norm(8, 8, 3), nn.LayerNorm(8)
+    model, x = nn.Sequential(*layers).to(dtype), images(16).to(dtype)
+    with within():
+        nf.convert(model, x.clone(), ends="2.1")
+    assert sum(isinstance(m, (BranchScale, ChannelAffine)) for m in model.modules()) == 3
+    assert all(p.dtype == dtype and p.device.type == "cpu" and not p.is_inference() for p in model.parameters())
+    model(x).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "compiled", [torch.compile, lambda model: model.compile() or model], ids=["outside", "in place"]
+)
+def test_a_compiled_network_is_converted_as_the_one_inside(compiled: Any) -> None:
+    torch.manual_seed(0)
+    plain, rows = resnet(basic, (2, 2), (8, 16)), nf.convert(compiled(resnet(basic, (2, 2), (8, 16))), images()).rows
+    assert [row[2] for row in rows] == [row[2] for row in nf.convert(plain, images()).rows]
+
+
+def test_a_converted_network_is_traced_by_fx() -> None:
+    torch.manual_seed(0)
+    for make in (UNet, NETWORKS["ConvNeXt"]):
+        model, x = make().eval(), images(4)
+        nf.convert(model, images())
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model(x))
 
 
 def test_frozen_layers_are_seen_and_stay_frozen_where_they_are_left() -> None:

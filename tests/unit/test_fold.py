@@ -334,6 +334,15 @@ def test_a_folded_network_is_traced_by_fx_for_every_size_and_scripted(name: str,
         traced.train()(x)
 
 
+@pytest.mark.parametrize("name", [*TINY, "vit_tiny"])
+def test_a_network_that_trains_is_traced_by_fx(name: str) -> None:
+    model, x = create_model(name) if name == "vit_tiny" else network(name), torch.randn(2, 3, 32, 32)
+    traced = torch.fx.symbolic_trace(model.eval())
+    torch.testing.assert_close(traced(x), model(x))
+    traced(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_a_folded_batch_norm_network_is_traced() -> None:
     torch.manual_seed(0)
     model = create_model("cifar_resnet8", method="bn", num_classes=5).eval()
@@ -365,3 +374,8 @@ def test_a_folded_network_is_quantised_in_eager_mode() -> None:
     assert float(torch.corrcoef(torch.stack([quantised(x).flatten(), folded(x).flatten()]))[0, 1]) > 0.95
     with pytest.raises(RuntimeError, match="training mode"):
         ready.train()(x)
+    training = fold(network("cifar_resnet8")).train()
+    for layer in training.modules():
+        layer.qconfig = quantization.default_qat_qconfig if type(layer) is nn.Conv2d else None
+    with pytest.raises(RuntimeError, match="training mode"):
+        quantization.prepare_qat(training)(x)

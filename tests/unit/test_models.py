@@ -517,6 +517,7 @@ def test_features_and_another_classifier_on_top_of_them(name: str) -> None:
     x = torch.randn(2, 3, 32, 32)
     features = model.forward_features(x)
     pooled = features.mean((2, 3)) if features.ndim == 4 else features.mean(1)
+    torch.testing.assert_close(model.forward_head(features, pre_logits=True), pooled)
     torch.testing.assert_close(model.classifier(pooled), model(x))
     model.double().reset_classifier(100)
     assert (model.spec.num_classes, model.get_classifier().weight.dtype) == (100, torch.float64)
@@ -548,7 +549,11 @@ def test_counting_touches_nothing() -> None:
     assert count_macs(model, (32, 16)) == (stem + first + second + third) // 2 + 640
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert count_macs(nn.Conv2d(4, 2, 1), 3, in_channels=4) == 72
+    assert (
+        count_macs(nn.Conv2d(4, 2, 1), 3, in_channels=4)
+        == count_macs(nn.DataParallel(nn.Conv2d(4, 2, 1)), 3, in_channels=4)
+        == 72
+    )
     assert count_macs(nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), 3, in_channels=4) == 9 * 4 * 3 * 4
 
 
@@ -567,13 +572,30 @@ def test_counting_touches_nothing() -> None:
         ("dm_nfnet_f0", {}, r"is nfnet_f0 here, and load_pretrained\('nfnet_f0'"),
         ("dm_nfnet_f3.dm_in1k", {}, r"timm's dm_nfnet_f3 is nfnet_f3 here"),
         ("eca_nfnet_l0", {}, r"a network of timm's own"),
-        ("nf_resnet50.ra2_in1k", {}, r"no tag of weights here: 'nf_resnet50'"),
+        ("nf_resnet50.ra2_in1k", {}, r"called 'nf_resnet50' here, without hub and tag"),
+        ("hf_hub:timm/dm_nfnet_f0.dm_in1k", {}, r"timm's dm_nfnet_f0 is nfnet_f0 here"),
+        ("NFNet-F0", {}, r"called 'nfnet_f0' here"),
+        ("nfnet_f0", {"pretrained_cfg": {}}, r"load_pretrained\('nfnet_f0', source='deepmind'\)"),
+        ("nfnet_f0", {"attn_layer": "se"}, r"se_ratio=0\.5"),
         ("nfnet_f9", {}, r"Did you mean 'nfnet_f"),
     ],
 )
 def test_timms_words_and_misspellings_are_answered_with_ours(name: str, argument: dict[str, Any], hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         create_model(name, **argument)
+
+
+def test_names_of_other_packages_are_answered_with_ours() -> None:
+    for name, hint in (
+        ("AGC", "attach_agc"),
+        ("adaptive_clip_grad", "adaptive_clip_grad_"),
+        ("replace_conv", "convert"),
+    ):
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'\. Use {hint}\("):
+            getattr(nf, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing_like_it'$"):
+        nf.nothing_like_it  # noqa: B018
+    assert nf.list_models("nf_resnet*0") == ["nf_resnet200", "nf_resnet50"]
 
 
 def test_what_the_hints_name_works() -> None:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import nfnets_lite.pretrained as pretrained
 from nfnets_lite import create_model
@@ -308,13 +310,28 @@ def prefixed(prefix: str) -> Any:
         lambda model: {"epoch": 3, "state_dict": prefixed("net.")(model), "callbacks": {}},
         lambda model: {"model": prefixed("module.")(tiny(num_classes=3)), "ema": prefixed("module.")(model)},
         lambda model: {"model": {f"module.{name}": tensor for name, tensor in timm_state(model).items()}},
+        lambda model: {"model_ema": AveragedModel(model).state_dict(), "epoch": 3},
+        lambda model: {"checkpoint": {"model": model.state_dict(), "epoch": 3}},
+        lambda model: {"state_dict": model.state_dict(), "args": Namespace(lr=0.1)},
     ],
-    ids=["module", "compiled", "both", "lightning", "entry", "entry and prefix", "the entry that fits", "timm"],
+    ids=[
+        *("module", "compiled", "both", "lightning", "entry", "entry and prefix", "the entry that fits", "timm"),
+        *("averaged", "nested", "timm's training script"),
+    ],
 )
 def test_what_training_puts_around_a_state_dict_is_taken_off(wrapped: Any, tmp_path: Path) -> None:
     model = tiny()
-    torch.save(wrapped(model), tmp_path / "wrapped.pth")
-    assert equal(load_pretrained(tiny(), tmp_path / "wrapped.pth"), model)
+    for name in ("wrapped.pth", "last.ckpt", "checkpoint-3.pth.tar"):
+        torch.save(wrapped(model), tmp_path / name)
+        assert equal(load_pretrained(tiny(), str(tmp_path / name)), model)
+
+
+def test_a_model_inside_an_average_is_filled_and_saved(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model, average = tiny(), AveragedModel(tiny())
+    save_pretrained(AveragedModel(model), tmp_path / "average.safetensors")
+    assert load_pretrained(average, tmp_path / "average.safetensors") is average
+    assert equal(average.module, model)
 
 
 def test_a_compiled_model_and_one_with_a_compiled_part_load_and_save(tmp_path: Path) -> None:
@@ -331,9 +348,9 @@ def test_a_compiled_model_and_one_with_a_compiled_part_load_and_save(tmp_path: P
 
 def test_what_was_taken_off_is_said_where_the_rest_does_not_fit(tmp_path: Path) -> None:
     model, path = tiny(), tmp_path / "wrapped.pth"
-    torch.save({"model": prefixed("module.")(model) | {"n_averaged": torch.ones(1)}}, path)
+    torch.save({"model": prefixed("module.")(model) | {"temperature": torch.ones(1)}}, path)
     said = (
-        r"fit the model, read from its entry 'model' and without the prefix 'module\.' of its names; 1 unmatched: n_av"
+        r"fit the model, read from its entry 'model' and without the prefix 'module\.' of its names; 1 unmatched: temp"
     )
     with pytest.raises(WeightsMismatch, match=said):
         load_pretrained(tiny(), path)
@@ -353,7 +370,11 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         (lambda: load_pretrained("nfnet_f0", source="timm"), ValueError, r"source='timm'.*'deepmind'"),
         (lambda: load_pretrained("nfnet_f7", source="deepmind"), ValueError, r"'nfnet_f7' has no published weights"),
         (lambda: load_pretrained(tiny(), "weights.h5"), ValueError, r"ends in '.h5'; known are .npz"),
-        (lambda: load_pretrained(tiny(), tmp_path / "whole.pth"), pickle.UnpicklingError, r"[Ww]eights.only"),
+        (
+            lambda: load_pretrained(tiny(), tmp_path / "whole.pth"),
+            ValueError,
+            r"an object of nfnets_lite\S+ResNet, and.*weights_only=False\) and save",
+        ),
         (lambda: save_pretrained(tiny(), tmp_path / "x.pth"), ValueError, r"must end in .safetensors"),
     ):
         with pytest.raises(error, match=message):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.optim.swa_utils import AveragedModel
 
 from nfnets_lite import adaptive_clip_grad_, create_model, param_groups
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
@@ -211,3 +212,15 @@ def test_a_classifier_that_declares_its_axes_is_exempt_but_for_its_gains() -> No
     net = nn.Sequential(Cosine())
     assert clipped(net, net[0]) == {"0.scale"}
     assert parameter_roles(net, classifier=net[0])["0.kernel"][1].unit_dim == 1
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, AveragedModel, lambda model: torch.compile(model, backend="eager")],
+    ids=["parallel", "averaged", "compiled"],
+)
+def test_the_classifier_is_found_inside_of_wrappers(wrap: Any) -> None:
+    roles = parameter_roles(wrap(create_model("cifar_resnet8", method="nf")))
+    assert [name.rpartition(".classifier.")[2] for name, (_, r) in roles.items() if r.kind == "classifier"] == [
+        "weight"
+    ]

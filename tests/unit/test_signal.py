@@ -86,3 +86,11 @@ def test_hooks_are_gone_afterwards_and_other_networks_refused() -> None:
     assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(TypeError, match="forward hooks"):
         signal_propagation(nn.Linear(2, 2), torch.zeros(1, 2))  # type: ignore[arg-type]
+
+
+def test_a_wrapped_network_is_measured() -> None:
+    model, x = create_model("cifar_resnet8", method="nf", skip_gain=1.0).eval(), torch.randn(4, 3, 32, 32)
+    assert signal_propagation(nn.DataParallel(model), x) == signal_propagation(model, x)
+    model.blocks[1] = nn.Sequential(model.blocks[1])
+    with pytest.raises(TypeError, match=r"blocks\[1\] is a Sequential, not one of its blocks"):
+        signal_propagation(model, x)

@@ -1,0 +1,98 @@
+"""A residual network written as most torch code is, trained after its norms were left, taken out, or converted."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.sweep import Outcome
+from experiments.tasks.data import load
+from experiments.tasks.descent import one_thread, seeded
+from experiments.tasks.step import How, on_stream
+from experiments.tasks.training import Training, fit
+from nfnets_lite import convert
+from nfnets_lite.models import ResNetSpec
+
+CHANGES = ("none", "out", "converted")
+MEASURED = 256  # training images on which a conversion sets gains and biases
+
+
+@dataclass(frozen=True)
+class Conversion(Training):
+    """One training of a `PlainResNet`, of the depth, width and strides of `model`.
+
+    `change`: ``"none"`` leaves batch norm, ``"out"`` takes it out, ``"converted"`` calls `nfnets_lite.convert`.
+    """
+
+    NUMERICS: ClassVar[int] = 1
+
+    model: ResNetSpec
+    change: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.change not in CHANGES:
+            raise ValueError(f"change={self.change!r} is not known; use one of {', '.join(CHANGES)}")
+
+    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        return on_stream(self._steps(device), device)
+
+    def _steps(self, device: torch.device) -> Generator[None, None, Outcome]:
+        with one_thread(device):
+            splits = load(self.data, device)
+            with seeded(self.seed, device):
+                model = PlainResNet(self.model).to(device)
+                if self.change == "out":
+                    take_norms_out(model)
+                elif self.change == "converted":
+                    convert(model, splits["train"].images[:MEASURED])
+            outcome = yield from fit(model, self, splits, How.on(device))
+        return outcome
+
+
+class PlainResNet(nn.Module):
+    """Basic blocks with batch norm behind each convolution and the activation behind the sum (ResNet, 1512.03385)."""
+
+    def __init__(self, spec: ResNetSpec) -> None:
+        super().__init__()
+        layers, width = [_conv_norm(spec.in_channels, spec.width[0], 3, 1), nn.ReLU()], spec.width[0]
+        for plan in spec.blocks():
+            layers.append(_Residual(width, plan.outputs, plan.stride))
+            width = plan.outputs
+        self.body, self.fc = nn.Sequential(*layers), nn.Linear(width, spec.num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def get_classifier(self) -> nn.Module:
+        """The layer whose weight adaptive gradient clipping leaves alone."""
+        return self.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        first, second = _conv_norm(inputs, outputs, 3, stride), _conv_norm(outputs, outputs, 3, 1)
+        self.branch, self.shortcut = nn.Sequential(first, nn.ReLU(), second), nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = _conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.branch(x) + self.shortcut(x))
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def take_norms_out(model: nn.Module) -> None:
+    """Identities in the places of batch norms: what removing them without a conversion gives."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            model.set_submodule(path, nn.Identity())
