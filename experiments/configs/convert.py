@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from experiments.scales import DATA, crops, network
 from experiments.sweep import Sweep
-from experiments.tasks.conversion import CHANGES, Conversion
+from experiments.tasks.converted import CHANGES, Conversion
 from experiments.tasks.recipe import Clip, Data, Recipe
 
 NAMES = {"none": "bn", "out": "norms_out", "converted": "converted"}

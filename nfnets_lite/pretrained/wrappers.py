@@ -53,8 +53,8 @@ def unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[
 
     Examples
     --------
-    >>> weight = nn.Linear(1, 1).weight
-    >>> unprefixed({"module.head.weight": weight}, ["head.weight"])[1]
+    >>> import torch
+    >>> unprefixed({"module.head.weight": torch.ones(1)}, ["head.weight"])[1]
     'module.'
     """
     named = {bare(name): tensor for name, tensor in state.items() if name not in _COUNTS}

@@ -23,8 +23,8 @@ from experiments.demos.atlas.shared import Scale
 from experiments.sweep import Run, drain
 from experiments.tasks.batch_noise import BatchNoise
 from experiments.tasks.contrastive import Contrastive
-from experiments.tasks.conversion import CHANGES as NORMS_CHANGED
-from experiments.tasks.conversion import Conversion
+from experiments.tasks.converted import CHANGES as NORMS_CHANGED
+from experiments.tasks.converted import Conversion
 from experiments.tasks.federated import Federated
 from experiments.tasks.leak_probe import LeakProbe
 from experiments.tasks.ratios import Ratios
