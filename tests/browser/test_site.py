@@ -154,7 +154,7 @@ def test_pages_load_clean(watch: Watch, pages: list[str], request: pytest.Fixtur
     assert pages
     for name in pages:
         page = watch.open(f"/{name}")
-        assert page.locator("html").get_attribute("data-theme") == theme, name
+        page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
         background = page.locator("body").evaluate(brightness)
         assert (max(background) < 80) if theme == "dark" else (min(background) > 200), (name, background)
         for figure in page.locator(".figure:visible").all():
