@@ -1,18 +1,14 @@
 """A residual network written as most torch code is, trained after its norms were left, taken out, or converted."""
 
-from collections.abc import Generator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.sweep import Outcome
-from experiments.tasks.data import load
-from experiments.tasks.descent import one_thread, seeded
-from experiments.tasks.step import How, on_stream
-from experiments.tasks.training import Training, fit
+from experiments.tasks.data import Split
+from experiments.tasks.training import Training
 from nfnets_lite import convert
 from nfnets_lite.models import ResNetSpec
 
@@ -36,20 +32,14 @@ class Conversion(Training):
         if self.change not in CHANGES:
             raise ValueError(f"change={self.change!r} is not known; use one of {', '.join(CHANGES)}")
 
-    def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
-        return on_stream(self._steps(device), device)
-
-    def _steps(self, device: torch.device) -> Generator[None, None, Outcome]:
-        with one_thread(device):
-            splits = load(self.data, device)
-            with seeded(self.seed, device):
-                model = PlainResNet(self.model).to(device)
-                if self.change == "out":
-                    take_norms_out(model)
-                elif self.change == "converted":
-                    convert(model, splits["train"].images[:MEASURED])
-            outcome = yield from fit(model, self, splits, How.on(device))
-        return outcome
+    def network(self, splits: Mapping[str, Split]) -> nn.Module:
+        images = splits["train"].images
+        model = PlainResNet(self.model).to(images.device)
+        if self.change == "out":
+            take_norms_out(model)
+        elif self.change == "converted":
+            convert(model, images[:MEASURED])
+        return model
 
 
 class PlainResNet(nn.Module):

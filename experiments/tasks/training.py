@@ -1,6 +1,6 @@
 """One training, plainly: model, batches, step, evaluation."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -60,6 +60,10 @@ class Training(Run):
     def for_epochs(self, epochs: float) -> Self:
         return replace(self, recipe=replace(self.recipe, epochs=epochs, updates=None))
 
+    def network(self, splits: Mapping[str, Split]) -> nn.Module:
+        """The network to train, newly started, on the device of the images."""
+        return create_model(self.model).to(splits["train"].images.device)
+
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(train(self, device), device)
 
@@ -93,7 +97,7 @@ def train(run: Training, device: torch.device, how: How | None = None) -> Genera
     with one_thread(device):
         splits = load(run.data, device)
         with seeded(run.seed, device):
-            model = create_model(run.model).to(device)
+            model = run.network(splits)
         outcome = yield from fit(model, run, splits, how or How.on(device))
     return outcome
 
