@@ -61,7 +61,9 @@ function ticks(low, high, powers) {
 function draw(box, lines, options) {
   box.replaceChildren();
   const W = Math.max(320, Math.min(640, box.clientWidth || 640));  // drawn at its own size: text stays readable
-  const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": options.title }, box);
+  // An image has no parts for a screen reader; a drawing whose points can be chosen is a group of buttons.
+  const role = options.choose ? "group" : "img";
+  const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role, "aria-label": options.title }, box);
   const points = lines.flatMap((line) => line.points);
   if (!points.length) return svg("text", { x: LEFT, y: H / 2 }, root, "nothing was recorded for this choice");
   const fx = options.logx ? Math.log10 : (x) => x;

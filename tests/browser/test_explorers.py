@@ -13,6 +13,7 @@ from book.front import explorers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 SCRIPT = Path(__file__).resolve().parents[2] / "book" / "assets" / "explorers.js"
 HOST = (
     '<div class="explorer" data-kind="{kind}"><div class="controls"></div><div class="chart"></div>'
@@ -101,6 +102,12 @@ def test_a_point_names_the_records_it_is_made_of(page: sync_api.Page) -> None:
     lines = host.locator(".chosen a")
     assert lines.all_text_contents() == ["line 16", "line 17", "line 18"]
     assert lines.first.get_attribute("href") == "https://example.org/batch_size.jsonl#L16"
+
+
+def test_axe_finds_nothing_serious(page: sync_api.Page) -> None:
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("axe.run('.explorer', { resultTypes: ['violations'] })")
+    assert not [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]
 
 
 def test_the_signal_follows_its_controls(page: sync_api.Page) -> None:
