@@ -9,7 +9,6 @@ to epoch, and the mean over mirror images follow airbench (arXiv 2404.00498).
 import argparse
 import pickle
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,8 +30,8 @@ class Recipe:
     batch_size: int = 256
     lr: float = 0.5
     clip: float = 0.08  # threshold of adaptive clipping; 0: none
-    optimizer: str = "sgd"  # or "muon": updates of convolutions are made orthogonal, and have a rate of their own
-    muon_lr: float = 0.02
+    optimizer: str = "sgd"  # or "muon": updates of filters are made orthogonal, and have a rate of their own
+    filter_lr: float = 0.02
     weight_decay: float = 5e-4
     label_smoothing: float = 0.2
     average: float = 0.97  # decay of the averaged weights
@@ -41,9 +40,9 @@ class Recipe:
 class Net(nn.Module):
     """Responses of whitening filters, each with its negative, then three residual blocks of two convolutions."""
 
-    def __init__(self, filters: Tensor, recipe: Recipe, classes: int) -> None:
+    def __init__(self, images: Tensor, recipe: Recipe, classes: int) -> None:
         super().__init__()
-        self.register_buffer("filters", filters)
+        self.register_buffer("filters", filters := whitening(images))
         self.body = nf.create_model(
             "cifar_resnet8", method=recipe.method, width=recipe.width, strides=(2, 2, 2), stem="none",
             in_channels=2 * len(filters), stem_width=2 * len(filters), pooled_shortcut=True, activation="gelu",
@@ -72,47 +71,45 @@ def augmented(images: Tensor, mirrored: Tensor, pad: int = 2) -> Tensor:
     return images.gather(3, (right + columns).expand(n, channels, height, width))
 
 
-def optimizers(net: Net, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """SGD for all parameters, or Muon for convolutions and SGD for the rest."""
-    sgd = partial(torch.optim.SGD, lr=recipe.lr, momentum=0.9, nesterov=True)
-    if recipe.optimizer == "sgd":
-        return [sgd(nf.param_groups(net, recipe.weight_decay))]  # gains and biases do not decay
-    matrices, others = [], [p for p in net.parameters() if p.dim() != 4]
-    # Muon takes matrices: a row for each filter. In channels last they are views of the weights, and of the gradients.
+def matrices(net: Net) -> list[nn.Parameter]:
+    """Each convolution as a matrix with a row for each filter: in channels last, views of its weight and gradient."""
+    views = []
     for conv in (p for p in net.parameters() if p.dim() == 4):
         conv.grad = torch.zeros_like(conv)
-        matrices.append(nn.Parameter(conv.detach().permute(0, 2, 3, 1).flatten(1)))
-        matrices[-1].grad = conv.grad.permute(0, 2, 3, 1).flatten(1)
-    return [torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=0.0, momentum=0.9), sgd(others)]
+        views.append(nn.Parameter(conv.detach().permute(0, 2, 3, 1).flatten(1)))
+        views[-1].grad = conv.grad.permute(0, 2, 3, 1).flatten(1)
+    return views
 
 
-def train(recipe: Recipe, images: Tensor, labels: Tensor, seed: int = 0) -> tuple[Net, WeightAverage]:
-    """Train on images of mean 0 and variance 1; returns the network, and its averaged weights to judge it by."""
-    torch.manual_seed(seed)
-    net = Net(whitening(images), recipe, int(labels.max()) + 1).to(images.device, memory_format=torch.channels_last)
-    average = WeightAverage(net, recipe.average)
-    clip = nf.AdaptiveClip(net, recipe.clip, classifier=net.body.classifier) if recipe.clip else (lambda: None)
+def optimizers(net: Net, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """SGD for all parameters, or Muon for filters and SGD for the rest."""
+    sgd = {"lr": recipe.lr, "momentum": 0.9, "nesterov": True}
+    if recipe.optimizer == "sgd":
+        return [torch.optim.SGD(nf.param_groups(net, recipe.weight_decay), **sgd)]  # gains and biases do not decay
+    muon = torch.optim.Muon(matrices(net), lr=recipe.filter_lr, weight_decay=0.0, momentum=0.9)
+    return [muon, torch.optim.SGD([p for p in net.parameters() if p.dim() != 4], **sgd)]
+
+
+def train(net: Net, average: WeightAverage, recipe: Recipe, images: Tensor, labels: Tensor, make=optimizers):
+    """Train on images of mean 0 and variance 1; after each epoch yields the last loss and the last clipped share."""
+    clip = nf.AdaptiveClip(net, recipe.clip, classifier=net.body.classifier) if recipe.clip else (lambda: 0.0)
     total = recipe.epochs * (per_epoch := len(images) // recipe.batch_size)
-    parts = optimizers(net, recipe)
+    parts = make(net, recipe)
     schedules = [LambdaLR(part, lambda u: min((u + 1) / (0.2 * total), (1 - u / total) / 0.8)) for part in parts]
-    orders = [torch.randperm(len(images)) for _ in range(recipe.epochs)]
     mirrored = torch.rand(len(images)) < 0.5
-    for update in range(total):
-        epoch, place = divmod(update, per_epoch)
-        chosen = orders[epoch][place * recipe.batch_size :][: recipe.batch_size]
-        x = augmented(images[chosen], (mirrored[chosen] ^ bool(epoch % 2)).to(images.device))
-        with torch.autocast(images.device.type, torch.bfloat16):
-            logits = net(x.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
-        net.zero_grad(set_to_none=False)
-        loss.backward()
-        clip()
-        for stepped in (*parts, *schedules):
-            stepped.step()
-        average.update()
-        if place == per_epoch - 1:
-            print(f"epoch {epoch + 1}: loss {loss.item():.3f}", flush=True)
-    return net, average
+    for epoch in range(recipe.epochs):
+        for chosen in torch.randperm(len(images)).split(recipe.batch_size)[:per_epoch]:
+            x = augmented(images[chosen], (mirrored[chosen] ^ bool(epoch % 2)).to(images.device))
+            with torch.autocast(images.device.type, torch.bfloat16):
+                logits = net.train()(x.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=recipe.label_smoothing)
+            net.zero_grad(set_to_none=False)
+            loss.backward()
+            clipped = clip()
+            for stepped in (*parts, *schedules):
+                stepped.step()
+            average.update()
+        yield loss.item(), float(clipped)
 
 
 def accuracy(net: Net, images: Tensor, labels: Tensor) -> float:
@@ -140,7 +137,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     folder, device = options.pop("folder"), "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = load(folder, *(f"data_batch_{i}" for i in range(1, 6)))
-    net, average = train(Recipe(**options), images.to(device), labels.to(device))
+    net = Net(images, recipe := Recipe(**options), 10).to(device, memory_format=torch.channels_last)
+    average = WeightAverage(net, recipe.average)
+    for loss, clipped in train(net, average, recipe, images.to(device), labels.to(device)):
+        print(f"loss {loss:.3f}, {100 * clipped:.1f} % of units clipped", flush=True)
     images, labels = load(folder, "test_batch")
     with average.applied():
         print(f"test accuracy {100 * accuracy(net, images.to(device), labels.to(device)):.2f} %")

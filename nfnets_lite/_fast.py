@@ -13,8 +13,8 @@ def applies_to(x: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)
         and x.device.type == "cpu"
-        and x.numel() > 0
         and torch._C._get_tracing_state() is None
+        and x.numel() > 0
         and not torch._C._are_functorch_transforms_active()
         and _get_current_dispatch_mode() is None
     )

@@ -24,7 +24,7 @@ from experiments.claims.rules import Condition, parse
 from experiments.claims.selection import chosen, measure, value_at
 from experiments.records.record import Record
 
-SEARCHED = ("config.recipe.lr", "config.recipe.clip.factor")
+SEARCHED = tuple(f"config.recipe.{name}" for name in ("lr", "filter_lr", "clip.factor", "clip"))
 LENGTH = ("epochs", "updates")
 WIDTHS = ("half_width", "half_width / bound")
 MAY_HAVE = {"as", "name", "measure", "where", "plus", "at_least", "between", "expected", "tolerance"}
@@ -146,7 +146,7 @@ class _Grids:
         if not tried:
             return None
         for path in SEARCHED:
-            values = {value for r in tried if (value := value_at(r, path)) is not None}
+            values = {value for r in tried if isinstance(value := value_at(r, path), int | float)}
             if len(values) > 1 and value_at(record, path) in (min(values), max(values)):
                 return 1.0
         return 0.0
@@ -156,8 +156,8 @@ def _cell(record: Record, *, length: bool) -> str:
     """What the runs of a search and the final runs of a cell share, as text; `length` keeps epochs and updates."""
     config = {name: value for name, value in record.config.items() if name != "split"}
     recipe = dict(config.get("recipe") or {})
-    for name in ("lr", *(() if length else ("epochs", "updates"))):
+    for name in ("lr", "filter_lr", *(() if length else LENGTH)):
         recipe.pop(name, None)
-    if recipe.get("clip"):
-        recipe["clip"] = {name: value for name, value in recipe["clip"].items() if name != "factor"}
+    clip = recipe.get("clip")  # None, a threshold by itself, or a rule with a threshold
+    recipe["clip"] = {**clip, "factor": None} if isinstance(clip, Mapping) else bool(clip)
     return json.dumps([record.sweep, record.method, length, {**config, "recipe": recipe}], sort_keys=True, default=str)

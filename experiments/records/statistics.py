@@ -62,7 +62,7 @@ def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95, fa
 
 def chance(record: Record) -> float | None:
     """Accuracy of guessing, in [0, 1]; None for a run without classes."""
-    classes = record.config.get("model", {}).get("num_classes")
+    classes = record.config.get("model", {}).get("num_classes") or record.config.get("classes")
     return 1 / classes if classes else None
 
 

@@ -59,7 +59,7 @@ def dig(row: Row, path: str) -> Any:
 
 def fate(row: Row) -> tuple[bool, bool, float | None]:
     """Whether a run diverged, whether it diverged or failed to train, and the accuracy of guessing."""
-    classes = dig(row, "config.model.num_classes")
+    classes = dig(row, "config.model.num_classes") or dig(row, "config.classes")
     guess = 1 / classes if classes else None
     lost = row["status"] == "diverged"
     near = (
@@ -444,8 +444,8 @@ def at_grid_end(row: Row, rows: Sequence[Row]) -> float | None:
         clip = recipe.get("clip")
         return (
             one["sweep"], one["method"], {k: v for k, v in config.items() if k not in ("split", "recipe")},
-            {k: v for k, v in recipe.items() if k not in ("lr", "clip", *but)},
-            clip and {k: v for k, v in clip.items() if k != "factor"},
+            {k: v for k, v in recipe.items() if k not in ("lr", "filter_lr", "clip", *but)},
+            {k: v for k, v in clip.items() if k != "factor"} if isinstance(clip, dict) else bool(clip),
         )  # fmt: skip
 
     searched = [one for one in rows if one["config"]["split"] == "validation" and one["method"] == row["method"]]
@@ -454,8 +454,8 @@ def at_grid_end(row: Row, rows: Sequence[Row]) -> float | None:
         tried = [one for one in searched if shared(one, "epochs", "updates") == shared(row, "epochs", "updates")]
     if not tried:
         return None
-    for path in ("config.recipe.lr", "config.recipe.clip.factor"):
-        values = {dig(one, path) for one in tried} - {None}
+    for path in ("config.recipe.lr", "config.recipe.filter_lr", "config.recipe.clip.factor", "config.recipe.clip"):
+        values = {value for one in tried if isinstance(value := dig(one, path), (int, float))}
         if len(values) > 1 and (dig(row, path) == min(values) or dig(row, path) == max(values)):
             return 1.0
     return 0.0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from examples import cifar10
 from experiments import configs
 from experiments.large import imagenet as large
 from experiments.large.large_run import LargeRun
@@ -20,6 +21,7 @@ from experiments.records import path_of, read
 from experiments.records.keys import key_of
 from experiments.study import Study, possible
 from experiments.sweep import APART, Run, Sweep
+from experiments.tasks.flagship import Flagship
 from experiments.tasks.leak_probe import LeakProbe
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe
 from experiments.tasks.signals import Signals
@@ -39,6 +41,9 @@ PINNED: dict[str, Run | LargeRun] = {
     "regnet": Training("nf", model_spec("nf_regnet_b0"), DATA, RECIPE),
     "signals": Signals("bn", ResNetSpec(), None, 8, 16),
     "transfer": Transfer("nf", SPEC, None, RECIPE, DATA, replace(RECIPE, clip=None)),
+    # Of the defaults of a file that readers copy: a default that moves takes the meaning of records with it.
+    "flagship": Flagship("nf_agc", DATA, cifar10.Recipe("nf", (32, 128, 128), 8, 256, 0.5, 0.08, "sgd", 0.02)),
+    "flagship bn": Flagship("bn", DATA, cifar10.Recipe("bn", (8, 16, 16), 3, 32, 1.0, 0.0, "muon", 0.05)),
     "large": large.config("nfnet_f0", "paper"),
 }
 KEYS = {
@@ -48,6 +53,8 @@ KEYS = {
     "regnet": "8bdae1f6f5666d55",
     "signals": "94a3c7a4ee07c6de",
     "transfer": "4252df7123d6571d",
+    "flagship": "58bdc90f3bf7c40d",
+    "flagship bn": "5271b408c5c36c85",
     "large": "10ece9f1eec1718e",
 }
 
