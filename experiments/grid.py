@@ -44,6 +44,17 @@ class Grid:
         return Grid(_beyond(self.rates, best.lr), thresholds)
 
 
+def around(centre: float, count: int, step: float) -> tuple[float, ...]:
+    """So many values about a centre, each `step` times the one before; of an even number, one more lies below it.
+
+    Examples
+    --------
+    >>> around(0.5, 3, 2.0)
+    (0.25, 0.5, 1.0)
+    """
+    return tuple(round(centre * step ** (i - count // 2), 6) for i in range(count))
+
+
 def _beyond(values: tuple[float, ...], best: float) -> tuple[float, ...]:
     if len(values) < 2:
         return values

@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import exp, log
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from book.figures import plots
 from book.figures.tables import Table, accuracy, grouped, side, versus
@@ -103,16 +104,22 @@ def draw(lengths: Lengths, methods: Sequence[str]) -> None:
     found = [record for record in lengths.final if record.method in methods]
     if not found:
         return
+    plots.show(
+        figure(found),
+        "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers.",
+    )
+    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, lengths.study.path)
+
+
+def figure(found: Sequence[Result]) -> Figure:
+    """Test accuracy against epochs, one line a method."""
     by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
     fig, ax = plt.subplots()
     plots.lines(ax, by_epochs)
     plots.log_axis(ax, "epochs", sorted({length for _, length in by_epochs}))
     ax.set_ylabel("test accuracy (%)")
     ax.legend()
-    plots.show(
-        fig, "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers."
-    )
-    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, lengths.study.path)
+    return fig
 
 
 def sentences(lengths: Lengths) -> list[str]:

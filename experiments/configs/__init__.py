@@ -11,8 +11,8 @@ from experiments.sweep import Sweep
 # Throughput stands behind them: its runs never pause and are long on a GPU, so that all that were handed to the device
 # are finished after the time that was given.
 QUEUE = (
-    "budget", "batch_size", "clipping_threshold", "clip_alternatives", "depth_scaling", "flagship", "normalizers",
-    "statistics_batch", "clipped_layers", "regularization", "sam", "transfer", "throughput",
+    "budget", "batch_range", "batch_size", "clipping_threshold", "clip_alternatives", "depth_scaling", "flagship",
+    "normalizers", "statistics_batch", "clipped_layers", "regularization", "sam", "transfer", "throughput",
 )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ AGC from the published start (alpha 0.2, skip gain 0).
 
 from dataclasses import dataclass, replace
 
+from experiments.grid import Grid, around
 from experiments.scales import WHOLE, augmentation, learner
-from experiments.sweep import Grid, Sweep
+from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
 
@@ -86,12 +87,8 @@ def grid(profile: str, method: str) -> Grid:
     scale = SCALES[profile]
     if "_agc" in method:
         rate = scale.clipped_nf_rate if method.startswith("nf") else scale.rate
-        return Grid(_around(rate, 3, 2.0), _around(scale.threshold, 3, 4.0))
-    return Grid(_around(scale.unclipped_nf_rate if method == "nf" else scale.rate, 9, 2.0**0.5))
-
-
-def _around(centre: float, count: int, step: float) -> tuple[float, ...]:
-    return tuple(round(centre * step ** (i - count // 2), 6) for i in range(count))
+        return Grid(around(rate, 3, 2.0), around(scale.threshold, 3, 4.0))
+    return Grid(around(scale.unclipped_nf_rate if method == "nf" else scale.rate, 9, 2.0**0.5))
 
 
 def _cell(profile: str, method: str, epochs: float) -> Training:

@@ -16,7 +16,8 @@ filters, the rate that is searched is that of the convolutions; gains, biases an
 from dataclasses import dataclass
 
 from examples.cifar10 import Recipe
-from experiments.sweep import Grid, Sweep
+from experiments.grid import Grid, around
+from experiments.sweep import Sweep
 from experiments.tasks.flagship import Flagship
 from experiments.tasks.recipe import Data
 
@@ -98,10 +99,6 @@ def grid(profile: str, name: str) -> Grid:
     """The settings that the search of a method begins with."""
     tries, method = SCALES[profile].tries, METHODS[name]
     if not method.clips:
-        return Grid(_around(method.rate, tries, 2.0**0.5 if tries == 9 else 2.0))
-    thresholds = _around(THRESHOLD, tries // 3, 4.0)
-    return Grid(_around(method.rate, 3, 2.0), thresholds)
-
-
-def _around(centre: float, count: int, step: float) -> tuple[float, ...]:
-    return tuple(round(centre * step ** (i - count // 2), 6) for i in range(count))
+        return Grid(around(method.rate, tries, 2.0**0.5 if tries == 9 else 2.0))
+    thresholds = around(THRESHOLD, tries // 3, 4.0)
+    return Grid(around(method.rate, 3, 2.0), thresholds)

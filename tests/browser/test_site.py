@@ -32,6 +32,9 @@ FLAGS = [
 ]
 NOT_PAGES = {"index.html", "genindex.html"}  # a redirect, and an empty list
 DROPPED = "net::ERR_ABORTED"  # by the browser itself; what a server refuses, or does not have, fails otherwise
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"  # axe-core 4.14.1, MPL-2.0
+WEIGHT = 1.5e6  # bytes of a page with its images and its data; what several pages load, and MathJax, comes once
+SOON = 1.0  # seconds, from the request to a page that answers
 PHONE = {"width": 390, "height": 844}
 # Of a figure: the opaque grounds between it and the page, and the colours of its labels.
 DRAWN = """figure => {
@@ -91,6 +94,7 @@ def site(html: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +132,9 @@ class Watch:
             self.faults.append(message)
 
     def open(self, path: str, until: str = "networkidle") -> sync_api.Page:
+        """The page once it asks for nothing more; with ``"load"`` as soon as it is loaded and its formulas are set."""
         self.page.goto(path, wait_until=until)  # type: ignore[arg-type]
+        self.page.evaluate("async () => { await window.MathJax?.startup?.promise; }")
         return self.page
 
 
@@ -145,77 +151,114 @@ def watch(browser: sync_api.Browser, site: str, request: pytest.FixtureRequest) 
     tab.context.close()
 
 
+# A page is opened once for each theme and once as on a phone: opening takes longer than most looks at it.
+
+
 @pytest.mark.parametrize(
     "watch", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
 )
-def test_pages_load_clean(watch: Watch, pages: list[str], request: pytest.FixtureRequest) -> None:
+def test_pages_load_clean_and_axe_finds_nothing_serious(
+    watch: Watch, pages: list[str], request: pytest.FixtureRequest
+) -> None:
     theme = request.node.callspec.id
-    brightness = "e => getComputedStyle(e).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
+    session = watch.context.new_cdp_session(watch.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    faults: dict[str, list[str]] = {}
     assert pages
     for name in pages:
-        page = watch.open(f"/{name}")
+        page = watch.open(f"/{name}", until="networkidle" if theme == "light" else "load")
+        busy = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
         page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
-        background = page.locator("body").evaluate(brightness)
-        assert (max(background) < 80) if theme == "dark" else (min(background) > 200), (name, background)
-        for figure in page.locator(".figure:visible").all():
-            drawn = figure.evaluate(DRAWN)
-            assert not drawn["cards"], f"{name}: a figure on a card of its own: {drawn}"
-            inks = [value for ink in drawn["inks"] for value in ink]
-            assert inks, f"{name}: a figure without labels"
-            assert (min(inks) > 180) if theme == "dark" else (max(inks) < 80), (name, drawn)
-        for formula in page.locator("article .math").all():
-            assert formula.locator("mjx-container svg").count(), f"{name}: a formula was not set"
+        found = [*of_the_theme(page, theme), *of_axe(page, theme)]
+        if theme == "light":  # what follows has no colour
+            found += [*too_busy(busy), *without_text(page), *not_set(page)]
+        if found:
+            faults[name] = found
+    assert not faults
     assert not watch.faults
+
+
+def of_the_theme(page: sync_api.Page, theme: str) -> Iterator[str]:
+    """A page, or a figure on it, that is not drawn for the theme."""
+    brightness = "e => getComputedStyle(e).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
+    background = page.locator("body").evaluate(brightness)
+    if not ((max(background) < 80) if theme == "dark" else (min(background) > 200)):
+        yield f"background {background}"
+    for figure in page.locator(".figure:visible").all():
+        drawn = figure.evaluate(DRAWN)
+        if drawn["cards"]:
+            yield f"a figure on a card of its own: {drawn}"
+        inks = [value for ink in drawn["inks"] for value in ink]
+        if not inks:
+            yield "a figure without labels"
+        elif not ((min(inks) > 180) if theme == "dark" else (max(inks) < 80)):
+            yield f"labels of a figure: {drawn}"
+
+
+def of_axe(page: sync_api.Page, theme: str) -> list[str]:
+    """What axe calls serious or critical; a theme is colours, and nothing else on a page."""
+    rules = [] if theme == "light" else ["color-contrast"]
+    audit = """async rules => {
+      const only = rules.length ? { runOnly: { type: "rule", values: rules } } : {};
+      const found = await axe.run(document, { resultTypes: ["violations"], ...only });
+      return found.violations.filter(v => ["serious", "critical"].includes(v.impact))
+        .map(v => `${v.id}: ${v.nodes.length} such as ${v.nodes[0].html.slice(0, 160)}`);
+    }"""
+    page.add_script_tag(path=str(AXE))
+    found: list[str] = page.evaluate(audit, rules)
+    return found
+
+
+def too_busy(metrics: dict[str, float]) -> Iterator[str]:
+    """What the page's own thread had to do: unlike the clock, it does not count the tests beside it."""
+    assert 0 < metrics["ScriptDuration"] < metrics["TaskDuration"]
+    if metrics["TaskDuration"] >= SOON:
+        yield f"{metrics['TaskDuration']:.2f} s of the processor"
+
+
+def without_text(page: sync_api.Page) -> Iterator[str]:
+    """Images and figures that say nothing to a reader who cannot see them."""
+    for image in page.locator("img").all():
+        alt = image.get_attribute("alt") or ""
+        if not alt.strip() or re.search(r"\.(svg|png|jpe?g|gif|webp)$", alt):  # Sphinx fills in the file name
+            yield f"{image.get_attribute('src')} (alt={alt!r}): display(figure, metadata={{'alt': '...'}})"
+    for figure in page.locator(".figure svg").all():
+        if not (figure.get_attribute("aria-label") or "").strip():
+            yield "a figure without a text"
+
+
+def not_set(page: sync_api.Page) -> Iterator[str]:
+    """Formulas that MathJax did not set."""
+    missing = "all => all.filter(e => !e.querySelector('mjx-container svg')).length"
+    if count := page.locator("article .math").evaluate_all(missing):
+        yield f"{count} formulas were not set"
 
 
 @pytest.mark.parametrize(
     "watch", [{"viewport": PHONE, "is_mobile": True, "has_touch": True}], indirect=True, ids=["phone"]
 )
-def test_phone_does_not_scroll_sideways(watch: Watch, pages: list[str]) -> None:
-    too_wide = {}
+def test_pages_on_a_phone(watch: Watch, pages: list[str]) -> None:
+    """Nothing is wider than the page, settings are folded, labels are readable, and what scrolls shows it."""
+    faults: dict[str, list[str]] = {}
+    folded = sideways = 0
     for name in pages:
-        page = watch.open(f"/{name}")
+        page, found = watch.open(f"/{name}", until="load"), []
         width = page.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)")
         if width > PHONE["width"]:
-            too_wide[name] = width
-    assert not too_wide
-    assert not watch.faults
-
-
-@pytest.mark.parametrize("watch", [{"viewport": PHONE, "is_mobile": True}], indirect=True, ids=["phone"])
-def test_a_phone_shows_the_page_before_its_settings(watch: Watch, pages: list[str]) -> None:
-    folded = 0
-    for name in pages:
-        settings = watch.open(f"/{name}", until="load").locator("details", has_text="Settings of this page")
-        for box in settings.all():
+            found.append(f"{width} pixels wide")
+        for box in page.locator("details", has_text="Settings of this page").all():
             folded += 1
-            assert not box.locator("pre").first.is_visible(), name
-    assert folded
-
-
-@pytest.mark.parametrize("watch", [{"viewport": PHONE, "is_mobile": True}], indirect=True, ids=["phone"])
-def test_a_phone_shows_readable_labels_and_what_scrolls(watch: Watch, pages: list[str]) -> None:
-    sideways = 0
-    for name in pages:
-        page = watch.open(f"/{name}", until="load")
-        assert all(size > 8.9 for size in page.evaluate(LABELS)), (name, page.evaluate(LABELS))
+            found += ["settings before the page"] * box.locator("pre").first.is_visible()
+        found += [f"a label of {size:.1f} pixels" for size in page.evaluate(LABELS) if size <= 8.9]
         wide = page.evaluate(SIDEWAYS)
         sideways += len(wide)
-        assert all(shown for _, shown, _ in wide), (name, [box for _, shown, box in wide if not shown])
+        found += [f"scrolls and does not show it: {box}" for _, shown, box in wide if not shown]
+        if found:
+            faults[name] = found
+    assert not faults
+    assert not watch.faults
+    assert folded
     assert sideways
-
-
-def test_every_image_has_alt_text(watch: Watch, pages: list[str]) -> None:
-    missing = []
-    for name in pages:
-        for image in watch.open(f"/{name}", until="load").locator("img").all():
-            alt = image.get_attribute("alt") or ""
-            if not alt.strip() or re.search(r"\.(svg|png|jpe?g|gif|webp)$", alt):  # Sphinx fills in the file name
-                missing.append(f"{name}: {image.get_attribute('src')} (alt={alt!r})")
-        for figure in watch.page.locator(".figure svg").all():
-            if not (figure.get_attribute("aria-label") or "").strip():
-                missing.append(f"{name}: a figure")
-    assert not missing, 'give each figure a text: display(figure, metadata={"alt": "..."})'
 
 
 def test_search_finds_a_known_word(watch: Watch, pages: list[str]) -> None:
@@ -229,32 +272,6 @@ def test_search_finds_a_known_word(watch: Watch, pages: list[str]) -> None:
     hit = watch.page.locator(f"#search-results a[href*='{chapter}']").first
     hit.wait_for(timeout=10_000)
     assert not watch.faults
-
-
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"  # axe-core 4.14.1, MPL-2.0
-WEIGHT = 1.5e6  # bytes of a page with its images and its data; what several pages load, and MathJax, comes once
-SOON = 1.0  # seconds, from the request to a page that answers
-
-
-@pytest.mark.parametrize(
-    "watch", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
-)
-def test_axe_finds_nothing_serious(watch: Watch, pages: list[str], request: pytest.FixtureRequest) -> None:
-    # A theme is colours, and nothing else on a page.
-    rules = [] if request.node.callspec.id == "light" else ["color-contrast"]
-    audit = """async rules => {
-      const only = rules.length ? { runOnly: { type: "rule", values: rules } } : {};
-      const found = await axe.run(document, { resultTypes: ["violations"], ...only });
-      return found.violations.filter(v => ["serious", "critical"].includes(v.impact))
-        .map(v => `${v.id}: ${v.nodes.length} such as ${v.nodes[0].html.slice(0, 160)}`);
-    }"""
-    faults = {}
-    for name in pages:
-        page = watch.open(f"/{name}")
-        page.add_script_tag(path=str(AXE))
-        if found := page.evaluate(audit, rules):
-            faults[name] = found
-    assert not faults
 
 
 class Anchors(HTMLParser):
@@ -311,20 +328,6 @@ def test_pages_are_light(html: Path, pages: list[str]) -> None:
         if weight > WEIGHT:
             heavy[name] = weight
     assert not heavy
-
-
-def test_pages_take_less_than_a_second_of_the_processor(watch: Watch, pages: list[str]) -> None:
-    """What the page's own thread has to do: unlike the clock, it does not count the tests beside it."""
-    session = watch.context.new_cdp_session(watch.page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-    slow = {}
-    for name in pages:
-        watch.open(f"/{name}")
-        metrics = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
-        assert 0 < metrics["ScriptDuration"] < metrics["TaskDuration"]
-        if metrics["TaskDuration"] >= SOON:
-            slow[name] = metrics["TaskDuration"]
-    assert not slow
 
 
 @pytest.mark.slow

@@ -41,6 +41,19 @@ def test_equal_updates_are_those_of_one_batch_size_at_equal_epochs() -> None:
         assert not shared & others, "a run would be made twice"
 
 
+@pytest.mark.parametrize("profile", ["smoke", "small", "gpu"])
+def test_batch_range_shares_searches_and_the_updates_of_one_batch_size(profile: str) -> None:
+    sweep, scale = configs.sweep("batch_range", profile), configs.module("batch_range").SCALES[profile]
+    cells = [cell for cell in sweep.cells if isinstance(cell, Training)]
+    searched = {(cell.base, cell.recipe.batch_size) for cell in cells}
+    assert len(sweep.search()) == 9 * len(searched)
+    assert {cell.recipe.batch_size for cell in cells if not cell.variant} == set(scale.sizes)
+    anchor = next(c.recipe for c in cells if c.recipe.batch_size == scale.anchor and not c.variant)
+    equal = {updates_of(c.recipe, c.data.train or 0) for c in cells if c.variant}
+    assert equal == {updates_of(anchor, cells[0].data.train or 0)}
+    assert profile == "smoke" or min(updates_of(c.recipe, c.data.train or 0) for c in cells) >= 200
+
+
 def test_depth_scaling_reaches_a_thousand_layers_with_every_method() -> None:
     for profile in PROFILES:
         cells = [cell for cell in configs.sweep("depth_scaling", profile).cells if isinstance(cell, Training)]

@@ -110,6 +110,7 @@ def compiled_cells() -> list[Throughput]:
     return shrunk
 
 
+@pytest.mark.slow
 def test_every_compiled_cell_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     cells, graphs = compiled_cells(), Graphs(monkeypatch)
     assert len({cell.model for cell in cells}) > dynamo.recompile_limit
