@@ -71,7 +71,7 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
         rows.append([e.measured or found.name, found.measured, found.said, scale, link, verdict.verdict])
     header = [
         "what was measured",
-        "result, interval of its verdict",
+        "result, joint interval",
         "its rule",
         "scale, seeds",
         "claim",
@@ -89,8 +89,10 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     plots.markdown(f"*What the sentences above rest on:* {rests}. {{doc}}`What the words mean <verdicts>`.")
     small = [f"- {v.claim.id}, {one.said}" for v in verdicts for one in v.regime if not one.met]
     if small:
+        scales = ", ".join(sorted({v.profile for v in verdicts if v.seeds}))
         hint = (
-            "The sentences above hold for the small networks trained here. These have not reached what the claims ask:"
+            f"The sentences above hold for the networks of profile {scales}; the figures of this page may be of another "
+            "profile. The claims ask for more than these networks have reached:"
         )
         plots.markdown("\n".join(["```{admonition} Take this as a hint", ":class: caution", hint, "", *small, "```"]))
     warn(evidence, verdicts)

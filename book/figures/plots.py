@@ -188,7 +188,7 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
     """
     found = [claims.judge(claim_id, records, profile) for claim_id in claim_ids]
     table(
-        ["claim: condition", "asked for", "ours, interval of its verdict", "outcome"],
+        ["claim: condition", "asked for", "ours, joint interval", "outcome"],
         [
             [
                 f"{v.claim.id}: {f.name}",
@@ -199,6 +199,10 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
             for v in found
             for f in v.findings
         ],
+    )
+    markdown(
+        "*Joint intervals hold for all conditions of a claim together. They differ from the intervals of figures and other "
+        "tables, which stand alone:* {doc}`how a verdict is reached <verdicts>`."
     )
     for v in found:
         scale = f" ({v.scale})" if v.scale else ""

@@ -86,7 +86,7 @@ def versus(difference: Estimate, plus: str, minus: str) -> str:
 def edges(rates: Sequence[float], chosen: Iterable[float]) -> str:
     """A sentence: how many of the chosen rates lie at an end of the grid that was searched."""
     picked, low, high = list(chosen), min(rates), max(rates)
-    between = "" if len(rates) > 2 else " It has no rate between them."
+    between = "" if len(rates) > 2 else " The grid has only these two rates."
     return (
         f"Rates chosen at an end of the grid ({', '.join(f'{rate:g}' for rate in sorted(rates))}): "
         f"{picked.count(low)} of {len(picked)} at the smallest, {picked.count(high)} at the largest; beyond an end a "

@@ -40,7 +40,7 @@ def answer(verdicts: Sequence[Verdict], link: Link) -> str:
 def situations(verdicts: Sequence[Verdict], link: Link) -> str:
     """A table in Markdown: the situation, what to do, the verdicts that this rests on, and where the evidence stops."""
     found = {v.claim.id: v for v in verdicts}
-    header = ["your situation", "what to use", "evidence here", "where it stops"]
+    header = ["your situation", "what to use", "evidence here", "limits of this evidence"]
     rows = [[s["situation"], s["do"], evidence(s, found, link), s["stops"]] for s in read()]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 

@@ -54,6 +54,13 @@ class Bound:
             return self.low is not None and self.low >= self.null > effect.high
         return self.low is None and self.high <= self.null < effect.low
 
+    @property
+    def words(self) -> str:
+        """What is asked for, to stand in a sentence."""
+        if self.low is None or self.high is None:
+            return f"at least {self.low:g}" if self.high is None else f"less than {self.high:g}"
+        return f"exactly {self.low:g}" if self.low == self.high else f"between {self.low:g} and {self.high:g}"
+
     def off(self, value: float) -> float:
         """How far a value is from meeting the bound; 0 if it does."""
         below = 0.0 if self.low is None else max(0.0, self.low - value)

@@ -37,9 +37,9 @@ class Reached:
     name: str
     wanted: str
     value: float | None
-    off: float
     cells: int
     unmet: int
+    measure: str = ""
 
     @property
     def met(self) -> bool:
@@ -47,12 +47,17 @@ class Reached:
 
     @property
     def said(self) -> str:
-        """What was measured, what was asked for, and how far the one is from the other."""
+        """What was measured beside what was asked for, as a clause."""
         if self.value is None:
-            return f"{self.name}: not measured, asked {self.wanted}"
-        missed = f", off by {self.off:.3g}" if self.unmet else ""
-        some = f" ({self.unmet} of {self.cells} do not meet it)" if self.cells > 1 and self.unmet else ""
-        return f"{self.name}: {self.value:.3g}, asked {self.wanted}{missed}{some}"
+            return f"{self.name} was not measured; {self.wanted} is asked for"
+        if self.measure in WIDTHS:
+            size = f"± {self.value:.3g} points" if self.measure == "half_width" else f"{self.value:.3g} times its bound"
+            return f"the widest undecided interval has a half-width of {size}; at most {self.wanted} is allowed"
+        some = f"{self.unmet} of {self.cells} settings"
+        if self.measure == "at_grid_end":
+            return f"in {some} the learning rate or the threshold is an end of its grid; it may be in none"
+        worst = f" at worst ({some} miss the bound)" if self.cells > 1 and self.unmet else ""
+        return f"{self.name}: {self.value:.3g}{worst}; {self.wanted} is asked for"
 
 
 def named(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -93,12 +98,11 @@ def reached(condition: Condition, found: Sequence[Finding], records: Sequence[Re
 
 def _worst(condition: Condition, values: Sequence[float], *, none_is_met: bool = False) -> Reached:
     bound = condition.bound
+    wanted = f"{bound.high:g}" if condition.measure in WIDTHS else bound.words
     if not values:
-        return Reached(condition.name, bound.text, None, 0.0, 0, 0 if none_is_met else 1)
-    worst = max(values, key=bound.off)
-    return Reached(
-        condition.name, bound.text, worst, bound.off(worst), len(values), sum(bound.off(v) > 0 for v in values)
-    )
+        return Reached(condition.name, wanted, None, 0, 0 if none_is_met else 1, condition.measure)
+    unmet = sum(bound.off(v) > 0 for v in values)
+    return Reached(condition.name, wanted, max(values, key=bound.off), len(values), unmet, condition.measure)
 
 
 def _measured(record: Record, expression: str) -> float | None:

@@ -35,7 +35,7 @@ class Verdict:
         """Said beside a verdict that the profile is too small to settle; empty otherwise."""
         order = list(PROFILES)
         small = order.index(self.profile) < order.index(self.claim.verdict_from)
-        return f"at {self.profile} scale only; settled from {self.claim.verdict_from} on" if small else ""
+        return f"runs at {self.profile}; the claim is judged from {self.claim.verdict_from} on" if small else ""
 
     @property
     def tested(self) -> bool:
