@@ -46,11 +46,22 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(replace(WHOLE["smoke"], train=540), (32, 128), 128, (32,), 2.0, 1.0, seeds=3),
-    "small": Scale(WHOLE["small"], (64, 256, 1024, 2048), 1024, (256, 2048), 10.0, 5.0, (32, 64, 128)),
-    "gpu": Scale(WHOLE["gpu"], (64, 256, 1024, 2048), 1024, (256, 2048), 10.0, 5.0, (64, 128, 256)),
-    "paper": Scale(WHOLE["paper"], (256, 1024, 4096), 1024, (256, 4096), 90.0, 30.0),
-}
+    "smoke": Scale(
+        replace(WHOLE["smoke"], train=540), sizes=(32, 128), anchor=128, others=(32,), epochs=2.0, search_epochs=1.0,
+        seeds=3,
+    ),
+    "small": Scale(
+        WHOLE["small"], sizes=(64, 256, 1024, 2048), anchor=1024, others=(256, 2048), epochs=10.0, search_epochs=5.0,
+        width=(32, 64, 128),
+    ),
+    "gpu": Scale(
+        WHOLE["gpu"], sizes=(64, 256, 1024, 2048), anchor=1024, others=(256, 2048), epochs=10.0, search_epochs=5.0,
+        width=(64, 128, 256),
+    ),
+    "paper": Scale(
+        WHOLE["paper"], sizes=(256, 1024, 4096), anchor=1024, others=(256, 4096), epochs=90.0, search_epochs=30.0,
+    ),
+}  # fmt: skip
 
 
 def sweep(profile: str) -> Sweep:

@@ -62,18 +62,13 @@ class Scale:
 WHOLE = Data("cifar10", train=45000, validation=5000)
 SCALES = {
     "smoke": Scale(
-        Data("digits", train=640, validation=200),
-        (8, 16, 16),
-        32,
-        3,
-        seeds=3,
-        tries=3,
+        Data("digits", train=640, validation=200), width=(8, 16, 16), batch_size=32, epochs=2, seeds=3, tries=3,
         methods=("bn", "nf_agc", "nf_muon", "nf_muon_agc"),
     ),
-    "small": Scale(WHOLE, (32, 128, 128), 256, 8, seeds=10),
-    "gpu": Scale(WHOLE, (64, 256, 256), 512, 10, seeds=10),
-    "paper": Scale(WHOLE, (128, 384, 384), 512, 40, seeds=5),
-}
+    "small": Scale(WHOLE, width=(32, 128, 128), batch_size=256, epochs=8, seeds=10),
+    "gpu": Scale(WHOLE, width=(64, 256, 256), batch_size=512, epochs=10, seeds=10),
+    "paper": Scale(WHOLE, width=(128, 384, 384), batch_size=512, epochs=40, seeds=5),
+}  # fmt: skip
 
 
 def sweep(profile: str) -> Sweep:
@@ -81,7 +76,8 @@ def sweep(profile: str) -> Sweep:
     scale = SCALES[profile]
     return Sweep(
         "flagship", tuple(cell(profile, name) for name in scale.methods),
-        grids=tuple(grid(profile, name) for name in scale.methods), widenings=3, seeds=tuple(range(scale.seeds)),
+        grids=tuple(grid(profile, name) for name in scale.methods), widenings=0 if profile == "smoke" else 3,
+        seeds=tuple(range(scale.seeds)),
     )  # fmt: skip
 
 
