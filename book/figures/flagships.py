@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from book.figures import plots
 from book.figures.lengths import Lengths, training_accuracy
@@ -48,6 +49,7 @@ def draw(found: Lengths, methods: Sequence[str]) -> None:
     fig, ax = plt.subplots()
     plots.lines(ax, {(m, epoch): value for m, of in runs.items() for epoch, value in by_epoch(of).items()})
     ax.set(xlabel="epochs", ylabel="accuracy on held-out images (%)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     plots.show(fig, "Accuracy on held-out training images against epochs, one line for each method.")
     plots.caption(

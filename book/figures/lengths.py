@@ -147,7 +147,7 @@ def design(sweep: Sweep) -> Table:
     cells = [cell for cell in sweep.cells if isinstance(cell, Training)]
     data, model, recipe = cells[0].data, cells[0].model, cells[0].recipe
     assert isinstance(model, ResNetSpec)
-    images = f"{data.name}: {data.train or 'all'} for training, {data.validation} for validation"
+    images = f"{data.title}: {data.train or 'all'} for training, {data.validation} for validation"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
     rows: list[list[object]] = [
         ["images", images + (f", seen through whitened {data.patches}x{data.patches} patches" if data.patches else "")],

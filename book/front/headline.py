@@ -59,7 +59,7 @@ def caption(study: Study, profile: str) -> str:
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     said = [
-        f"Test accuracy in per cent on {data.name} ({data.train} training images) against the length of the training, "
+        f"Test accuracy in per cent on {data.title} ({data.train} training images) against the length of the training, "
         f"means and 95 % intervals over {seeds} seeds. Each method has its own searched learning rate, and threshold "
         f"where it clips. Profile {profile}, {devices}, commit {commits}.",
     ]

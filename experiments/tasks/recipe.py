@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "lion", "lars")
 RULES = ("agc", "layer", "global")
 LAYERS = ("body", "all", "weights", "no_stem", "late", "early")
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "fashion_mnist": "Fashion-MNIST", "imagenet": "ImageNet"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Data:
     pool: int = 1
     classes: int | None = None
     patches: int = 0
+
+    @property
+    def title(self) -> str:
+        """The name as its publishers write it."""
+        return TITLES.get(self.name, self.name)
 
 
 @dataclass(frozen=True)
