@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nfnets_lite.models import Spec, create_model
-from nfnets_lite.roles import unwrapped
+from nfnets_lite.roles import _inner
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -45,7 +45,7 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
     if not isinstance(model, nn.Module):
         with torch.device("meta"):
             model = create_model(model)
-    model = unwrapped(model)  # functional_call refuses DataParallel
+    model = _inner(model)  # functional_call refuses DataParallel
     channels = getattr(getattr(model, "spec", None), "in_channels", in_channels)
     total = 0
 

@@ -163,7 +163,7 @@ def _declared(name: str, parameter: Tensor, unit_dim: object) -> Role:
     return Role("weight", unit_dim % parameter.ndim, clip=True, decay=True)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def _inner(model: nn.Module) -> nn.Module:
     """The model inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``."""
     while True:
         if isinstance(model, (DataParallel, DistributedDataParallel, AveragedModel)):
@@ -178,7 +178,7 @@ def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Modul
     if isinstance(classifier, str):
         if classifier != "auto":
             raise ValueError(f"classifier={classifier!r} must be 'auto', None or a layer of the model, not its name")
-        bare = unwrapped(model)
+        bare = _inner(model)
         if not callable(getattr(bare, "get_classifier", None)):
             linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
             if linears:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nfnets_lite.models.resnet import Block, ResNet
 from nfnets_lite.models.spec import ResNetSpec
-from nfnets_lite.roles import unwrapped
+from nfnets_lite.roles import _inner
 
 # Behind these a channel has unit second moment at the start, whatever came before.
 _NORMALISING = (
@@ -120,7 +120,7 @@ def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
     >>> [signal.name for signal in signal_propagation(net, torch.randn(8, 3, 32, 32))]
     ['stem', 'blocks.0', 'blocks.1', 'blocks.2']
     """
-    model = unwrapped(model)  # type: ignore[assignment]
+    model = _inner(model)  # type: ignore[assignment]
     if not isinstance(model, ResNet):
         raise TypeError(
             f"model is a {type(model).__name__}; signal_propagation reads the blocks of a nfnets_lite ResNet, as "

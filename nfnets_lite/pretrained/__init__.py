@@ -15,7 +15,7 @@ from nfnets_lite.pretrained.download import download
 from nfnets_lite.pretrained.names import other_timm_network, slots
 from nfnets_lite.pretrained.tree import read_tree
 from nfnets_lite.pretrained.wrappers import bare, entries_of, unprefixed
-from nfnets_lite.roles import unwrapped
+from nfnets_lite.roles import _inner
 
 _TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _LISTED = 20
@@ -118,7 +118,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     assert path is not None
     path = Path(path).expanduser()
     given = create_model(model) if isinstance(model, str) else model
-    network = unwrapped(given)
+    network = _inner(given)
     own = {bare(name): tensor for name, tensor in network.state_dict().items()}
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(
@@ -157,7 +157,7 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
-    state = {bare(name): tensor.detach().cpu().contiguous() for name, tensor in unwrapped(model).state_dict().items()}
+    state = {bare(name): tensor.detach().cpu().contiguous() for name, tensor in _inner(model).state_dict().items()}
     _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
 
 

@@ -58,7 +58,7 @@ def test_a_difference_has_a_side_where_its_interval_leaves_zero() -> None:
 def test_choices_at_the_ends_of_a_grid_are_counted() -> None:
     said = tables.edges((0.4, 0.1, 0.2), [0.1, 0.2, 0.4, 0.4])
     assert "the grid (0.1, 0.2, 0.4): 1 of 4 at the smallest, 2 at the largest" in said
-    assert "no rate between them" in tables.edges((0.1, 0.4), [0.1])
+    assert "only these two rates" in tables.edges((0.1, 0.4), [0.1])
 
 
 def test_a_metric_over_the_reference() -> None:

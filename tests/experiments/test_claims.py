@@ -357,7 +357,7 @@ RULE = {"name": "n", "plus": "bn", "at_least": 1}
         ({"conditions": [RULE], "verdict": "reproduced"}, "unknown fields verdict; use"),
         (
             {"conditions": [RULE], "config": "batchsize"},
-            "config 'batchsize' is not known; use one of activations, atlas, batch_size",
+            "config 'batchsize' is not known; use one of activations, atlas, batch_range, batch_size",
         ),
         ({}, "has no rule"),
         ({"conditions": []}, "has no rule"),
