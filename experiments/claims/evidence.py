@@ -59,7 +59,8 @@ class Finding:
         """The effect and its interval as text."""
         if self.effect is None:
             return "not tested"
-        return format(self.effect, ".3g") if self.effect.count else f"{self.effect.mean:.6g}"
+        effect = replace(self.effect, mean=round(self.effect.mean, 12) + 0.0)  # what is left of rounding is 0
+        return format(effect, ".3g") if effect.count else f"{effect.mean:.6g}"
 
 
 @dataclass(frozen=True)
