@@ -14,7 +14,7 @@ from experiments.profiles import PROFILES
 from experiments.records.record import HEAD
 from nfnets_lite.models.residual import joins
 
-SWEEPS = ("batch_size", "budget", "clipping_threshold", "clip_alternatives", "normalizers")
+SWEEPS = ("batch_size", "batch_range", "budget", "clipping_threshold", "clip_alternatives", "normalizers")
 ACTIVATIONS: Mapping[str, Callable[[float], float]] = {
     "relu": lambda x: max(x, 0.0),
     "silu": lambda x: x / (1 + exp(-x)),
