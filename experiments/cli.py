@@ -143,15 +143,20 @@ def sprint(
     profile: ProfileOption = "gpu",
 ) -> None:
     """Checks, GPU tests, sweeps and timings within a fixed time; the same command goes on where it stopped."""
+    from experiments.engine.sprint import ended_by_signals
     from experiments.engine.sprint import sprint as run_parts
 
-    console = Console(soft_wrap=True)
+    console, failed = Console(soft_wrap=True), False
     try:
-        for said in run_parts(minutes, str(resolve_device(device)), Path(results), profile):
-            console.print(said, highlight=False, markup=False)
+        with ended_by_signals():
+            for said in run_parts(minutes, str(resolve_device(device)), Path(results), profile):
+                console.print(said, highlight=False, markup=False)
+                failed |= ": failed" in said
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -166,7 +171,7 @@ def share(
     console = Console(soft_wrap=True)
     try:
         packing = source.is_dir()
-        reasons = shared.pack(source, out, check(profile or source.name)) if packing else shared.check(source)
+        reasons = shared.pack(source, out, check(profile or source.resolve().name)) if packing else shared.check(source)
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error

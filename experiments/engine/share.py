@@ -1,15 +1,19 @@
 """Record files for a pull request: packed into one archive where every record is sound, else refused with reasons."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from experiments import configs, records
 from experiments.profiles import PROFILES
 from experiments.records import Record
 from experiments.study import Study, possible
 
+LARGEST = 2**28  # bytes of a file of records; ours have less than 2**25
 ORIGIN = ("commit", "dirty", "versions", "device", "start", "seconds", "peak_memory_mb")
 
 
@@ -29,10 +33,11 @@ def pack(folder: Path, target: Path, profile: str) -> list[str]:
         raise FileNotFoundError(f"folder={str(folder)!r} holds no record files (*.jsonl); give the folder of a profile")
     reasons = [reason for path in paths for reason in faults(path, profile)]
     if not reasons:
+        # An earlier archive is left alone until all lines are there.
+        lines = {p.name: b"".join(r.line() for r in records.read(p).records if r.done) for p in paths}
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in paths:
-                lines = b"".join(record.line() for record in records.read(path).records if record.done)
-                archive.writestr(f"{profile}/{path.name}", lines)
+            for name, text in lines.items():
+                archive.writestr(f"{profile}/{name}", text)
     return reasons
 
 
@@ -47,17 +52,36 @@ def check(archive: Path) -> list[str]:
     try:
         with zipfile.ZipFile(archive) as packed, TemporaryDirectory() as place:
             reasons = [] if packed.namelist() else [f"{archive}: holds no record files"]
-            for name in packed.namelist():
+            for name, text in _members(packed):
                 parts = PurePosixPath(name).parts
-                if len(parts) != 2 or parts[0] not in PROFILES or not name.endswith(".jsonl"):
+                if (
+                    len(parts) != 2
+                    or "/".join(parts) != name
+                    or parts[0] not in PROFILES
+                    or not name.endswith(".jsonl")
+                ):
                     reasons.append(f"{name}: is not PROFILE/CONFIG.jsonl, of the profiles {', '.join(PROFILES)}")
                     continue
                 path = Path(place, parts[1])
-                path.write_bytes(packed.read(name))
+                path.write_bytes(text)
                 reasons += [reason.replace(str(path), name) for reason in faults(path, parts[0])]
             return reasons
     except zipfile.BadZipFile as error:
         raise ValueError(f"archive={str(archive)!r} is no zip archive ({error}); make one from a folder") from None
+
+
+def _members(packed: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the files of an archive, each name once; a ValueError for one that cannot be read."""
+    names = packed.namelist()
+    for info in packed.infolist():
+        if names.count(info.filename) > 1 or info.file_size > LARGEST:
+            raise ValueError(f"{info.filename}: is in the archive twice, or larger than {LARGEST} bytes")
+        try:
+            yield info.filename, packed.read(info)
+        except (zlib.error, RuntimeError) as error:  # damaged, encrypted, or compressed in a way that is not known
+            raise ValueError(
+                f"{info.filename}: cannot be read ({error}); make the archive anew from a folder"
+            ) from None
 
 
 def faults(path: Path, profile: str) -> Iterator[str]:
@@ -72,19 +96,50 @@ def faults(path: Path, profile: str) -> Iterator[str]:
         return
     if ledger.torn:
         yield ledger.torn
+    if not any(record.done for record in ledger.records):
+        yield f"{path}: holds no finished run; delete it"
+    if odd := [f"{path}: {r.method}, seed {r.seed}: {fault}" for r in ledger.records for fault in _forms(r)]:
+        yield from odd  # no setting can be chosen by such numbers
+        return
     sweep = configs.sweep(path.stem, profile)
     known = possible(sweep) | {run.key: run for run in Study(sweep, ledger).runs}
     for record in ledger.records:
         where = f"{path}: {record.method}, seed {record.seed}, key {record.key}"
         if record.key not in known:
             yield f"{where}: is no run of the present sweep at profile {profile!r}"
+        elif not _agrees(record.config, known[record.key].resolved):
+            yield f"{where}: its config is not that of its key"
         elif record.numerics != known[record.key].NUMERICS:
             yield f"{where}: is stale, its numerics are {record.numerics}, not {known[record.key].NUMERICS}"
+        if (record.sweep, record.profile) != (path.stem, profile):
+            yield f"{where}: was made for sweep {record.sweep!r} at profile {record.profile!r}"
         yield from (f"{where}: {fault}" for fault in _origin(record))
 
 
+def _agrees(recorded: Any, run: Any) -> bool:
+    """Whether all that was recorded of a run's fields is as it is now; fields that came later need not be there."""
+    if isinstance(recorded, dict) and isinstance(run, dict):
+        return all(name in run and _agrees(value, run[name]) for name, value in recorded.items())
+    if isinstance(recorded, list) and isinstance(run, (list, tuple)):
+        return len(recorded) == len(run) and all(map(_agrees, recorded, run))
+    return bool(recorded == run)
+
+
+def _forms(record: Record) -> Iterator[str]:
+    """Fields that `experiments run` would have written otherwise."""
+    if type(record.seed) is not int or record.seed < 0:
+        yield f"seed={record.seed!r} is no whole number from 0 on"
+    if record.status not in ("ok", "diverged", "failed"):
+        yield f"status={record.status!r} is none of ok, diverged, failed"
+    numbers = record.metrics.values() if isinstance(record.metrics, dict) else [None]
+    if not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
+        yield "its metrics are no finite numbers"
+
+
 def _origin(record: Record) -> Iterator[str]:
-    if missing := [name for name in ORIGIN if name not in record.provenance]:
+    if not isinstance(record.provenance, dict):
+        yield "has no provenance"
+    elif missing := [name for name in ORIGIN if name not in record.provenance]:
         yield f"lacks provenance: {', '.join(missing)}"
     elif record.provenance["dirty"] is not False or record.provenance["commit"] == "unknown":
         yield "was made by code that is in no commit (dirty); commit the code, then run again with --fresh"

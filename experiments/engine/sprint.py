@@ -6,14 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
+
+from experiments.profiles import check
+from experiments.records.provenance import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANNED = 14.0  # minutes that the seconds below are for; they shrink and grow with the minutes given
 CHECKS, TESTS, LAST, BENCH = 60.0, 120.0, 150.0, 120.0
 LEFT = "MINUTES LEFT"
+EARLY = 0.95  # of its seconds, after which a part with `LEFT` begins nothing more
 GRACE = 3.0  # seconds that a part has to write what it holds before it is killed
 
 
@@ -60,7 +66,7 @@ def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> I
 
     Each part writes to a log in `folder`. A part that is not through at its limit is interrupted, and killed 3 seconds
     later; records of finished runs are kept. A part that was through leaves a file ``NAME.done`` and is left out by the
-    next sprint in the same folder, but for the sweeps, which go on where they stopped.
+    next sprint in the same folder, on the same device and at the same commit. The sweeps go on where they stopped.
 
     Parameters
     ----------
@@ -74,13 +80,15 @@ def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> I
     profile : str
         Scale of the sweeps.
     """
-    if minutes <= 0:
+    if not (isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes={minutes} must be above 0")
+    check(profile)
+    here = f"{device} {commit()[0]}"
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for part in parts(minutes, device, folder.resolve(), profile):
         done = folder / f"{part.name}.done"
-        if done.exists() and not part.resumes:
+        if not part.resumes and done.exists() and done.read_text(encoding="utf-8") == here:
             yield f"{part.name}: done before"
         elif part.needs and find_spec(part.needs) is None:
             yield f"{part.name}: skipped, {part.needs} is not installed"
@@ -88,7 +96,7 @@ def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> I
             start = time.monotonic()
             ended = _run(part, folder / f"{part.name}.log", began + part.end - start)
             if ended == "through":
-                done.touch()
+                done.write_text(here, encoding="utf-8")
             yield f"{part.name}: {ended} after {time.monotonic() - start:.0f} s"
 
 
@@ -96,7 +104,7 @@ def _run(part: Part, log: Path, seconds: float) -> str:
     """How a part ended: through, failed with a status, or stopped at its limit."""
     if seconds <= 0:
         return "not begun, no time is left; ended"
-    command = [f"{seconds / 60:.3f}" if argument == LEFT else argument for argument in part.command]
+    command = [f"{EARLY * seconds / 60:.3f}" if argument == LEFT else argument for argument in part.command]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))  # nothing need be installed
     with log.open("a", encoding="utf-8") as out:
         # A session of its own: its workers are stopped with it.
@@ -116,10 +124,28 @@ def _run(part: Part, log: Path, seconds: float) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process and all that it started, and kill what is left after the grace."""
-    for sent, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, sent)
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+    """Interrupt a process and all that it started, and kill what is left after the grace, or if interrupted again."""
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(GRACE)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Inside the block a request to end, or a closed terminal, raises SystemExit: what was started is stopped then."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -65,14 +65,14 @@ def _parsed(file: IO[bytes], path: Path) -> Ledger:
             break
         try:
             record = parse(line, names)
+            latest[record.key, record.seed] = record
         except NewerSchema as error:
             raise ValueError(f"{path}, line {number} has {error}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is not a record ({error}); records are written by `experiments run` "
                 "only. Delete that line (its run will be repeated), or restore the file from git"
             ) from error
-        latest[record.key, record.seed] = record
     return Ledger(path, tuple(latest.values()), torn)
 
 

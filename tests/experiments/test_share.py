@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -52,6 +53,10 @@ def test_sound_records_are_packed_and_accepted(folder: Path, monkeypatch: pytest
     assert share(Path("records.zip")) == (0, "accepted\n")
 
 
+def changed(config: dict[str, Any], **recipe: float) -> dict[str, Any]:
+    return {**config, "recipe": {**config["recipe"], **recipe}}
+
+
 FAULTS: list[tuple[Callable[[Record], bytes], str]] = [
     (lambda r: replace(r, key="0" * 16).line(), "is no run of the present sweep at profile 'smoke'"),
     (lambda r: replace(r, numerics=0).line(), f"is stale, its numerics are 0, not {RUN.NUMERICS}"),
@@ -60,6 +65,14 @@ FAULTS: list[tuple[Callable[[Record], bytes], str]] = [
     (lambda r: replace(r, provenance=ORIGIN | {"commit": "unknown"}).line(), "was made by code that is in no commit"),
     (lambda r: r.line() + r.line()[:-9], "the last line is torn"),
     (lambda r: b"{}\n", "line 1 is not a record"),
+    (lambda r: b"[" * 100_000 + b"\n", "line 1 is not a record"),
+    (lambda r: b"", "holds no finished run; delete it"),
+    (lambda r: replace(r, config=changed(r.config, lr=99.0)).line(), "its config is not that of its key"),
+    (lambda r: replace(r, profile="gpu").line(), "was made for sweep 'batch_size' at profile 'gpu'"),
+    (lambda r: replace(r, seed=-1).line(), "seed=-1 is no whole number from 0 on"),
+    (lambda r: r.line() + replace(r, seed=5, status="great").line(), "status='great' is none of ok, diverged, failed"),
+    (lambda r: replace(r, metrics={"accuracy": "high"}).line(), "its metrics are no finite numbers"),
+    (lambda r: replace(r, provenance=None).line(), "has no provenance"),
 ]  # fmt: skip
 
 
@@ -99,3 +112,19 @@ def test_what_is_no_archive_and_no_records_says_so(folder: Path) -> None:
     (folder / "sent.zip").write_bytes(b"no archive")
     code, said = share(folder / "sent.zip")
     assert (code, "is no zip archive" in said) == (2, True)
+
+
+def test_an_archive_that_cannot_be_read_says_so_and_an_earlier_one_is_kept(folder: Path) -> None:
+    sent = folder / "sent.zip"
+    with zipfile.ZipFile(sent, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("smoke/batch_size.jsonl", RECORD.line())
+    whole = bytearray(sent.read_bytes())
+    whole[60] ^= 0xFF  # within the compressed lines
+    sent.write_bytes(bytes(whole))
+    code, said = share(sent)
+    assert code == 2
+    assert "cannot be read" in said or "is no zip archive" in said
+    (folder / "batch_size.jsonl").write_bytes(RECORD.line())
+    (folder / "sam.jsonl").write_bytes(b"")
+    assert share(folder, Path("--out"), sent)[0] == 1
+    assert sent.read_bytes() == bytes(whole)

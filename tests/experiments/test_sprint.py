@@ -1,6 +1,8 @@
 """A sprint on a borrowed machine keeps its limits, and a second one goes on."""
 
+import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +60,45 @@ def test_limits_are_in_proportion(tmp_path: Path) -> None:
     named = [line for line in (sprints.ROOT / "tests" / "gpu.args").read_text().split() if line.startswith("tests/")]
     assert named
     assert all((sprints.ROOT / path).is_file() for path in named)
-    with pytest.raises(ValueError, match="minutes=0 must be above 0"):
-        next(sprint(0, "cpu", tmp_path))
+    for minutes in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"minutes={minutes} must be above 0"):
+            next(sprint(minutes, "cpu", tmp_path))
+    with pytest.raises(ValueError, match="profile='tiny' is not known"):
+        next(sprint(1.0, "cpu", tmp_path, "tiny"))
+
+
+def test_a_part_that_was_through_on_one_device_runs_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sprints, "parts", lambda *_: (Part("checks", ("-c", ""), 60.0),))
+    assert next(sprint(1.0, "cpu", tmp_path)).startswith("checks: through")
+    assert next(sprint(1.0, "cpu", tmp_path)) == "checks: done before"
+    assert next(sprint(1.0, "cuda", tmp_path)).startswith("checks: through")
+    monkeypatch.setattr(sprints, "commit", lambda: ("another", False))
+    assert next(sprint(1.0, "cuda", tmp_path)).startswith("checks: through")
+
+
+ENDED = """
+import sys
+from pathlib import Path
+from experiments.engine import sprint as sprints
+sprints.parts = lambda *_: (sprints.Part("deaf", ("-c", sys.argv[2]), 60.0),)
+with sprints.ended_by_signals():
+    list(sprints.sprint(1.0, "cpu", Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("sent", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGINT]])
+def test_a_sprint_that_is_ended_leaves_no_process_behind(tmp_path: Path, sent: list[signal.Signals]) -> None:
+    deaf = DEAF + f"  # {tmp_path}"
+    process = subprocess.Popen([sys.executable, "-c", ENDED, str(tmp_path), deaf], cwd=sprints.ROOT)
+    log = tmp_path / "deaf.log"
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    for number in sent:
+        process.send_signal(number)
+        time.sleep(0.3)
+    assert process.wait(30) != 0
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert deaf not in running
 
 
 @pytest.mark.slow
