@@ -64,7 +64,7 @@ status: $(READY)book  ## what is recorded, and which chapters are stale and why 
 # Side by side, one process a core; a process that has nothing left takes of another's.
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test: $(READY)test  ## the default tests (6 min)
+test: $(READY)test  ## the default tests (8 min)
 	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)test  ## the tests left out of `test` (6 min)
