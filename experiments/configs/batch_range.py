@@ -27,8 +27,8 @@ from experiments.tasks.training import Training, updates_of
 METHODS = ("bn", "nf", "nf_agc")
 CONTROLS = ("bn_agc", "gn_ws")  # at equal epochs, at the sizes of `others`
 UPDATES = ":updates"  # behind the method, in the labels of the half with equal updates
-CENTRES = {"bn": 1.4, "bn_agc": 1.4, "gn_ws": 0.5, "nf": 0.2, "nf_agc": 0.5}  # learning rates at 256 images
-THRESHOLD = 0.04
+CENTRES = {"bn": 2.0, "bn_agc": 2.0, "gn_ws": 0.5, "nf": 0.2, "nf_agc": 0.5}  # learning rates at 256 images
+THRESHOLD = 0.08
 
 
 @dataclass(frozen=True)
