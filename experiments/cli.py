@@ -149,9 +149,9 @@ def sprint(
     console, failed = Console(soft_wrap=True), False
     try:
         with ended_by_signals():
-            for said in run_parts(minutes, str(resolve_device(device)), Path(results), profile):
+            for said, bad in run_parts(minutes, str(resolve_device(device)), Path(results), profile):
                 console.print(said, highlight=False, markup=False)
-                failed |= ": failed" in said
+                failed |= bad
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from examples.cifar10 import Recipe
 from experiments.grid import Grid, around
+from experiments.scales import DATA
 from experiments.sweep import Sweep
 from experiments.tasks.flagship import Flagship
 from experiments.tasks.recipe import Data
@@ -59,7 +60,7 @@ class Scale:
     methods: tuple[str, ...] = tuple(METHODS)
 
 
-WHOLE = Data("cifar10", train=45000, validation=5000)
+WHOLE = DATA["gpu"]  # all images at full size, not seen through patches: the file has its own fixed layer
 SCALES = {
     "smoke": Scale(
         Data("digits", train=640, validation=200), width=(8, 16, 16), batch_size=32, epochs=2, seeds=3, tries=3,

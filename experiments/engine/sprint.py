@@ -61,8 +61,8 @@ def parts(minutes: float, device: str, folder: Path, profile: str) -> tuple[Part
     )  # fmt: skip
 
 
-def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> Iterator[str]:
-    """Run the parts one after the other, and say how each ended.
+def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> Iterator[tuple[str, bool]]:
+    """Run the parts one after the other; of each, say how it ended and whether it failed.
 
     Each part writes to a log in `folder`. A part that is not through at its limit is interrupted, and killed 3 seconds
     later; records of finished runs are kept. A part that was through leaves a file ``NAME.done`` and is left out by the
@@ -89,15 +89,15 @@ def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> I
     for part in parts(minutes, device, folder.resolve(), profile):
         done = folder / f"{part.name}.done"
         if not part.resumes and done.exists() and done.read_text(encoding="utf-8") == here:
-            yield f"{part.name}: done before"
+            yield f"{part.name}: done before", False
         elif part.needs and find_spec(part.needs) is None:
-            yield f"{part.name}: skipped, {part.needs} is not installed"
+            yield f"{part.name}: skipped, {part.needs} is not installed", False
         else:
             start = time.monotonic()
             ended = _run(part, folder / f"{part.name}.log", began + part.end - start)
             if ended == "through":
                 done.write_text(here, encoding="utf-8")
-            yield f"{part.name}: {ended} after {time.monotonic() - start:.0f} s"
+            yield f"{part.name}: {ended} after {time.monotonic() - start:.0f} s", ended.startswith("failed")
 
 
 def _run(part: Part, log: Path, seconds: float) -> str:

@@ -19,7 +19,6 @@ from nfnets_lite import adaptive_clip_grad_
 from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.macs import count_macs
 
-MARKS = (80, 85, 90, 92, 94)  # accuracies in percent: the first epoch that reaches one on held-out images is recorded
 TINY = 1e-6  # a threshold that every filter's gradient exceeds
 OPTIMIZERS = ("sgd", "muon", "rows")
 
@@ -33,7 +32,7 @@ class Flagship(Run):
     to its norm: what adaptive clipping does where every gradient exceeds its threshold.
 
     Metrics beside those of `Training`: `operations`, two for each multiply-add and three passes for each image of each
-    epoch; `epochs_to_90` and so on, where reached. `clipped_fraction` is the mean over the last update of each epoch.
+    epoch. `clipped_fraction` is the mean over the last update of each epoch.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -52,7 +51,7 @@ class Flagship(Run):
 
     def effort(self, device: str) -> float:
         images = (self.data.train or FULL.get(self.data.name, 0)) or 1
-        operations = 6 * _macs(self.recipe, SIDE.get(self.data.name, 32)) * images * self.recipe.epochs
+        operations = 6 * _macs(self.recipe.width, SIDE.get(self.data.name, 32)) * images * self.recipe.epochs
         return operations / SPEED["cpu" if device == "cpu" else "cuda"][1]
 
     def at(self, setting: Setting) -> Self:
@@ -95,7 +94,7 @@ class Flagship(Run):
         metrics = {
             "updates": float(self.recipe.epochs * updates),
             "operations": 6.0
-            * _macs(self.recipe, images.shape[-1], images.shape[1])
+            * _macs(self.recipe.width, images.shape[-1], images.shape[1])
             * self.recipe.epochs
             * len(images),
             "train_loss": curve["loss"][-1],
@@ -104,9 +103,6 @@ class Flagship(Run):
         }
         if self.recipe.clip:
             metrics["clipped_fraction"] = sum(curve["clipped"]) / len(curve["clipped"])
-        for mark in MARKS:
-            if reached := [e for e, seen in zip(curve["epoch"], curve["accuracy"]) if 100 * seen >= mark]:
-                metrics[f"epochs_to_{mark}"] = float(reached[0])
         return Outcome("ok", "", metrics, curve, "eager")
 
 
@@ -124,7 +120,7 @@ def _clip_all(filters: list[nn.Parameter]) -> None:
 
 
 @lru_cache(maxsize=64)
-def _macs(recipe: cifar10.Recipe, side: int, channels: int = 3) -> int:
+def _macs(width: tuple[int, ...], side: int, channels: int = 3) -> int:
     """Multiply-adds for one image; those of the fixed filters, which have no backward pass, are left out."""
-    net = cifar10.Net(torch.zeros(8, channels, 4, 4), recipe, 10)
+    net = cifar10.Net(torch.zeros(8, channels, 4, 4), cifar10.Recipe(width=width), classes=10)
     return count_macs(net, side, in_channels=channels)

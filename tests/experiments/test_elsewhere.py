@@ -24,15 +24,8 @@ from experiments.tasks.transfer import Transfer
 from nfnets_lite.models import model_spec
 
 MOVED = {
-    *(
-        "activations",
-        "batch_range",
-        "batch_size",
-        "clip_alternatives",
-        "clipped_layers",
-        "clipping_threshold",
-        "collapse",
-    ),
+    *("activations", "batch_range", "batch_size", "clip_alternatives", "clipped_layers", "clipping_threshold"),
+    "collapse",
     *("depth_scaling", "depthwise", "normalizers", "regularization", "sam", "statistics_batch", "transfer"),
     *("budget", "rate_grid", "transformers"),
 }

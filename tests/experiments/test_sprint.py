@@ -25,7 +25,7 @@ def test_each_part_is_ended_at_its_limit_and_leaves_its_log(tmp_path: Path, monk
         Part("lacking", ("-c", ""), 60.0, needs="no_such_module"),
     )
     monkeypatch.setattr(sprints, "parts", lambda *_: made)
-    assert [said.partition(" after")[0] for said in sprint(1.0, "cpu", tmp_path)] == [
+    assert [said.partition(" after")[0] for said, _ in sprint(1.0, "cpu", tmp_path)] == [
         "checks: through",
         "tests: failed with status 3, see tests.log,",
         "sweeps: through",
@@ -34,7 +34,7 @@ def test_each_part_is_ended_at_its_limit_and_leaves_its_log(tmp_path: Path, monk
     assert (tmp_path / "checks.log").read_text() == "fine\n"
     assert 0.5 < float((tmp_path / "sweeps.log").read_text()) <= 1.0
     # The second goes on: the checks were through, the tests were not, and sweeps always may have more to do.
-    again = [said.partition(" after")[0] for said in sprint(1.0, "cpu", tmp_path)]
+    again = [said.partition(" after")[0] for said, _ in sprint(1.0, "cpu", tmp_path)]
     assert again[:3] == ["checks: done before", "tests: failed with status 3, see tests.log,", "sweeps: through"]
 
 
@@ -44,7 +44,7 @@ def test_what_does_not_heed_an_interrupt_is_killed_with_its_children(
     monkeypatch.setattr(sprints, "GRACE", 0.5)
     monkeypatch.setattr(sprints, "parts", lambda *_: (Part("deaf", ("-c", CHILD), 5.0), Part("late", ("-c", ""), 5.0)))
     start = time.monotonic()
-    deaf, late = sprint(1.0, "cpu", tmp_path)
+    (deaf, _), (late, _) = sprint(1.0, "cpu", tmp_path)
     assert deaf.startswith("deaf: stopped at its limit after")
     assert late.startswith("late: not begun, no time is left")
     assert time.monotonic() - start < 5.0 + 0.5 + 5.0
@@ -69,11 +69,11 @@ def test_limits_are_in_proportion(tmp_path: Path) -> None:
 
 def test_a_part_that_was_through_on_one_device_runs_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sprints, "parts", lambda *_: (Part("checks", ("-c", ""), 60.0),))
-    assert next(sprint(1.0, "cpu", tmp_path)).startswith("checks: through")
-    assert next(sprint(1.0, "cpu", tmp_path)) == "checks: done before"
-    assert next(sprint(1.0, "cuda", tmp_path)).startswith("checks: through")
+    assert next(sprint(1.0, "cpu", tmp_path))[0].startswith("checks: through")
+    assert next(sprint(1.0, "cpu", tmp_path)) == ("checks: done before", False)
+    assert next(sprint(1.0, "cuda", tmp_path))[0].startswith("checks: through")
     monkeypatch.setattr(sprints, "commit", lambda: ("another", False))
-    assert next(sprint(1.0, "cuda", tmp_path)).startswith("checks: through")
+    assert next(sprint(1.0, "cuda", tmp_path))[0].startswith("checks: through")
 
 
 ENDED = """
@@ -105,7 +105,7 @@ def test_a_sprint_that_is_ended_leaves_no_process_behind(tmp_path: Path, sent: l
 def test_a_rehearsal_on_a_cpu_keeps_every_limit_within_five_seconds(tmp_path: Path) -> None:
     minutes, began = 3.0, time.monotonic()
     ends = {}
-    for part, said in zip(parts(minutes, "cpu", tmp_path, "smoke"), sprint(minutes, "cpu", tmp_path, "smoke")):
+    for part, (said, _) in zip(parts(minutes, "cpu", tmp_path, "smoke"), sprint(minutes, "cpu", tmp_path, "smoke")):
         ends[part.name] = time.monotonic() - began
         assert ends[part.name] < part.end + 5, said
     assert list((tmp_path / "smoke").glob("*.jsonl"))
