@@ -18,7 +18,7 @@ MARKS = (80, 85, 90, 92, 94)  # accuracies in per cent
 
 def heading(found: Lengths) -> str:
     """What the comparison of NF with AGC and BN says, by its 95 % interval."""
-    if not (found.of(NF) and found.of(BN)):
+    if not found.both(NF, BN):
         return "Nothing is measured yet"
     outcome = side(minus(found, NF, BN))
     if outcome == 0:
@@ -36,7 +36,7 @@ def sentences(found: Lengths) -> list[str]:
     """What is missing, if anything; then NF with AGC, and NF with Muon, beside BN."""
     said = [found.missing] if found.missing else []
     for method, name in ((NF, "NF with AGC"), ("nf_muon", "NF with Muon")):
-        if found.of(method) and found.of(BN):
+        if found.both(method, BN):
             said.append(versus(minus(found, method, BN), name, "BN"))
     return said
 

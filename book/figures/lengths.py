@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from math import exp, log
 
@@ -28,17 +27,10 @@ class Lengths:
 
     study: Study
 
-    @cached_property
+    @property
     def final(self) -> Results:
-        """The final trainings of the cells that have all of their seeds.
-
-        There are none until the search is finished, because the settings are not chosen before.
-        """
-        if not self.study.searched:
-            return Results()
-        found, seeds = self.study.final, len(self.study.sweep.seeds)
-        whole = {key for key, runs in grouped(found, lambda r: r.key).items() if len(runs) == seeds}
-        return Results(r for r in found if r.key in whole)
+        """The final trainings recorded so far; none until the search is finished, which chooses their settings."""
+        return self.study.final if self.study.searched else Results()
 
     @property
     def missing(self) -> str:
@@ -57,8 +49,9 @@ class Lengths:
         return self.both(NF, BN)
 
     def both(self, plus: str, minus: str) -> list[float]:
-        """The lengths of the final trainings recorded for both of two methods."""
-        return sorted({epochs(r) for r in self.of(plus)} & {epochs(r) for r in self.of(minus)})
+        """The lengths of the final trainings of which two methods share a seed."""
+        left, right = ({(epochs(r), r.seed) for r in self.of(method)} for method in (plus, minus))
+        return sorted({length for length, _ in left & right})
 
     @property
     def judged(self) -> Sequence[Record]:
@@ -84,19 +77,24 @@ def heading(lengths: Lengths) -> str:
     """Say what the figure of accuracy against epochs shows, by the 95 % interval of `change`."""
     if len(lengths.epochs) < 2:
         return "Test accuracy against epochs" if lengths.epochs else "Nothing is measured yet"
-    outcome = side(change(lengths))
+    found = change(lengths)
+    outcome = 0 if found is None else side(found)
     if outcome == 0:
         return "Whether longer training helps NF with AGC more than BN is undecided"
     more, less = ("NF with AGC", "BN") if outcome > 0 else ("BN", "NF with AGC")
     return f"Longer training helps {more} more than {less}"
 
 
-def change(lengths: Lengths) -> Estimate:
-    """Growth of NF with AGC minus BN from the shortest to the longest training, in points, paired by seed."""
+def change(lengths: Lengths) -> Estimate | None:
+    """Growth of NF with AGC minus BN from the shortest to the longest training, in points, paired by seed.
+
+    None where no seed has all four trainings.
+    """
     nf, bn = ({(epochs(r), r.seed): records.accuracy(r) for r in lengths.of(method)} for method in (NF, BN))
     first, last = lengths.epochs[0], lengths.epochs[-1]
     gap = {at: nf[at] - bn[at] for at in nf.keys() & bn.keys()}
-    return records.estimate([gap[last, seed] - gap[first, seed] for seed in lengths.study.sweep.seeds])
+    seeds = [seed for seed in lengths.study.sweep.seeds if {(first, seed), (last, seed)} <= gap.keys()]
+    return records.estimate([gap[last, seed] - gap[first, seed] for seed in seeds]) if seeds else None
 
 
 def draw(lengths: Lengths, methods: Sequence[str]) -> None:
@@ -108,7 +106,10 @@ def draw(lengths: Lengths, methods: Sequence[str]) -> None:
         figure(found),
         "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers.",
     )
-    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, lengths.study.path)
+    single = " A dagger (†) in tables marks a single seed." if lengths.missing else ""
+    plots.caption(
+        f"Test accuracy against epochs, means and 95 % intervals over seeds.{single}", found, lengths.study.path
+    )
 
 
 def figure(found: Sequence[Result]) -> Figure:
@@ -202,15 +203,16 @@ def differences(lengths: Lengths) -> Table:
     """NF with AGC minus BN by length: after equal epochs, and with half of the epochs for BN."""
     rows: list[list[object]] = []
     for length in lengths.epochs:
-        half = lengths.of(BN, length / 2)
-        doubled = records.paired_difference(lengths.of(NF, length), half) if half else ""
+        half, ours = lengths.of(BN, length / 2), lengths.of(NF, length)
+        shared = {r.seed for r in half} & {r.seed for r in ours}
+        doubled = records.paired_difference(ours, half) if shared else ""
         rows.append([f"{length:g}", lengths.difference(length), doubled])
     return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half of them, points"], rows
 
 
 def controls(lengths: Lengths, methods: Sequence[str], length: float) -> Table:
     """Each method after one number of epochs, and its difference to BN."""
-    found = [method for method in methods if lengths.of(method, length) and lengths.of(BN, length)]
+    found = [method for method in methods if length in lengths.both(method, BN)]
     minus = {method: "" if method == BN else lengths.difference(length, method) for method in found}
     rows = [[plots.label(method), accuracy(lengths.of(method, length)), minus[method]] for method in found]
     return [f"method, after {length:g} epochs", "test accuracy, %", "minus BN, points"], rows

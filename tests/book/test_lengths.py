@@ -68,18 +68,32 @@ def test_before_the_search_ends_the_page_says_so_and_claims_nothing(tried: int) 
         assert list(rows[1]) == []
 
 
-def test_a_cell_counts_once_all_its_seeds_are_recorded_and_no_claim_is_judged_before_all_cells_are() -> None:
+def test_what_is_recorded_is_shown_and_no_claim_is_judged_before_all_is() -> None:
     longest = [
         r for r in whole() if r.config["split"] == "test" and r.method == "bn" and r.config["recipe"]["epochs"] == 8.0
     ]
     study = lengths.Lengths(Study(SWEEP, ledger(r for r in whole() if r.key != longest[0].key or r.seed == 0)))
-    assert study.epochs == [1.0, 2.0, 4.0]
-    assert study.of("bn", 8.0) == ()
+    assert study.epochs == [1.0, 2.0, 4.0, 8.0]
     missing, last, first = lengths.sentences(study)
     assert missing == "The final runs are not complete yet: 46 of 48 are recorded."
-    assert last == "After 4 epochs, NF with AGC is 2.0 points below BN (95 % interval: 2.0 below to 2.0 below)."
-    assert first.startswith("After 1 epoch, NF with AGC is 4.0 points below BN")
+    assert last == "After 8 epochs, NF with AGC is 1.0 points below BN (one seed, no interval)."
+    assert first.startswith("After 1 epoch, NF with AGC is 4.0 points below BN (95 % interval")
+    assert lengths.heading(study) == "Whether longer training helps NF with AGC more than BN is undecided"
     assert list(study.judged) == []
+
+
+def test_methods_that_share_no_seed_are_not_compared() -> None:
+    seed = {"nf_agc": 0, "bn": 1}
+    apart = [r for r in whole() if r.config["split"] != "test" or r.seed == seed.get(r.method, 0)]
+    study = lengths.Lengths(Study(SWEEP, ledger(apart)))
+    assert study.epochs == []
+    assert lengths.heading(study) == "Nothing is measured yet"
+    assert lengths.controls(study, ("bn", "nf_agc"), 4.0)[1][1:] == []
+    ends = [r for r in whole() if r.config["split"] != "test" or r.seed == (r.config["recipe"]["epochs"] == 1.0)]
+    study = lengths.Lengths(Study(SWEEP, ledger(ends)))
+    assert lengths.change(study) is None
+    assert "undecided" in lengths.heading(study)
+    assert [row[2] for row in lengths.differences(study)[1]][:2] == ["", ""]
 
 
 def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
@@ -87,7 +101,9 @@ def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
     assert study.missing == ""
     assert len(lengths.sentences(study)) == 2
     assert lengths.heading(study) == "Longer training helps NF with AGC more than BN"
-    assert lengths.change(study).mean == pytest.approx(3.0)
+    found = lengths.change(study)
+    assert found is not None
+    assert found.mean == pytest.approx(3.0)
     verdict = claims.judge("BD-2", study.judged, "smoke")
     assert [finding.outcome for finding in verdict.findings] == ["holds"]
     assert {r.config["split"] for r in study.judged} == {"validation", "test"}
