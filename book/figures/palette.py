@@ -1,5 +1,6 @@
 """One look through the book: a name, a colour and a marker for each method."""
 
+import re
 import zlib
 from collections.abc import Mapping
 
@@ -73,6 +74,17 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
 def label(method: str) -> str:
     """A method's name in text and legends."""
     return look(method)[0]
+
+
+def spelt(text: str) -> str:
+    """A text with the methods' names in place of those in the records.
+
+    Examples
+    --------
+    >>> spelt("nf_agc minus bn: at least 1")
+    'NF + AGC minus BN: at least 1'
+    """
+    return re.sub("|".join(rf"\b{method}\b" for method in LOOK if method != "in"), lambda m: label(m[0]), text)
 
 
 def look(method: str) -> tuple[str, str, str]:

@@ -25,6 +25,7 @@ from book.figures.palette import SKY as SKY
 from book.figures.palette import WHITE as WHITE
 from book.figures.palette import label as label
 from book.figures.palette import look as look
+from book.figures.palette import spelt as spelt
 from book.figures.parameters import check_notebook
 from experiments import claims
 from experiments.records import Estimate, Record
@@ -192,7 +193,7 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
         [
             [
                 f"{v.claim.id}: {f.name}",
-                f.wanted,
+                spelt(f.wanted),
                 f"{f.measured}{f' (n = {len(f.seeds)})' if f.seeds else ''}",
                 f.said,
             ]

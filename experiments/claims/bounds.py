@@ -79,15 +79,15 @@ def parse_bound(
 ) -> Bound:
     """The bound of the condition `name` from its fields in the file."""
     if at_least is not None:
-        return Bound(low=at_least, partly=partly, text=f"≥ {at_least:g}")
+        return Bound(low=at_least, partly=partly, text=f"at least {at_least:g}")
     if below is not None:
-        return Bound(high=below, strict=True, partly=partly, text=f"< {below:g}")
+        return Bound(high=below, strict=True, partly=partly, text=f"below {below:g}")
     if partly is not None:
         raise ValueError(f"condition {name!r} has `partly`, which goes with `at_least` or `below` only")
     if between is not None:
         low, high = between
-        return Bound(low, high, text=f"in [{low:g}, {high:g}]")
+        return Bound(low, high, text=f"between {low:g} and {high:g}")
     assert expected is not None
     width = expected * float(tolerance.rstrip("% ")) / 100 if isinstance(tolerance, str) else tolerance
-    text = f"= {expected:g}" + (f" ± {tolerance}" if tolerance else "")
+    text = f"{expected:g}" + (f" ± {tolerance}" if tolerance else "")
     return Bound(expected - abs(width), expected + abs(width), text=text)

@@ -72,14 +72,20 @@ class Condition:
 
     @property
     def wanted(self) -> str:
-        """The condition in a line."""
+        """What is compared, and the bound, in words; a sum of differences is written as a difference of differences."""
         if self.compute:
-            return f"{self.compute}({self.of}) {self.bound.text}"
-        sums = [" + ".join(map(_shown, side)) for side in (self.plus, self.minus) if side]
-        sides = [f"({text})" if " + " in text else text for text in sums]
-        what = self.measure if self.range is None else f"{self.range.take} usable {self.range.of.rpartition('.')[2]}"
-        compared = (" / " if self.ratio else " - ").join(sides)
-        return f"{'' if what == 'accuracy' else f'{what}: '}{compared} {self.bound.text}"
+            return f"{_words(self.compute)} of {_words(str(self.of))}: {self.bound.text}"
+        plus, minus = [_shown(s) for s in self.plus], [_shown(s) for s in self.minus]
+        if len(plus) == len(minus) == 2:
+            compared = f"({plus[0]} minus {minus[0]}) minus ({minus[1]} minus {plus[1]})"
+        else:
+            sides = [" plus ".join(side) for side in (plus, minus) if side]
+            compared = (" over " if self.ratio else " minus ").join(sides)
+        signs = {"-": "minus", "/": "over"}
+        what = " ".join(signs.get(part) or _words(part) for part in self.measure.split())
+        if self.range is not None:
+            what = f"{self.range.take} usable {_words(self.range.of)}"
+        return f"{'' if what == 'accuracy' else f'{what}, '}{compared}: {self.bound.text}"
 
 
 def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condition]:
@@ -143,7 +149,17 @@ def _range(name: str, given: Mapping[str, Any]) -> Range:
 
 
 def _shown(selection: Selection) -> str:
-    rest = {path.rpartition(".")[2]: value for path, value in selection.items() if path != "method"}
-    details = ", ".join(f"{name} {value}" for name, value in rest.items())
+    """A selection in words, the method as the records name it."""
+    rest = {_words(path): value for path, value in selection.items() if path != "method"}
+    written = {name: f"{value:g}" if isinstance(value, float) else value for name, value in rest.items()}
+    details = ", ".join(f"{v} {name}" if v in OPERATORS else f"{name} {v}" for name, v in written.items())
     method = str(selection.get("method", ""))
-    return f"{method} ({details})" if method and details else method or details
+    if not method:
+        return f"({details})" if len(rest) > 1 else details
+    return f"{method} ({details})" if details else method
+
+
+def _words(path: str) -> str:
+    """The last part of a path in words."""
+    name = path.rpartition(".")[2]
+    return {"lr": "learning rate", "factor": "threshold", "size": "group size"}.get(name, name.replace("_", " "))

@@ -87,7 +87,7 @@ def test_nf_8_measures_the_committed_records_as_its_rule_says() -> None:
     helps, _, guard = verdict.findings
     assert (guard.guard, verdict.seeds) == (True, (0, 1, 2))
     assert helps.name == f"clipping helps at the largest batch ({largest})"
-    assert helps.wanted == "nf_agc - nf ≥ 1"
+    assert helps.wanted == "nf_agc minus nf: at least 1"
     assert (helps.way, helps.level) == ("pooled variance", pytest.approx(1 - 0.05 / 3))
     assert verdict.devices == tuple(sorted({r.provenance["device"] for r in finals}))
 
