@@ -69,7 +69,7 @@ def results(found: Lengths, methods: Sequence[str]) -> Table:
     rows: list[list[object]] = []
     for method in methods:
         if runs := found.of(method):
-            gap = minus(found, method, BN) if method != BN and found.of(BN) else ""
+            gap = minus(found, method, BN) if method != BN and found.both(method, BN) else ""
             train = records.estimate([training_accuracy(r) for r in runs])
             rows.append([plots.label(method), accuracy(runs), gap, train])
     return ["method", "test accuracy, %", "minus BN, points", "training accuracy, %"], rows

@@ -63,9 +63,17 @@ class Lengths:
         found = self.final.where(method=method)
         return found if length is None else found.where(epochs=length)
 
-    def difference(self, length: float, plus: str = NF, minus: str = BN) -> Estimate:
-        """Test accuracy of one method minus that of another after the same epochs, in points, paired by seed."""
-        return records.paired_difference(self.of(plus, length), self.of(minus, length))
+    def difference(self, length: float, plus: str = NF, minus: str = BN, other: float | None = None) -> Estimate:
+        """Test accuracy of one method minus that of another after the same epochs, in points, paired by seed.
+
+        With `other`, the training of `minus` has that many epochs.
+        """
+        return records.paired_difference(self.of(plus, length), self.of(minus, other or length))
+
+    def share_a_seed(self, length: float, plus: str = NF, minus: str = BN, other: float | None = None) -> bool:
+        """Whether the `difference` has at least one pair."""
+        left, right = ({r.seed for r in self.of(m, at)} for m, at in ((plus, length), (minus, other or length)))
+        return bool(left & right)
 
 
 def epochs(result: Result) -> float:
@@ -106,10 +114,7 @@ def draw(lengths: Lengths, methods: Sequence[str]) -> None:
         figure(found),
         "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers.",
     )
-    single = " A dagger (†) in tables marks a single seed." if lengths.missing else ""
-    plots.caption(
-        f"Test accuracy against epochs, means and 95 % intervals over seeds.{single}", found, lengths.study.path
-    )
+    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, lengths.study.path)
 
 
 def figure(found: Sequence[Result]) -> Figure:
@@ -203,16 +208,25 @@ def differences(lengths: Lengths) -> Table:
     """NF with AGC minus BN by length: after equal epochs, and with half of the epochs for BN."""
     rows: list[list[object]] = []
     for length in lengths.epochs:
-        half, ours = lengths.of(BN, length / 2), lengths.of(NF, length)
-        shared = {r.seed for r in half} & {r.seed for r in ours}
-        doubled = records.paired_difference(ours, half) if shared else ""
+        doubled = lengths.difference(length, other=length / 2) if lengths.share_a_seed(length, other=length / 2) else ""
         rows.append([f"{length:g}", lengths.difference(length), doubled])
     return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half of them, points"], rows
 
 
+def outcomes(lengths: Lengths, expected: Sequence[tuple[str, str, str, float, float]]) -> Table:
+    """What was expected beside what was measured: sentence, method, other method, and the epochs of both."""
+    rows: list[list[object]] = []
+    for sentence, plus, minus, length, other in expected:
+        after = spell(length) if length == other else f"{spell(length)} and {other:g}"
+        measured = lengths.share_a_seed(length, plus, minus, other)
+        gap = lengths.difference(length, plus, minus, other) if measured else "not recorded yet"
+        rows.append([sentence, f"{plots.label(plus)} minus {plots.label(minus)}, after {after}", gap])
+    return ["expected at `small`", "compared", "measured here, points"], rows
+
+
 def controls(lengths: Lengths, methods: Sequence[str], length: float) -> Table:
     """Each method after one number of epochs, and its difference to BN."""
-    found = [method for method in methods if length in lengths.both(method, BN)]
+    found = [method for method in methods if lengths.share_a_seed(length, method)]
     minus = {method: "" if method == BN else lengths.difference(length, method) for method in found}
     rows = [[plots.label(method), accuracy(lengths.of(method, length)), minus[method]] for method in found]
     return [f"method, after {length:g} epochs", "test accuracy, %", "minus BN, points"], rows

@@ -110,6 +110,11 @@ def test_a_whole_sweep_is_told_in_two_sentences_and_judged() -> None:
     _, rows = lengths.differences(study)
     assert [str(row[1])[:4] for row in rows] == ["-4.0", "-3.0", "-2.0", "-1.0"]
     assert [str(row[2])[:4] for row in rows] == ["", "-3.0", "-2.0", "-1.0"]
+    expected = [("reaches with twice the epochs", "nf_agc", "bn", 8.0, 4.0), ("never", "nf_agc", "bn", 64.0, 64.0)]
+    _, (doubled, unknown) = lengths.outcomes(study, expected)
+    assert doubled[1] == "NF + AGC minus BN, after 8 epochs and 4"
+    assert str(doubled[2]).startswith("-1.0")
+    assert unknown[2] == "not recorded yet"
     _, rows = lengths.controls(study, ("bn", "bn_agc"), 4.0)
     assert [row[0] for row in rows] == ["BN", "BN + AGC"]
 
