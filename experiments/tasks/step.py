@@ -116,7 +116,7 @@ class Step:
         images, targets = batch(self._split, drawn, self._recipe.augment, self._classes)
         if self._how.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self._split.seen(images), targets
+        return images, targets
 
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
         recipe = self._recipe
@@ -124,7 +124,8 @@ class Step:
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=recipe.autocast, cache_enabled=not self._captures
         ):
-            loss = F.cross_entropy(self._model(images), targets, label_smoothing=recipe.label_smoothing)
+            logits = self._model(self._split.seen(images))
+            loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
             total = loss if self._constancy is None else loss + recipe.vcl * self._constancy.loss()
         total.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
