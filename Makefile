@@ -1,10 +1,10 @@
-# Two commands do everything: `make book` and `make test`. Both set up .venv by themselves, with PYTHON. With VENV=none a
-# target uses PYTHON as it is: nothing is set up, nothing is fetched.
+# The two main commands are `make book` and `make test`. Both set up .venv by themselves, with PYTHON. With VENV=none a
+# target uses PYTHON as it is: nothing is set up or fetched.
 PYTHON  ?= python3
 VENV    ?= .venv
 PROFILE ?= smoke
 DEVICE  ?= auto
-# Threads that wait by spinning slow a shared machine many times over.
+# Threads that wait by spinning slow a shared machine down many times.
 export OMP_WAIT_POLICY ?= PASSIVE
 ifneq ($(words $(VENV)),1)
 $(error VENV='$(VENV)' must be one path without spaces: make cannot have a file with a space as a target)
@@ -12,13 +12,13 @@ endif
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready-
 
-# CHAPTER=name builds one chapter; RERUN=1 trains again, RERUN=0 reads records; unset, the profile decides.
+# CHAPTER=name builds one chapter. RERUN=1 trains again, RERUN=0 reads records; without RERUN the profile decides.
 BOOK := --profile $(PROFILE) --device $(DEVICE) $(addprefix --chapter ,$(CHAPTER)) $(addprefix --rerun ,$(RERUN))
 
 .DEFAULT_GOAL := help
 .PHONY: help env book pdf execute new-experiment results status test test-slow test-gpu gpu-sprint share bench lint doctor data clean
 
-help:  ## this list (1 s)
+help:  ## show this list (1 s)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ifeq ($(VENV),none)
@@ -45,57 +45,57 @@ env: $(READY)test  ## set up .venv with everything (2 min, once; VENV=none: use 
 book: $(READY)book  ## train, execute and render: book/_build/html/index.html (smoke 8 min, again 20 s; PROFILE, CHAPTER, RERUN)
 	$(RUN) -m book.tool.build $(BOOK)
 
-pdf: $(READY)book  ## the book that was built last as one PDF, and a link to it on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
+pdf: $(READY)book  ## print the book that was built last as one PDF, linked on its first page: book/_build/nfnets-lite.pdf (1 min; needs Chromium)
 	$(RUN) -m book.tool.pdf
 
 execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFILE, CHAPTER, RERUN)
 	$(RUN) -m book.tool.build $(BOOK) --execute-only
 
-new-experiment: $(READY)book  ## a config, a chapter and their test to start from, NAME=label_noise (1 s)
+new-experiment: $(READY)book  ## write a config, a chapter and their test to start from (NAME=label_noise) (1 s)
 	@$(RUN) -m book.scaffold "$(NAME)"
 
 results: $(READY)book  ## train the missing runs of a profile, most informative first (small 15 h; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
 	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
-status: $(READY)book  ## what is recorded, and which chapters are stale and why (5 s)
+status: $(READY)book  ## show which runs are recorded, and which chapters are stale and why (5 s)
 	$(RUN) -m experiments status
 	$(RUN) -m book.tool.build $(BOOK) --status
 
-# Side by side, one process a core; a process that has nothing left takes of another's.
+# Tests run side by side, one process a core; a process that has no tests left takes some of another's.
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test: $(READY)test  ## the default tests (8 min)
+test: $(READY)test  ## run the default tests (8 min)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(READY)test  ## the tests left out of `test` (6 min)
+test-slow: $(READY)test  ## run the tests left out of `test` (6 min)
 	$(PYTEST) -m "slow and not alone"
 	$(RUN) -m pytest -m alone tests/browser
 
-# tests/gpu.args names files that ask for little beside torch: a machine with a GPU may have nothing else.
-test-gpu: $(READY)test  ## the tests that need a CUDA device (5 min on one, by a rule of thumb)
+# tests/gpu.args names files that need little beside torch, because a machine with a GPU may have nothing else.
+test-gpu: $(READY)test  ## run the tests that need a CUDA device (5 min on one, by a rule of thumb)
 	$(RUN) -m pytest @tests/gpu.args
 
-gpu-sprint: $(READY)test  ## checks, GPU tests, sweeps and timings, into sprint/; again: it resumes (14 min; MINUTES, DEVICE, PROFILE=gpu)
+gpu-sprint: $(READY)test  ## run checks, GPU tests, sweeps and timings into sprint/; the next call resumes (14 min; MINUTES, DEVICE, PROFILE=gpu)
 	$(RUN) -m experiments sprint --device $(DEVICE) --minutes $(or $(MINUTES),14) --profile $(if $(filter smoke,$(PROFILE)),gpu,$(PROFILE))
 
-share: $(READY)book  ## pack records for a pull request into records.zip, or check such a file (RESULTS=sprint/gpu) (5 s)
+share: $(READY)book  ## pack records for a pull request into records.zip, or check an archive (RESULTS=sprint/gpu) (5 s)
 	$(RUN) -m experiments share "$(or $(RESULTS),sprint/gpu)"
 
-# timm asks for a torchvision that may have no build for this torch; what is timed here needs none. And what is timed
-# waits as it does for everybody: asleep, a second thread takes longer to wake than small tensors take to clip.
-bench: $(READY)test  ## ours beside the ordinary way of training, timm and the machine's limits, ratios with spread (4 min; DEVICE)
+# timm requires a torchvision that may have no build for this torch, and the timings need none. OMP_WAIT_POLICY is unset,
+# as it is for users: a sleeping thread takes longer to wake than small tensors take to clip.
+bench: $(READY)test  ## time our code beside ordinary training, timm and the machine's limits: ratios with spread (4 min; DEVICE)
 	$(FETCH) huggingface_hub safetensors pyyaml
 	$(FETCH) --no-deps timm
 	env -u OMP_WAIT_POLICY $(RUN) -m experiments bench --device $(DEVICE)
 
-lint: $(READY)test  ## ruff and mypy (20 s)
+lint: $(READY)test  ## run ruff and mypy (20 s)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-doctor: $(READY)book  ## versions, device, dtypes, data found, one forward and backward (5 s)
+doctor: $(READY)book  ## show versions, device, dtypes and data found; run one forward and backward pass (5 s)
 	$(RUN) -m experiments doctor --device $(DEVICE)
 
-data: $(READY)book  ## fetch, verify and convert CIFAR-10 and Fashion-MNIST into data/ (2 min; FROM=DIR for files at hand)
+data: $(READY)book  ## fetch, verify and convert CIFAR-10 and Fashion-MNIST into data/ (2 min; FROM=DIR: take the published files from DIR)
 	$(RUN) -m data_scripts cifar10 fashion_mnist $(if $(FROM),--from "$(FROM)")
 
-clean:  ## remove what the book's build made; records and data stay (1 s)
+clean:  ## remove the files of the book's build; records and data stay (1 s)
 	rm -rf book/_build

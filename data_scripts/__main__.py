@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help=f"One or more of: {', '.join(NAMES)}.")],
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Take the published files from here; no download.")
+        Path | None, typer.Option("--from", metavar="DIR", help="Take the published files from DIR; no download.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -26,9 +26,9 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Fetch (or take from DIR), verify and convert data sets to .npy; does nothing where they are in order."""
+    """Fetch (or take from DIR), verify and convert data sets to .npy; complete data sets are left as they are."""
     try:
-        for name in names:  # all names before any work: a typing error must not cost a download
+        for name in names:  # all names are checked first: a typing error must not cost a download
             lookup(name)
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)

@@ -1,4 +1,4 @@
-"""From published files to verified arrays: find, check the sum, extract, parse, write."""
+"""Conversion of published files to verified arrays: find, check the sum, extract, parse, write."""
 
 import io
 import lzma
@@ -15,7 +15,7 @@ from .sources import Published, Source, data_root, lookup
 
 
 def convert(name: str, source: Path | str | None = None, out: Path | str | None = None) -> Path:
-    """Make ``out/name/*.npy``, or verify what is there and do nothing.
+    """Write ``out/name/*.npy``; if the files exist and their sums agree, do nothing.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ def convert(name: str, source: Path | str | None = None, out: Path | str | None 
             f"{out} is a link to {out.readlink()}, which does not exist; make that folder, or remove the link"
         )
     out.mkdir(parents=True, exist_ok=True)
-    # Beside the result, so that moving a finished file into place is one rename on one file system.
+    # A temporary folder beside the result: a finished file moves into place by one rename on one file system.
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
         work = Path(scratch)
         place = fetch.download(spec, work) if source is None else Path(source).expanduser()
-        # Every sum before any parsing: one wrong file and nothing of the set is looked into.
+        # All sums are checked before any parsing: with one wrong file, nothing is parsed.
         contents = {file: _content(spec, file, path) for file, path in _find(spec, place, work).items()}
         store.write(spec, folder, _arrays(spec, contents), work)
     print(f"{name}: wrote {folder}", flush=True)
@@ -69,14 +69,14 @@ def extract(archive: BinaryIO, folder: Path, wanted: Collection[str]) -> None:
 
 
 def _find(spec: Source, place: Path, work: Path) -> dict[Published, Path]:
-    """Paths of the files to parse, out of the archive if `place` has it."""
+    """Paths of the files to parse; they are extracted from the archive if `place` has it."""
     if not place.is_dir():
         raise FileNotFoundError(f"--from {place} is not a folder; give the one that holds the files of {spec.urls}")
     files = spec.train + spec.test + ((spec.meta,) if spec.meta else ())
-    # The set's own folders first: DIR itself may hold an unrelated file called `train`.
+    # The data set's own folders come first, because DIR itself may hold an unrelated file called `train`.
     folders = [place / spec.folder, place / spec.name, place]
     if spec.archive and (path := _first(folders, [spec.archive.name])):
-        with path.open("rb") as archive:  # one handle: the bytes that were summed are the bytes extracted
+        with path.open("rb") as archive:  # one handle, so that the bytes extracted are the bytes that were summed
             sums.require(archive, path, "MD5", spec.archive.md5, f"fetch it again from {spec.urls}")
             extract(archive, work, {f"{spec.folder}/{file.name}" for file in files})
         folders = [work / spec.folder]
@@ -95,11 +95,11 @@ def _first(folders: list[Path], names: list[str]) -> Path | None:
 
 
 def _content(spec: Source, file: Published, path: Path) -> bytes:
-    """The published bytes of `file`, unpacked if `path` is an .xz of it, and found to have their sum."""
+    """The published bytes of `file`, unpacked if `path` is an .xz of it, after a check of their sum."""
     again = f"fetch it again from {spec.urls}"
     try:
         with lzma.open(path) if path.name == f"{file.name}.xz" else path.open("rb") as handle:
-            content = handle.read(fetch.MAX_BYTES + 1)  # a packed file may unpack to anything
+            content = handle.read(fetch.MAX_BYTES + 1)  # a packed file may unpack to any size
     except (lzma.LZMAError, EOFError) as error:
         raise ValueError(
             f"{path} is damaged or truncated: {error}; expected content of MD5 {file.md5}; {again}"
@@ -109,7 +109,7 @@ def _content(spec: Source, file: Published, path: Path) -> bytes:
 
 
 def _arrays(spec: Source, contents: Mapping[Published, bytes]) -> dict[str, np.ndarray]:
-    """Parse verified contents; what is checked here is that `spec` describes them rightly."""
+    """Parse verified contents, and check that counts, labels and classes are those of `spec`."""
     meta = spec.meta
     if meta and meta in contents and (names := parse.cifar_classes(contents[meta])) != spec.classes:
         raise ValueError(f"{meta.name} has the classes {names}; data_scripts/sources.py has {spec.classes}")

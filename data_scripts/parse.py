@@ -1,4 +1,4 @@
-"""Bytes of published files to arrays. Callers check the sums first: only the publisher's own bytes are unpickled."""
+"""Parsing of published files to arrays. Callers check the sums first: only the publisher's own bytes are unpickled."""
 
 import gzip
 import pickle

@@ -1,4 +1,4 @@
-"""What is published, where, under which terms, and the sums that tell the real files from any other."""
+"""The data sets: which files are published where, under which terms, and the sums that identify them."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def data_root() -> Path:
-    """Folder of the data sets, to write and to read: ``$NFNETS_LITE_DATA``, or the repository's ``data/``."""
+    """Folder of the data sets, for writing and reading: ``$NFNETS_LITE_DATA``, or the repository's ``data/``."""
     return Path(os.environ.get("NFNETS_LITE_DATA") or _REPOSITORY / "data").expanduser()
 
 
@@ -41,22 +41,22 @@ class Source:
     test: tuple[Published, ...]
     archive: Published | None = None
     folder: str = ""  # the folder inside the archive
-    meta: Published | None = None  # holds the class names; checked where it is at hand
-    # SHA-256 of each converted file. Empty where nobody here has held the real files: SHA256SUMS stands in then.
+    meta: Published | None = None  # the file of the class names, which are checked if the file is there
+    # SHA-256 of each converted file. Empty if the real files were never converted here: then SHA256SUMS is used.
     sha256: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def downloads(self) -> tuple[Published, ...]:
-        """What is fetched: the archive, or every file where they are published one by one."""
+        """The files to fetch: the archive, or all files if they are published one by one."""
         return (self.archive,) if self.archive else self.train + self.test
 
     @property
     def urls(self) -> str:
-        """Where the published files come from, for messages."""
+        """Addresses of the published files, for messages."""
         return ", ".join(self.base_url + file.name for file in self.downloads)
 
     def describe(self) -> str:
-        """The text shown before any work: terms, citation and sizes."""
+        """The text that is printed before any work: terms, citation and sizes."""
         images = sum(self.counts.values())
         channels, height, width = self.shape
         converted = images * (channels * height * width + 1)
@@ -68,7 +68,7 @@ class Source:
 
 
 def lookup(name: str) -> Source:
-    """The source called `name`, or a ValueError that lists the names there are."""
+    """The source called `name`, or a ValueError that lists the known names."""
     if name not in SOURCES:
         raise ValueError(f"name={name!r} is not a data set known here; use one of: {', '.join(SOURCES)}")
     return SOURCES[name]
@@ -153,7 +153,7 @@ _FASHION_MNIST = Source(
     terms="MIT licence, Copyright (c) 2017 Zalando SE, https://tech.zalando.com",
     citation="H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning "
     "Algorithms. arXiv:1708.07747, 2017.",
-    # The publisher offers no https address; the MD5 sums, and the SHA-256 sums below, are what is relied on.
+    # The publisher offers no https address: the MD5 sums and the SHA-256 sums below protect the files.
     base_url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     download_bytes=30_878_645,
     format="idx",

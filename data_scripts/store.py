@@ -1,4 +1,4 @@
-"""Converted arrays on disk: written whole or not at all, and summed before they are read."""
+"""Converted arrays on disk: written completely or not at all, and their sums are checked before they are read."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -34,9 +34,9 @@ def read(name: str, root: Path | str | None = None) -> dict[str, np.ndarray]:
     Raises
     ------
     FileNotFoundError
-        If the data set has not been converted, or not to its end.
+        If the data set has not been converted completely.
     ValueError
-        If `name` is unknown, or a file does not have its sum.
+        If `name` is unknown, or a file has a wrong sum.
     """
     return _each(
         lookup(name),
@@ -46,12 +46,12 @@ def read(name: str, root: Path | str | None = None) -> dict[str, np.ndarray]:
 
 
 def verify(spec: Source, folder: Path) -> None:
-    """Check that `folder` holds all arrays of `spec` with their sums; raises as `read` does."""
+    """Check that `folder` holds all arrays of `spec` with their sums; raises the errors of `read`."""
     _each(spec, folder, lambda _: None)
 
 
 def write(spec: Source, folder: Path, arrays: Mapping[str, np.ndarray], work: Path) -> None:
-    """Write `arrays` by way of `work`, a folder on the same file system; the sums go in last."""
+    """Write `arrays` to `work`, a folder on the same file system, and move them to `folder`, the sums last."""
     found = {}
     for key in KEYS:
         with (work / f"{key}.npy").open("w+b") as handle:
@@ -70,7 +70,7 @@ def write(spec: Source, folder: Path, arrays: Mapping[str, np.ndarray], work: Pa
 
 
 def _each(spec: Source, folder: Path, use: Callable[[BufferedIOBase], T]) -> dict[str, T]:
-    """Apply `use` to each array file, opened and found to have its sum."""
+    """Open each array file, check its sum, and apply `use` to it."""
     command = f"python -m data_scripts {spec.name}" + (
         "" if folder.parent == data_root() else f" --out {shlex.quote(str(folder.parent))}"
     )
@@ -83,7 +83,7 @@ def _each(spec: Source, folder: Path, use: Callable[[BufferedIOBase], T]) -> dic
         results = {}
         for key in KEYS:
             path = folder / f"{key}.npy"
-            with path.open("rb") as handle:  # one handle: the bytes that were summed are the bytes read
+            with path.open("rb") as handle:  # one handle, so that the bytes read are the bytes that were summed
                 sums.require(handle, path, "SHA-256", expected.get(path.name, "not listed"), way_out)
                 results[key] = use(handle)
     except FileNotFoundError as error:

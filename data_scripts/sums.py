@@ -1,4 +1,4 @@
-"""Checksums: MD5 because that is what the publishers give, SHA-256 for what is written here."""
+"""Checksums: MD5 for published files, because publishers give MD5, and SHA-256 for converted files."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-# MD5 serves here to recognise a published file; saying so keeps it usable on machines in FIPS mode.
+# MD5 only recognises a published file. Python allows it in FIPS mode if it is marked as not used for security.
 _KINDS: dict[str, Callable[[], Any]] = {"MD5": partial(hashlib.md5, usedforsecurity=False), "SHA-256": hashlib.sha256}
 
 

@@ -29,31 +29,31 @@ ResultsOption = Annotated[str, typer.Option(help="folder of the records (default
 
 @app.command()
 def run(
-    names: Annotated[list[str], typer.Argument(help="configs, see `list`; or all, the most informative first")],
+    names: Annotated[list[str], typer.Argument(help="configs, as `list` names them; or `all`, most informative first")],
     profile: ProfileOption = "smoke",
     results: ResultsOption = "",
-    seeds: Annotated[int | None, typer.Option(help="number of final seeds")] = None,
+    seeds: Annotated[int | None, typer.Option(help="number of seeds of the final runs (default: the config's)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     workers: Annotated[int | None, typer.Option(help="processes (default: cores on CPU, 1 on GPU)")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="replace stale records")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="repeat the runs whose records are stale")] = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask scheduler, in place of local processes")] = "",
     streams: Annotated[int | None, typer.Option(help="runs at once in one process (default: 4 on a GPU)")] = None,
-    minutes: Annotated[float | None, typer.Option(help="begin no run after so many minutes")] = None,
-    data: Annotated[str, typer.Option(help="cifar100: in CIFAR-10's place, where a config allows that")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what is left and what it costs, then stop")] = False,
+    minutes: Annotated[float | None, typer.Option(help="begin no run after this many minutes")] = None,
+    data: Annotated[str, typer.Option(help="cifar100: use it in place of CIFAR-10, where a config allows that")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the runs left and their cost, then stop")] = False,
 ) -> None:
-    """Run what the records of these configs still lack."""
+    """Train the runs of these configs that have no record yet."""
     console = Console(soft_wrap=True)
     until = inf if minutes is None else time.monotonic() + 60 * minutes
     total = 0.0
     try:
         for name in configs.queue() if names == ["all"] else names:
-            if time.monotonic() >= until and not dry_run:  # nor looked at: to say what each costs takes seconds
+            if time.monotonic() >= until and not dry_run:  # the costs are not printed either: that takes seconds
                 said = f"time is up: {name} and what follows it were not begun; the same command goes on from there"
                 console.print(said, highlight=False)
                 break
             if data and names == ["all"] and stuck(configs.sweep(name, profile)):
-                console.print(f"{name}, {profile}: asks for its own data, left out", highlight=False)
+                console.print(f"{name}, {profile}: skipped, because it needs its own data set", highlight=False)
                 continue
             options = (device, seeds, workers, fresh, scheduler)
             sweep, where = plan(name, profile, results, *options, data=data, here=not dry_run)
@@ -68,7 +68,7 @@ def run(
                     run_left(sweep, where, console)
                 except OutOfTime as end:
                     console.print(f"{name}: time is up, {end}; the same command goes on from there", highlight=False)
-            if data and not dry_run:  # the book shows the verdicts on the sweep's own data
+            if data and not dry_run:  # without `data`, the book shows the verdicts
                 _print_verdicts(sweep, where, console)
         if dry_run and (names == ["all"] or len(names) > 1):
             console.print(f"about {span(total)} in all", highlight=False)
@@ -93,7 +93,7 @@ def _print_verdicts(sweep: Sweep, where: Where, console: Console) -> None:
 
 @app.command("list")
 def list_configs() -> None:
-    """The configs, each with its question and cost."""
+    """List the configs, each with its question and cost."""
     table = Table("config", "question", "cost")
     for name in configs.names():
         fields = configs.contract(name)
@@ -103,7 +103,7 @@ def list_configs() -> None:
 
 @app.command()
 def doctor(device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto") -> None:
-    """Versions, device, dtypes, data found, and one forward and backward."""
+    """Show versions, device, dtypes and data found, and run one forward and backward pass."""
     from experiments.doctor import findings
 
     try:
@@ -115,8 +115,8 @@ def doctor(device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "
 
 
 @app.command()
-def status(results: Annotated[str, typer.Option(help="folder that holds one folder a profile")] = "") -> None:
-    """Per config and profile: runs done, missing, diverged, failed, stale, on what device, and what they cost."""
+def status(results: Annotated[str, typer.Option(help="folder with one folder for each profile")] = "") -> None:
+    """Count the done, missing, diverged, failed and stale runs of each config and profile; show devices and hours."""
     shown: list[tuple[str, ...]] = [COLUMNS]
     letters: dict[str, str] = {}
     on = COLUMNS.index("on")
@@ -137,12 +137,12 @@ def status(results: Annotated[str, typer.Option(help="folder that holds one fold
 
 @app.command()
 def sprint(
-    minutes: Annotated[float, typer.Option(help="how long the machine is yours")] = 14.0,
+    minutes: Annotated[float, typer.Option(help="minutes that you have the machine for")] = 14.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     results: Annotated[str, typer.Option(help="folder for logs and records")] = "sprint",
     profile: ProfileOption = "gpu",
 ) -> None:
-    """Checks, GPU tests, sweeps and timings within a fixed time; the same command goes on where it stopped."""
+    """Run checks, GPU tests, sweeps and timings within a fixed time; the same command goes on where it stopped."""
     from experiments.engine.sprint import ended_by_signals
     from experiments.engine.sprint import sprint as run_parts
 
@@ -161,11 +161,11 @@ def sprint(
 
 @app.command()
 def share(
-    source: Annotated[Path, typer.Argument(help="a profile's folder of records, or an archive to check")],
-    profile: Annotated[str, typer.Option(help="scale of the records (default: the name of the folder)")] = "",
+    source: Annotated[Path, typer.Argument(help="folder with the records of one profile, or an archive to check")],
+    profile: Annotated[str, typer.Option(help="profile of the records (default: the name of the folder)")] = "",
     out: Annotated[Path, typer.Option(help="the archive to write")] = Path("records.zip"),
 ) -> None:
-    """Pack records for a pull request, or check such an archive; unsound ones are refused, with the reasons."""
+    """Pack records into an archive for a pull request, or check an archive; say why one is refused."""
     from experiments.engine import share as shared
 
     console = Console(soft_wrap=True)
@@ -179,7 +179,7 @@ def share(
         console.print(f"refused: {reason}", highlight=False, markup=False)
     if reasons:
         raise typer.Exit(1)
-    console.print(f"packed: {out}, to attach to a pull request" if packing else "accepted", highlight=False)
+    console.print(f"packed: {out}; attach it to a pull request" if packing else "accepted", highlight=False)
 
 
 @app.command()
@@ -187,7 +187,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     only: Annotated[str, typer.Option(help="engine or peers (default: both)")] = "",
 ) -> None:
-    """The engine beside the ordinary way of training; clipping, steps and inference beside timm's and the limits."""
+    """Time our engine beside ordinary training, and our clipping, steps and inference beside timm's."""
     from experiments.bench import ordinary, peers
 
     parts = {"engine": ordinary.main, "peers": peers.main}
@@ -199,12 +199,13 @@ def bench(
     except ValueError as error:
         Console(soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         raise typer.Exit(2) from error
-    for name in [only] if only else sorted(parts, reverse=on_gpu):  # a GPU may be lent: first what is kept bit by bit
-        # A table of ratios is not readable at the 80 columns that a file or a pipe counts as.
+    # A GPU may be lent for a short time: there the part whose results are kept bit by bit comes first.
+    for name in [only] if only else sorted(parts, reverse=on_gpu):
+        # A file or a pipe counts as 80 columns, which is too narrow for a table of ratios.
         console = Console(soft_wrap=True, width=max(150, Console().width) if name == "peers" else None)
         try:
             parts[name](device, console)
-        except Exception as error:  # of a driver, a compiler, a worker: the other part has nothing to do with it
+        except Exception as error:  # of a driver, a compiler, a worker: the other part can still run
             failed = True
             said = f"error: {name}: {type(error).__name__}: {error}"
             console.print(said, style="red", markup=False)

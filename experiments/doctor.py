@@ -1,4 +1,4 @@
-"""Is this machine fit? Versions, device, dtypes, data, and one forward and backward on the device."""
+"""Check of this machine: versions, device, dtypes, data, and one forward and backward pass on the device."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "jupyter-book", "papermil
 
 
 def findings(device_name_wanted: str = "auto") -> Iterator[tuple[str, str]]:
-    """Pairs of what was looked at and what was found; a forward and backward that fails raises."""
+    """Pairs of a name and what was found; a forward or backward pass that fails raises an error."""
     device = resolve_device(device_name_wanted)
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for package in PACKAGES:

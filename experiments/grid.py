@@ -1,4 +1,4 @@
-"""Hyper-parameters that a search tries: one setting, and a grid of them."""
+"""Hyper-parameters that a search tries: one setting, and a grid of settings."""
 
 from dataclasses import dataclass
 
@@ -20,20 +20,20 @@ class Grid:
     rates : tuple of float
         Peak learning rates, ascending, in steps of one factor.
     thresholds : tuple of float
-        Thresholds of AGC, likewise; empty: the cell does not clip, or keeps its threshold.
+        Thresholds of AGC, ascending, in steps of one factor; empty: the cell does not clip, or keeps its threshold.
     """
 
     rates: tuple[float, ...]
     thresholds: tuple[float, ...] = ()
 
     def settings(self) -> tuple[Setting, ...]:
-        """All of them, the smallest learning rate first, and for each the smallest threshold first."""
+        """All settings of the grid, the smallest learning rate first, and for each the smallest threshold first."""
         return tuple(
             Setting(r, threshold) for r in sorted(self.rates) for threshold in sorted(self.thresholds) or (None,)
         )
 
     def widened(self, best: Setting) -> "Grid":
-        """This grid with one more step beyond every end at which the best setting lies; itself where it lies inside.
+        """This grid with one more value beyond each end at which the best setting lies; unchanged if it lies inside.
 
         Examples
         --------
@@ -45,7 +45,7 @@ class Grid:
 
 
 def around(centre: float, count: int, step: float) -> tuple[float, ...]:
-    """So many values about a centre, each `step` times the one before; of an even number, one more lies below it.
+    """Return `count` values around a centre, each `step` times the one before; if even, one more lies below the centre.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A config with its records: made where they are missing, read where they are there; for chapters and for `run`."""
+"""Read the records of a config, or train the runs that have none; used by chapters and by the command `run`."""
 
 import shutil
 import warnings
@@ -17,7 +17,7 @@ from experiments.sweep import Sweep
 from experiments.tasks.elsewhere import on_data
 
 RESULTS = Path(__file__).parent / "results"
-INTERACTIVE = Path(__file__).parents[1] / "book" / "_build" / "interactive"  # what a reader's notebook records
+INTERACTIVE = Path(__file__).parents[1] / "book" / "_build" / "interactive"  # records of a reader's own runs
 COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "on", "hours")  # of `rows`
 
 
@@ -33,7 +33,7 @@ def measure(
     scheduler: str = "",
     console: Console | None = None,
 ) -> Study:
-    """Run what a config still lacks at a profile, and return it with all its records; nothing is trained twice.
+    """Train the runs of a config that have no record at a profile, and return the sweep with all its records.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def measure(
     seeds : int, optional
         Number of final seeds, in place of the config's.
     workers : int, optional
-        Processes; None: one a core on a CPU, one on a GPU.
+        Number of processes; None: one for each core on a CPU, one on a GPU.
     fresh : bool
         Repeat runs whose record is stale (see `study.Result.stale`).
     scheduler : str
@@ -64,12 +64,12 @@ def obtain(
     device: str = "auto",
     partial: bool = False,
 ) -> Study:
-    """A config with its records, for a chapter: trained where `rerun` asks for it and something is missing or stale.
+    """A config with its records, for a chapter; with `rerun`, missing and stale runs are trained first.
 
-    Without `rerun` nothing is trained. A config that lacks runs at this profile is then a FileNotFoundError, unless
-    `partial` asks for the records that there are, which may be none. With `rerun` and no folder, new records go to
-    ``book/_build/interactive/<profile>``, which starts as a copy of the committed records. The committed records change
-    only where `results` names their folder.
+    Without `rerun` nothing is trained, and a config that lacks runs at this profile raises a FileNotFoundError. With
+    `partial`, the existing records are returned instead, which may be none. With `rerun` and no folder, new records go
+    to ``book/_build/interactive/<profile>``, which starts as a copy of the committed records. The committed records
+    change only if `results` names their folder.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def obtain(
 
 
 def _own_copy(name: str, profile: str) -> Path:
-    """The folder for a reader's records, with those committed to start from."""
+    """The folder for a reader's records, which starts with a copy of the committed ones."""
     folder = INTERACTIVE / check(profile)
     own, committed = (records.path_of(place, name) for place in (folder, RESULTS / profile))
     if not own.exists() and committed.exists():
@@ -115,7 +115,7 @@ def _own_copy(name: str, profile: str) -> Path:
 
 
 def run_left(sweep: Sweep, where: Where, console: Console) -> Study:
-    """Run what a sweep still lacks, and show how far it is."""
+    """Train the runs that a sweep lacks, and show the progress."""
     records.check_writable(where.results)
     left = Study.read(sweep, where.results).left(fresh=where.fresh)
     with progress(f"{sweep.name}, {where.profile}", len(left), console) as report:
@@ -135,7 +135,10 @@ def plan(
     data: str = "",
     here: bool = True,
 ) -> tuple[Sweep, Where]:
-    """A config and its options as data, checked. `data`: in place of its own; `here`: the device is on this machine."""
+    """A config's sweep and where to run it, from checked options.
+
+    `data` replaces the config's data set; `here` says that the device must be on this machine.
+    """
     sweep = configs.sweep(name, profile)
     if data:
         sweep = on_data(sweep, data)
@@ -152,11 +155,10 @@ def plan(
 
 
 def rows(results: Path) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Rows of a table, each with what was wrong with its file.
+    """Rows of the status table, one for each config and profile, each with a warning about its file, or "".
 
-    Done, missing and failed add up to all runs of the sweep as it is now; the diverged and the stale are among them.
-    Stale: all records of the file that `Study.stale` names, those of runs that the sweep has no more too. On: the names
-    of the devices. Hours: what all of them took.
+    Done, missing and failed add up to all runs of the present sweep; done includes diverged. Stale counts the records
+    of `Study.stale`, also those of runs that the sweep no longer has. On: names of the devices. Hours: sum over runs.
     """
     for name in configs.names():
         for profile in PROFILES:

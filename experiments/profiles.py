@@ -14,7 +14,7 @@ class Profile:
     where : str
         Data, machine and budget, in words.
     rerun : bool
-        Whether building the book trains (True), or reads the committed records (False), unless told otherwise.
+        Whether building the book trains (True) or reads the committed records (False), unless RERUN says otherwise.
     """
 
     where: str
@@ -32,7 +32,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 
 
 def check(profile: str) -> str:
-    """The name itself, if it is a profile; a ValueError that lists them otherwise."""
+    """Return the name if it is a profile; otherwise raise a ValueError that lists the profiles."""
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r} is not known; use one of {', '.join(PROFILES)}")
     return profile

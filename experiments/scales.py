@@ -1,4 +1,4 @@
-"""What the configs share at each profile: images, network, and how a short schedule starts."""
+"""What the configs share at each profile: images, networks and augmentation."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,7 +15,7 @@ DATA: Mapping[str, Data] = MappingProxyType(
         "paper": Data("imagenet", validation=10000),
     }
 )
-# The headline sweeps: all training images but those that choose hyper-parameters, seen through whitened patches.
+# The headline sweeps use all training images but the validation images, and see them through whitened patches.
 PATCHES = Data("cifar10", train=45000, validation=5000, patches=2)
 WHOLE: Mapping[str, Data] = MappingProxyType({**DATA, "small": PATCHES, "gpu": PATCHES})
 CHANNELS: Mapping[str, int] = MappingProxyType({"digits": 1, "fashion_mnist": 1})
@@ -24,7 +24,7 @@ PLAIN = Augment()
 
 
 def network(profile: str, **overrides: Any) -> ResNetSpec:
-    """The residual network of a profile: eight layers, narrow ones at smoke; ResNet-50 at paper.
+    """The residual network of a profile: eight layers (narrow at smoke), or ResNet-50 at paper.
 
     Alpha and the skip gain start at 1: with the published start (0.2 and 0) a schedule of a few hundred updates ends
     before the branches have grown (docs/decisions has the pilot).
@@ -45,7 +45,7 @@ def learner(profile: str) -> ResNetSpec:
 
     Three blocks with two 3x3 convolutions each, every block at half the resolution of the one before. On CIFAR-10 the
     first block takes whitened patches (`experiments.tasks.patches`), and there is no stem. NF starts with alpha 1 and
-    skip gain 1, as in `network`. docs/decisions has the search that found this shape.
+    skip gain 1, as in `network`. docs/decisions describes the search that found this shape.
     """
     if profile in ("smoke", "paper"):
         return network(profile)
@@ -57,10 +57,10 @@ def learner(profile: str) -> ResNetSpec:
 
 
 def augmentation(profile: str) -> Augment:
-    """Crops and flips of the headline sweeps; none of digits, which are too small and have no mirror images."""
+    """Crops and flips of the headline sweeps; none for digits, which are too small and have no mirror images."""
     return {"smoke": PLAIN, "paper": CROPS}.get(profile, Augment(crop_flip=True, pad=2))
 
 
 def crops(profile: str) -> Augment:
-    """Random crops and flips where there are enough updates to profit from them."""
+    """Random crops and flips at the profiles with enough updates to profit from them: gpu and paper."""
     return CROPS if profile in ("gpu", "paper") else PLAIN

@@ -1,4 +1,4 @@
-"""A sweep and its records as one object: which runs there are, what came of them, which settings were chosen."""
+"""A sweep and its records as one object: its runs, their results, and the settings that the search chose."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -13,20 +13,20 @@ from experiments.sweep import Grid, Run, Setting, Sweep, unique
 
 @dataclass(frozen=True)
 class Result(Record):
-    """A record and the run that it is of, whose fields are typed: ``result.run.recipe.lr``."""
+    """A record together with its run, whose fields are typed: ``result.run.recipe.lr``."""
 
     run: Run = field(kw_only=True)
 
     @classmethod
     def of(cls, run: Run, record: Record) -> "Result":
-        """The record of a run with the run; late fields of the record stay undecoded until one is asked for."""
+        """Join a record with its run; late fields of the record stay undecoded until one is read."""
         made = object.__new__(cls)
         made.__dict__.update(record.__dict__, run=run)
         return made
 
     @property
     def stale(self) -> bool:
-        """Whether the run would give other numbers now: the `NUMERICS` of its kind were raised since."""
+        """Whether the run would give other numbers now, because the `NUMERICS` of its kind were raised since."""
         return self.numerics != self.run.NUMERICS
 
 
@@ -36,7 +36,7 @@ class Results(tuple[Result, ...]):
     __slots__ = ()
 
     def where(self, **values: object) -> "Results":
-        """The results whose run has these values, each by the name of a field: see `field_of`.
+        """The results whose runs have the given values in the fields of these names; see `field_of`.
 
         Examples
         --------
@@ -51,7 +51,7 @@ def field_of(run: Run, name: str) -> Any:
     Raises
     ------
     ValueError
-        For a name that no field has, and for one that fields of several of the dataclasses have.
+        If no field has the name, or fields of several of the dataclasses have it.
     """
     if name in (own := _names(run)):
         return getattr(run, name)
@@ -72,9 +72,9 @@ def _names(value: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep as it is now and its records, each run paired with its record once.
+    """The present sweep and its records, each run paired with its record.
 
-    The file of records may hold records of the sweep's past, too. They are in `ledger` alone.
+    The file may also hold records of earlier versions of the sweep. Only `ledger` contains them.
     """
 
     sweep: Sweep
@@ -82,7 +82,7 @@ class Study:
 
     @classmethod
     def read(cls, sweep: Sweep, results: Path) -> "Study":
-        """A sweep with its records in a folder, which may be none."""
+        """A sweep with its records in a folder; there may be none."""
         return cls(sweep, read(path_of(results, sweep.name)))
 
     @property
@@ -92,7 +92,7 @@ class Study:
 
     @cached_property
     def search_runs(self) -> list[Run]:
-        """The runs that are judged on validation images, as far as the records say which settings are to be tried."""
+        """The runs that are judged on validation images: every cell at every setting that the records call for."""
         return unique(
             run
             for cell in self.sweep.cells
@@ -119,50 +119,50 @@ class Study:
 
     @cached_property
     def search(self) -> Results:
-        """What the search found: its runs that are done."""
+        """Results of the search runs that are done."""
         return Results(r for r in self._pairs(self.search_runs) if r.done)
 
     @cached_property
     def final(self) -> Results:
-        """The final runs that are done."""
+        """Results of the final runs that are done."""
         return Results(r for r in self._pairs(self.final_runs) if r.done)
 
     @property
     def missing(self) -> list[Run]:
-        """The runs without a result: those without a record, and those that failed."""
+        """The runs without a result: runs without a record, and runs that failed."""
         return self.pending(self.runs)
 
     @property
     def complete(self) -> bool:
-        """Whether every run is done: each setting of the search, and each seed."""
+        """Whether every run of the search and every final run is done."""
         return not self.missing
 
     @property
     def searched(self) -> bool:
-        """Whether every run of the search is done. Until then nothing may rest on the settings that are chosen."""
+        """Whether every run of the search is done; until then the chosen settings are provisional."""
         return not self.pending(self.search_runs)
 
     @property
     def stale(self) -> list[Record]:
-        """The records of the file that its runs would not give now, and those of runs that the sweep has no more."""
+        """The records of the file that its runs would not give now, and those of runs no longer in the sweep."""
         known = possible(self.sweep) | {run.key: run for run in self.runs} if self.ledger.records else {}
         return [r for r in self.ledger.records if r.key not in known or r.numerics != known[r.key].NUMERICS]
 
     def left(self, *, fresh: bool = False) -> list[Run]:
-        """The runs left to do. While a search is unfinished its final runs are not known, so all of them count."""
+        """The runs left to do. While the search is unfinished, the final runs are not known, so all of them count."""
         search = self.pending(self.search_runs, fresh=fresh)
         return search + (self.final_runs if search else self.pending(self.final_runs, fresh=fresh))
 
     def pending(self, runs: Iterable[Run], *, fresh: bool = False) -> list[Run]:
-        """The runs that have no usable record yet; `fresh`: a stale one is not usable."""
+        """Those of the given runs that have no usable record; with `fresh`, a stale record is not usable."""
         wanted = list(runs)
         usable = {(r.key, r.seed) for r in self._pairs(wanted) if r.done and not (fresh and r.stale)}
         return [run for run in wanted if (run.key, run.seed) not in usable]
 
     def grid(self, cell: Run) -> Grid:
-        """The grid of a cell, widened as often as the sweep allows beyond ends at which the best setting lies.
+        """The grid of a cell, widened where the best setting lies at an end, as often as the sweep allows.
 
-        It is widened only once every setting that it has so far was tried.
+        It is widened only after every setting that it has so far was tried.
         """
         found = self.sweep.grid(cell)
         for _ in range(self.sweep.widenings):
@@ -172,11 +172,11 @@ class Study:
         return found
 
     def setting(self, cell: Run) -> Setting:
-        """The setting with the best mean validation accuracy; a tie goes to the smaller rate, then threshold.
+        """The setting with the best mean validation accuracy; a tie goes to the smaller learning rate, then threshold.
 
-        A run that diverged counts as 0 here, below chance: no such setting is preferred to one that trained. So does
-        one that failed or is missing, before the search is over: nothing may rest on the choice until then. One that
-        ended near chance counts as it is, so that such settings keep their order.
+        A run that diverged counts as 0, below chance, so that its setting is not preferred to one that trained. Before
+        the search is over, a run that failed or is missing counts as 0 as well: until then the choice is provisional.
+        A run that ended near chance counts with its own accuracy, so that settings near chance keep their order.
         """
         return self._best(cell, self.grid(cell))
 
@@ -199,6 +199,6 @@ class Study:
 
 
 def possible(sweep: Sweep) -> dict[str, Run]:
-    """Every run that a sweep may have, by key: its final ones at whatever setting of the grids that it starts with."""
+    """Every run that a sweep may have, by key: the search, and final runs at every setting of its first grids."""
     finals = (run for cell in sweep.cells for setting in sweep.grid(cell).settings() for run in sweep.at(cell, setting))
     return {run.key: run for run in (*sweep.search(), *sweep.cells, *finals)}

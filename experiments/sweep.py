@@ -1,4 +1,4 @@
-"""What a run is and what a sweep is: frozen data."""
+"""Runs and sweeps as frozen dataclasses."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +17,9 @@ APART = ("method", "seed")  # the fields of a run that do not enter its key
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: status ``"ok"`` or ``"diverged"`` with the reason, numbers, and curves by name.
+    """Outcome of a run: status ``"ok"`` or ``"diverged"`` with the reason, and metrics and curves by name.
 
-    `executed` says how training steps were executed, ``"eager"`` or ``"graph"``; a record's provenance keeps it.
+    `executed` says how training steps were executed, ``"eager"`` or ``"graph"``; the record's provenance keeps it.
     """
 
     status: str
@@ -31,12 +31,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement, fully resolved; its kinds are the dataclasses of `experiments.tasks`.
+    """One measurement with all of its settings; each kind is a dataclass in `experiments.tasks`.
 
-    `key` names everything but the seed; `method` is only a label. `split` is ``"validation"`` in a search.
+    `key` identifies everything but the seed; `method` is only a label. `split` is ``"validation"`` in a search.
 
-    Every kind has a `NUMERICS` of its own, from 1 upwards. Whoever changes the numbers that a kind computes raises the
-    number, and the kind's earlier records are stale. `tests/experiments/first_losses.json` notices such a change.
+    Every kind has its own `NUMERICS`, from 1 upwards. Whoever changes the numbers that a kind computes raises it, and
+    the kind's earlier records become stale. The test of `tests/experiments/first_losses.json` notices such a change.
     """
 
     NUMERICS: ClassVar[int]
@@ -47,34 +47,34 @@ class Run:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """Every field but the label and the seed, as plain data, and the kind of the run."""
+        """The kind of the run and every field but the label and the seed, as plain data."""
         fields = {name: value for name, value in asdict(self).items() if name not in APART}
         return {"kind": type(self).__name__.lower(), **fields}
 
     @cached_property
     def key(self) -> str:
-        """Hash of the kind and of the fields that differ from their defaults: the same key is the same experiment."""
+        """Hash of the kind and of the fields that differ from their defaults; equal keys are the same experiment."""
         return key_of(self, APART)
 
     @property
     def base(self) -> str:
-        """The method without its variant: what the label says in front of a colon."""
+        """The method without its variant: the label up to the colon."""
         return self.method.partition(":")[0]
 
     @property
     def variant(self) -> str:
-        """What tells runs of one method apart, such as ``updates``: what the label says behind a colon, or nothing."""
+        """The variant of the method, such as ``updates``: the label after the colon, or an empty string."""
         return self.method.partition(":")[2]
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Names of the data sets that must be at hand."""
+        """Names of the data sets that the run needs."""
         return ()
 
     def effort(self, device: str) -> float:
-        """Seconds that the run may take on a device type, ``"cpu"`` (one thread) or ``"cuda"``, by its arithmetic.
+        """Estimate of the run's seconds on a device type, ``"cpu"`` (one thread) or ``"cuda"``, from its arithmetic.
 
-        A rule of thumb: long runs go first by it, and it stands in where nothing like the run has been recorded.
+        It orders runs, long ones first, and it estimates costs where no similar run has been recorded.
         """
         return 1.0
 
@@ -91,7 +91,7 @@ class Run:
         raise TypeError(f"a {type(self).__name__} run has no number of epochs; give its sweep search_epochs=None")
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
-        """Compute, pausing wherever another run may take a turn on the device; what it returns is the outcome."""
+        """Compute, and yield wherever another run may take a turn on the device; return the outcome."""
         raise NotImplementedError
 
     def execute(self, device: torch.device) -> Outcome:
@@ -100,7 +100,7 @@ class Run:
 
 
 def drain(steps: Generator[None, None, T]) -> T:
-    """What a generator returns, once it is through."""
+    """Exhaust a generator and return its return value."""
     while True:
         try:
             next(steps)
@@ -118,7 +118,7 @@ class Sweep:
     Attributes
     ----------
     cells : tuple of Run
-        What is compared; the searched hyper-parameters, the split and the seed in them are placeholders.
+        The runs to compare; their searched hyper-parameters, split and seed are placeholders.
     rates : tuple of float
         One grid of learning rates for every cell.
     grids : tuple of Grid
@@ -126,9 +126,9 @@ class Sweep:
     widenings : int
         How often a grid may be widened beyond an end at which the best setting lies.
     search_epochs : float, optional
-        Length of the search's trainings; None: each cell's own. Cells that differ in length only share their search.
+        Epochs of the search runs; None: each cell's own. Cells that differ only in length share their search.
     search_seeds, seeds : tuple of int
-        Seeds of the search and of the final runs; disjoint, so that no final run was selected on.
+        Seeds of the search and of the final runs; disjoint, so that no final run took part in the selection.
     """
 
     name: str
@@ -175,7 +175,7 @@ class Sweep:
         return [replace(cell.at(setting), split="test", seed=seed) for seed in self.seeds]
 
     def as_they_are(self) -> list[Run]:
-        """Every cell with every final seed, for a sweep without rates."""
+        """Every cell with every final seed, for a sweep that searches nothing."""
         return [replace(cell, seed=seed) for cell in self.cells for seed in self.seeds]
 
     def with_seeds(self, count: int) -> "Sweep":
@@ -186,5 +186,5 @@ class Sweep:
 
 
 def unique(runs: Iterable[Run]) -> list[Run]:
-    """The runs, each only once: cells may share trainings."""
+    """The runs without repetitions: cells may share trainings."""
     return list({(run.key, run.seed): run for run in runs}.values())

@@ -1,4 +1,4 @@
-"""What is printed, on any terminal: narrow ones, pipes, and those that know ASCII alone."""
+"""Printing that works on any terminal: narrow ones, pipes, and those that know only ASCII."""
 
 import sys
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from io import TextIOWrapper
 
 
 def never_fail_to_print() -> None:
-    """Print "?" for a letter that the terminal does not know, in place of a UnicodeEncodeError."""
+    """Make streams print "?" for a letter that the terminal does not know, in place of a UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as plain text, in columns two spaces apart; nothing is cut off.
+    """Rows as plain text in columns, two spaces apart; no cell is cut off.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Sphinx extension: pages that load nothing from another host, links that lead to the text, and names to be read out.
+"""Sphinx extension: pages that load nothing from other hosts, links to the text's source, and accessible names.
 
-Jupyter Book loads sphinx-thebe always, with a script that names another host, and has no switch for it.
+Jupyter Book always loads sphinx-thebe, whose script comes from another host, and has no option to leave it out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def _is_thebe(script: Any) -> bool:
 
 
 def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Take thebe's scripts and style from the head of a page, and its settings from the text."""
+    """Remove thebe's scripts and style from the head of a page, and its settings from the text."""
     for key in ("script_files", "css_files"):
         context[key] = [item for item in context.get(key, []) if not _is_thebe(item)]
     if "body" in context and doctree is not None:
-        # The part that sphinx-thebe adds to the text itself: a settings block and a variable, used by its script alone.
+        # sphinx-thebe adds a settings block and a variable to the text, which only its script uses.
         for node in list(doctree.findall(lambda n: n.tagname == "raw")):
             if "x-thebe-config" in node.astext() or node.astext().startswith("<script>kernelName"):
                 context["body"] = context["body"].replace(node.astext(), "")
@@ -35,14 +35,14 @@ def _leaf_buttons(buttons: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def link_to_text(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """A chapter is rendered from an executed .ipynb, but what can be edited in the repository is its .md."""
+    """Let a chapter's source buttons lead to its .md, which can be edited, and not to the executed .ipynb."""
     for button in _leaf_buttons(context.get("header_buttons", [])):
         if button["label"] in ("source-edit-button", "source-file-button"):
             button["url"] = button["url"].replace(".ipynb", ".md")
 
 
 def open_in_colab(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """A button on every chapter: the release workflow keeps the executed notebooks on a branch that Colab can open."""
+    """Add a Colab button to every chapter; the release workflow keeps executed notebooks on a branch for it."""
     buttons = context.get("header_buttons")
     if buttons is None or not str(app.env.doc2path(pagename, base=False)).endswith(".ipynb"):
         return
@@ -59,8 +59,8 @@ def open_in_colab(app: Sphinx, pagename: str, templatename: str, context: dict[s
     )
 
 
-# What the theme writes and a screen reader stumbles over: names that differ from the words that are seen, and a list
-# whose children are no list items.
+# Parts of the theme's HTML that confuse screen readers: names that differ from the visible words, and a list without
+# list items.
 UNSPEAKABLE = (
     (re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"'), r"\1"),
     (re.compile(r'(<i class="theme-switch [^>]*?) +title="[^"]*"'), r'\1 aria-hidden="true"'),
@@ -70,7 +70,7 @@ UNSPEAKABLE = (
 
 
 def make_speakable(app: Sphinx, exception: Exception | None) -> None:
-    """Correct the written pages."""
+    """Correct the HTML of all pages for screen readers, after the build."""
     for path in Path(app.outdir).rglob("*.html") if exception is None else []:
         text = before = path.read_text(encoding="utf-8")
         for pattern, better in UNSPEAKABLE:
@@ -80,7 +80,7 @@ def make_speakable(app: Sphinx, exception: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect the handlers, after the theme's own."""
+    """Connect the handlers, to run after the theme's own."""
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", link_to_text, priority=900)
     app.connect("html-page-context", open_in_colab, priority=900)

@@ -1,1 +1,1 @@
-"""What the build draws itself: the first page, the README and the explorers."""
+"""Parts of pages that the build itself makes: the first page, the README and the explorers."""

@@ -1,4 +1,4 @@
-"""The first screen of the book and of the README: an answer, and what to use when, from the committed verdicts."""
+"""The answer and the table of situations on the first page and in the README, from the committed verdicts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from experiments.obtain import RESULTS
 SITUATIONS = Path(__file__).resolve().parents[1] / "situations.yaml"
 Link = Callable[[Claim], str]
 
-# What a claim's verdict means for the question of the book; other words mean that the records do not settle it.
+# Answers to the question of the book by a claim's verdict; "" stands for all verdicts that do not settle it.
 SAID = {
     "BD-1": {
         "reproduced": "Not for accuracy, given time: a normalizer-free network with adaptive gradient clipping reaches "
@@ -31,14 +31,14 @@ SAID = {
 
 
 def answer(verdicts: Sequence[Verdict], link: Link) -> str:
-    """Two sentences that answer the book's question, each with the verdict it rests on."""
+    """Two sentences that answer the book's question, each with the verdict behind it."""
     found = {v.claim.id: v for v in verdicts}
     said = [(found[name], words.get(found[name].verdict, words[""])) for name, words in SAID.items()]
     return " ".join(f"{text} ({link(v.claim)}: *{v.verdict}*)." for v, text in said)
 
 
 def situations(verdicts: Sequence[Verdict], link: Link) -> str:
-    """A table in Markdown: the situation, what to do, the verdicts that this rests on, and where the evidence stops."""
+    """A table in Markdown: the situation, what to use, the verdicts behind this advice, and the limits of evidence."""
     found = {v.claim.id: v for v in verdicts}
     header = ["your situation", "what to use", "evidence here", "limits of this evidence"]
     rows = [[s["situation"], s["do"], evidence(s, found, link), s["stops"]] for s in read()]
@@ -46,19 +46,19 @@ def situations(verdicts: Sequence[Verdict], link: Link) -> str:
 
 
 def read() -> list[Mapping[str, str]]:
-    """The situations as they are written down."""
+    """The situations of `situations.yaml`."""
     found: list[Mapping[str, str]] = yaml.safe_load(SITUATIONS.read_text(encoding="utf-8"))
     return found
 
 
 def evidence(situation: Mapping[str, str], found: Mapping[str, Verdict], link: Link) -> str:
-    """The verdicts on the claims of one situation."""
+    """The verdicts on the claims of one situation, as links in one line."""
     named = [found[name] for name in situation["claims"]]
     return ", ".join(f"{link(v.claim)} *{v.verdict}*" for v in named) or "none"
 
 
 def committed() -> list[Verdict]:
-    """The verdicts by the committed records, each at the largest profile recorded."""
+    """The verdicts from the committed records, each at the largest profile recorded."""
     return claims.verdicts(RESULTS)
 
 

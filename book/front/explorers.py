@@ -1,4 +1,4 @@
-"""What the explorer page draws from: the records as a script of data, and the figures for a reader without scripts."""
+"""Data of the explorer page: the records as a script, and fixed figures for readers without scripts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ACTIVATIONS: Mapping[str, Callable[[float], float]] = {
 
 
 def write(folder: Path, results: Path, repository: str) -> dict[str, str]:
-    """Write the script of data into the folder of the page's files; both figures for a reader without scripts.
+    """Write the data as a script into the folder of the page's files; return the figures for readers without scripts.
 
-    Points lead to the lines of their records at the address of the `repository`.
+    Points link to the lines of their records at the address of the `repository`.
     """
-    from book.figures import palette, themes  # matplotlib takes a second, which a rendering without this page saves
+    from book.figures import palette, themes  # here, because importing matplotlib takes a second
 
     paths = {name: results / f"{name}.jsonl" for name in SWEEPS}
     sweeps = {name: found for name, path in paths.items() if (found := rows(path))}
@@ -46,14 +46,14 @@ def write(folder: Path, results: Path, repository: str) -> dict[str, str]:
 
 
 def published(path: Path, repository: str) -> str:
-    """Where the records can be read line by line: their address in the repository; empty for a reader's own."""
+    """Address of the records in the repository; empty for a reader's own records."""
     committed = (RESULTS / profile / path.name for profile in PROFILES)
     same = next((own for own in committed if own.is_file() and own.read_bytes() == path.read_bytes()), None)
     return f"{repository}/blob/main/experiments/results/{same.relative_to(RESULTS).as_posix()}" if same else ""
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """One small row a run: what was run, on which images, three measures of it, and the line of its record.
+    """One small row for each run: its settings, the images that judge it, three measures, and its record's line.
 
     A run that diverged or failed to train has the accuracy of chance.
     """
@@ -74,7 +74,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
                 "method": method,
                 "variant": variant,
                 "batch": recipe["batch_size"],
-                "epochs": recipe["epochs"] or None,  # a run of a number of updates has none
+                "epochs": recipe["epochs"] or None,  # a run with a fixed number of updates has none
                 "rate": recipe["lr"],
                 "threshold": (recipe.get("clip") or {}).get("factor"),
                 "seed": record.seed,
@@ -91,11 +91,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def signal(
     blocks: int, stages: int, alpha: float, activation: str, *, gain: bool, standardised: bool, scaled: bool
 ) -> tuple[list[float], list[float]]:
-    """Predicted variance of the stream after each block, and at the end of each branch.
+    """Predicted variance of the signal after each block, and at the end of each branch.
 
-    NF-ResNet (arXiv 2101.08692), section 3: the stream starts at 1; a branch is two layers, each an activation and a
-    convolution whose filters have norm 1. Standardised filters do not see the mean of an activation, others do. A
-    stage's first block takes its shortcut through a convolution of the activated input.
+    NF-ResNet (arXiv 2101.08692), section 3: the variance starts at 1. A branch is two layers, each an activation and a
+    convolution whose filters have norm 1. Standardised filters remove the mean of an activation, other filters do not.
+    The shortcut of a stage's first block is a convolution of the activated input.
     """
     mean, square = _moments(activation, 1.0)
     factor = 1 / (square - mean**2) if gain else 1.0
@@ -115,7 +115,7 @@ def signal(
 
 
 def _moments(activation: str, variance: float, points: int = 4000) -> tuple[float, float]:
-    """Mean and mean square of an activation of a normal number, by the trapezoid rule."""
+    """Mean and mean square of an activation's output for normal input of a variance, by the trapezoid rule."""
     f, std, mean, square = ACTIVATIONS[activation], sqrt(variance), 0.0, 0.0
     for i in range(points + 1):
         z = -10 + 20 * i / points

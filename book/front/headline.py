@@ -34,24 +34,24 @@ def study_at(profile: str) -> Study:
 
 
 def trained(study: Study) -> Results:
-    """The final trainings recorded so far, without the controls."""
+    """The final trainings recorded so far, without the controls; none before the search is complete."""
     return Results(r for r in study.final if r.method in METHODS) if study.searched else Results()
 
 
 def draw(study: Study) -> str:
-    """Draw the figure, as SVG."""
+    """The figure as SVG."""
     plots.setup()
     return plots.svg(lengths.figure(trained(study)))
 
 
 def in_book(study: Study, profile: str) -> str:
-    """The figure in the text of the first page, for both themes, with its caption."""
+    """Markdown of the figure for the first page, for both themes, with its caption."""
     drawing = inline(draw(study), ALTERNATIVE, "headline")
     return f"```{{raw}} html\n{drawing}\n```\n\n{caption(study, profile)}"
 
 
 def caption(study: Study, profile: str) -> str:
-    """What the figure shows, and what the verdict on its claim is."""
+    """The caption: what the figure shows, and the verdict on its claim."""
     final, planned = trained(study), [run for run in study.final_runs if run.method in METHODS]
     seen = lengths.Lengths(study)
     verdict = claims.judge(CLAIM, seen.judged, profile)
@@ -82,13 +82,13 @@ def table(study: Study) -> str:
 
 
 def update(readme: str, name: str, text: str) -> str:
-    """A README with a text between the marks of a name: ``<!-- headline -->`` and ``<!-- /headline -->``."""
+    """The README with a new text between the marks of a name, ``<!-- NAME -->`` and ``<!-- /NAME -->``."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     return re.sub(f"{re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{text}{end}", readme, flags=re.S)
 
 
 def filled(readme: str) -> str:
-    """A README with the answer, the headline and the table of situations as the committed records have them."""
+    """The README with the answer, the headline and the table of situations from the committed records."""
     profile, verdicts = best_profile(), answer.committed()
     study = study_at(profile)
     texts = {

@@ -1,1 +1,1 @@
-"""`make new-experiment NAME=...`: a config, a chapter and a test that run as they are, to be made into yours."""
+"""`make new-experiment NAME=...`: a config, a chapter and a test that run as they are, for you to change."""

@@ -1,4 +1,4 @@
-"""The command; `python -m book.scaffold NAME`."""
+"""Command line: ``python -m book.scaffold NAME``."""
 
 import keyword
 import re
@@ -12,16 +12,16 @@ PLACES = {
     "chapter.md.txt": "book/chapters/{}.md",
     "test.py.txt": "tests/experiments/test_{}.py",
 }
-PART = "  - caption: Verdicts\n"  # of the table of contents; a new chapter stands in front of it
+PART = "  - caption: Verdicts\n"  # part of the table of contents before which a new chapter is listed
 
 
 def scaffold(name: str, root: Path) -> list[Path]:
-    """Write the three files and name the chapter in the table of contents; returns what was written or changed.
+    """Write the three files and list the chapter in the table of contents; return the files written or changed.
 
     Raises
     ------
     ValueError
-        If the name is no Python name in lower case, is taken, or if the table of contents has lost its place.
+        If the name is no Python name in lower case or is taken, or if the table of contents lacks the line `PART`.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"NAME={name!r} must be a Python name in lower case, such as label_noise")

@@ -1,1 +1,1 @@
-"""How the book is built: chapters executed where something changed, then rendered."""
+"""Build of the book: chapters are executed if something changed, and then rendered."""

@@ -1,8 +1,8 @@
 """Build the book: execute the chapters that changed, then render.
 
-`python -m book.tool.build` trains the smoke profile for real, which takes minutes on a CPU. `--profile gpu` shows the
-committed records of a GPU; `--profile gpu --rerun 1 --chapter NAME` trains one chapter again. `--status` says what is
-fresh, what is stale and why.
+`python -m book.tool.build` trains the smoke profile, which takes minutes on a CPU. `--profile gpu` shows the committed
+records of a GPU; `--profile gpu --rerun 1 --chapter NAME` trains one chapter again. `--status` says which chapters are
+stale, and why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ app = typer.Typer(add_completion=False)
 
 
 def run(book: Book, request: Request, profiles: Mapping[str, Any]) -> int:
-    """The whole build; returns the exit status: 0, 1 (a chapter or the rendering failed), 2 (usage), 130 (Ctrl-C)."""
+    """Build the book; return the exit status: 0, 1 (a chapter or the rendering failed), 2 (usage), 130 (Ctrl-C)."""
     try:
         pages, jobs = plan(book, request, profiles)
         _, everything = plan(book, replace(request, chapters=()), profiles)
@@ -72,9 +72,9 @@ def _announce(book: Book, jobs: list[Job]) -> None:
 
 
 def execute_stale(book: Book, request: Request, jobs: list[Job]) -> dict[str, str]:
-    """Execute chapters, and note each in status.json as it ends; the last line of its error, or nothing, by name."""
+    """Execute chapters, and note each in status.json when it ends; return the last line of each one's error, or ""."""
     waves = [[job for job in jobs if job.page.waits == waits] for waits in (False, True)]
-    # A GPU has its runs side by side already, and kernels that train at once would share its memory.
+    # On a GPU a chapter already trains several runs side by side, and several chapters would share its memory.
     shared = any(job.parameters["rerun"] and job.parts["device"] != "cpu" for job in jobs)
     wanted = request.at_once or (1 if shared else side_by_side.fitting())
     errors = {}
@@ -90,7 +90,7 @@ def execute_stale(book: Book, request: Request, jobs: list[Job]) -> dict[str, st
 
 
 def execute_job(book: Book, request: Request, job: Job) -> dict[str, Any]:
-    """Execute one chapter; its row of status.json, which says when it ran, for how long, from what, and what failed."""
+    """Execute one chapter; return its row of status.json: when it ran, for how long, from what stamp, and its error."""
     start, error = time.monotonic(), ""
     say(f"{job.page.name}: started")
     try:
@@ -116,7 +116,7 @@ def _row(job: Job, seconds: float, error: str) -> dict[str, Any]:
 
 
 def report_failures(book: Book, jobs: list[Job], errors: dict[str, str]) -> int:
-    """Name each failed chapter, its error's last line and where the partial notebook is."""
+    """Print each failed chapter with the last line of its error and its partial notebook; return the exit status."""
     lines = [f"{sum(map(bool, errors.values()))} of {len(jobs)} chapters failed; the HTML is left as it was:"]
     for job in jobs:
         if errors.get(job.page.name):
@@ -127,7 +127,7 @@ def report_failures(book: Book, jobs: list[Job], errors: dict[str, str]) -> int:
 
 
 def render_html(book: Book, request: Request, pages: list[Page], stale: dict[str, str]) -> int:
-    """Render, and say where the book is, or what went wrong."""
+    """Render, and print where the book is, or what went wrong; return the exit status."""
     start = time.monotonic()
     good, message = render(book, pages, request.profile, stale)
     if not good:
@@ -137,7 +137,7 @@ def render_html(book: Book, request: Request, pages: list[Page], stale: dict[str
 
 
 def show_status(book: Book, request: Request, profiles: Mapping[str, Any]) -> int:
-    """Print for each chapter whether it is fresh, or stale and why; run nothing."""
+    """Print for each chapter whether it is fresh, or stale and why; execute nothing."""
     try:
         _, jobs = plan(book, request, profiles)
     except UsageError as error:
@@ -151,7 +151,7 @@ def show_status(book: Book, request: Request, profiles: Mapping[str, Any]) -> in
 
 
 def write_status(book: Book, rows: dict[str, dict[str, Any]]) -> None:
-    """Replace status.json in one step: a reader never sees half of it."""
+    """Replace status.json in one step, so that a reader never sees half of it."""
     book.out.mkdir(parents=True, exist_ok=True)
     temporary = book.out / "status.json.new"
     temporary.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -161,23 +161,23 @@ def write_status(book: Book, rows: dict[str, dict[str, Any]]) -> None:
 @app.command()
 def main(
     profile: Annotated[str, typer.Option(help="Scale of the experiments: smoke, small, gpu, paper.")] = "smoke",
-    chapter: Annotated[list[str] | None, typer.Option(help="Only this chapter; can be given again.")] = None,
+    chapter: Annotated[list[str] | None, typer.Option(help="Build only this chapter; may be repeated.")] = None,
     rerun: Annotated[int | None, typer.Option(min=0, max=1, help="1: train; 0: read the committed records.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     execute_only: Annotated[bool, typer.Option("--execute-only", help="Do not render.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Say what is fresh or stale, and why; run nothing.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Print which chapters are stale, and why.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds for one chapter; 0: no limit.")] = 0.0,
     at_once: Annotated[
-        int, typer.Option(min=0, help="Chapters side by side; 0: one a core, up to four, and one where a GPU trains.")
+        int, typer.Option(min=0, help="Chapters side by side; 0: one for each core, up to four; one if a GPU trains.")
     ] = 0,
     log_output: Annotated[bool, typer.Option("--log-output", help="Stream what the chapters print.")] = False,
-    out: Annotated[Path, typer.Option(help="Where everything made goes.", show_default="book/_build")] = ROOT
+    out: Annotated[Path, typer.Option(help="Folder for all files that are made.", show_default="book/_build")] = ROOT
     / "book"
     / "_build",
 ) -> None:
     """Execute the chapters that changed, then render the book."""
     if log_output:
-        at_once = at_once or 1  # what two chapters print at once is nobody's to read
+        at_once = at_once or 1  # the output of two chapters at once would be mixed
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     book = Book(ROOT, ROOT / "book", out.resolve())
     asked = None if rerun is None else bool(rerun)

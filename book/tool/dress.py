@@ -1,4 +1,4 @@
-"""An executed notebook, made ready for its page: figures for both themes, links, a word when it is old."""
+"""Make an executed notebook ready for its page: figures for both themes, links, and a warning if it is stale."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from book.figures.parameters import assignments
 from book.figures.themes import inline
 
 REPOSITORY = "https://github.com/nfnets-lite/nfnets-lite"
-# The folder is named by the release and moved into place when it is whole: a second run finds it, and only it.
+# The folder has the release's name and is moved into place when it is complete, so a second run finds no half of it.
 SETUP = """import importlib.util, os, shutil, subprocess, sys
 
 if importlib.util.find_spec("experiments") is None:  # outside of the repository: fetch it as it was released
@@ -33,14 +33,14 @@ RECORDS = re.compile(r"records `(\w+)\.jsonl`")
 
 
 def dressed(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
-    """The notebook as its page shows it, and as a reader downloads it."""
+    """The notebook as the page shows it and as a reader downloads it."""
     return with_setup(with_links(with_banner(with_figures(with_parameters(notebook)), stale)))
 
 
 def with_parameters(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Show the values that a page was made with in its own `parameters` cell, which the page folds.
+    """Show the values with which a page was made in its own `parameters` cell, which the page folds.
 
-    The injected cell goes: in a downloaded notebook it would undo, unseen, what a reader sets in the cell above it.
+    The injected cell is removed: in a downloaded notebook it is hidden and would undo what a reader sets above it.
     """
     tagged = {tag: cell for cell in notebook["cells"] for tag in cell["metadata"].get("tags", [])}
     own, injected = tagged.get("parameters"), tagged.get("injected-parameters")
@@ -54,14 +54,14 @@ def with_parameters(notebook: dict[str, Any]) -> dict[str, Any]:
                 lines[value.lineno - 1] = line[: value.col_offset] + shown + line[value.end_col_offset :]
         own["source"] = "\n".join(lines)
         notebook["cells"].remove(injected)
-    if own:  # what was found comes before how it was set
+    if own:  # folded, so that a page starts with its findings
         own["metadata"]["tags"] = [*own["metadata"]["tags"], "hide-input"]
         own["metadata"]["mystnb"] = {"code_prompt_show": "Settings of this page"}
     return notebook
 
 
 def with_figures(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Figures in the text, for both themes, with the text of `display(figure, metadata={"alt": ...})`."""
+    """Put figures into the text, for both themes, with the text of `display(figure, metadata={"alt": ...})`."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     for number, output in enumerate(outputs):
         if "image/svg+xml" in (data := output.get("data", {})):
@@ -71,7 +71,7 @@ def with_figures(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_banner(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
-    """A page that shows an older run says so itself, under its title."""
+    """Add a warning under the title of a page that shows an earlier run; `stale` says what changed since."""
     banner = f"\n\n```{{warning}}\nThis page shows an earlier run; since then: {stale}.\n```\n"
     for cell in notebook["cells"] if stale else []:
         text = "".join(cell["source"])
@@ -82,7 +82,7 @@ def with_banner(notebook: dict[str, Any], stale: str) -> dict[str, Any]:
 
 
 def with_links(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Each caption's records, and the config that made them, as files to download from the site."""
+    """Link each caption's records, and the config that made them, as files to download from the site."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             text = "".join(output.get("data", {}).get("text/markdown", ""))
@@ -100,7 +100,7 @@ def records_shown(notebook: dict[str, Any]) -> list[str]:
 
 
 def given(notebook: dict[str, Any], name: str) -> Any:
-    """The value that a parameter had when the notebook was executed; None where it was not given."""
+    """The value that a parameter had when the notebook was executed; None if it was not passed."""
     for cell in notebook["cells"]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             found = assignments("".join(cell["source"])).get(name)
@@ -109,7 +109,7 @@ def given(notebook: dict[str, Any], name: str) -> Any:
 
 
 def with_setup(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A first code cell for whoever opens the notebook without the repository: it fetches what is missing."""
+    """Add a first code cell that fetches the repository for readers who open the notebook without it."""
     source = SETUP.format(release=f"v{importlib.metadata.version('nfnets-lite')}", source=REPOSITORY)
     cell = {
         "cell_type": "code",

@@ -1,4 +1,4 @@
-"""One chapter: text notebook -> papermill in a fresh kernel -> an executed notebook that is the same each time."""
+"""Execute one chapter: a text notebook, run by papermill in a fresh kernel, gives the same notebook each time."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ VOLATILE = ("papermill", "execution", "ExecuteTime", "jupytext")
 
 
 def read_chapter(path: Path) -> Any:
-    """The notebook that a MyST text is the source of."""
+    """Read a chapter's MyST text as a notebook."""
     import jupytext
 
     return jupytext.read(path, fmt="md:myst")
 
 
 def parameter_names(nb: Any, name: str) -> list[str]:
-    """The names a chapter's `parameters` cell assigns: the only ones that may be passed to it."""
+    """The names that a chapter's `parameters` cell assigns; only these may be passed to the chapter."""
     code = next((cell for cell in nb.cells if cell.cell_type == "code"), None)
     if code is None or "parameters" not in code.metadata.get("tags", []):
         raise ChapterError(f"{name}: its first code cell is not tagged `parameters`; tag one that sets {ACCEPTED}")
@@ -36,7 +36,7 @@ def parameter_names(nb: Any, name: str) -> list[str]:
 
 
 def check_parameters(nb: Any, name: str, parameters: dict[str, Any]) -> None:
-    """Refuse a name that the chapter's `parameters` cell does not assign."""
+    """Raise a ChapterError for a parameter that the chapter's `parameters` cell does not assign."""
     accepted = parameter_names(nb, name)
     unknown = [key for key in parameters if key not in accepted]
     if unknown:  # papermill would only warn, inject the name, and leave the chapter to run with its default
@@ -47,13 +47,13 @@ def check_parameters(nb: Any, name: str, parameters: dict[str, Any]) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line in one piece: another chapter may be printing too."""
+    """Print a line in one piece, because another chapter may be printing too."""
     print(f"{line}\n", end="", flush=True)
 
 
 @contextmanager
 def heartbeat(name: str, every: float = 60.0) -> Iterator[None]:
-    """A line a minute: a long chapter is not a hung one, and a CI service sees that too."""
+    """Print a line every minute, so that people and CI services see that a long chapter is not hung."""
     done, start = threading.Event(), time.monotonic()
 
     def beat() -> None:
@@ -71,10 +71,10 @@ def heartbeat(name: str, every: float = 60.0) -> Iterator[None]:
 
 @contextmanager
 def private_channels() -> Iterator[Any]:
-    """Have a kernel spoken to through files of its own, where a system has that.
+    """Yield a configuration with which a kernel communicates through its own files, where the system has such channels.
 
-    A port is chosen by one process and opened by another a second later: of kernels that start together, one finds its
-    port taken, and dies.
+    With ports, one process chooses a port and another one opens it a second later. If kernels start together, one may
+    find its port taken, and die.
     """
     from traitlets.config import Config
 
@@ -84,7 +84,7 @@ def private_channels() -> Iterator[Any]:
 
 
 def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
-    """Run one chapter; raise ChapterError with the last line of what went wrong, the partial notebook kept."""
+    """Execute one chapter; on failure keep the partial notebook and raise a ChapterError with the error's last line."""
     import nbformat
     import papermill
     from nbclient.exceptions import CellTimeoutError
@@ -95,7 +95,7 @@ def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
     staging = book.staging(page, profile)
     staging.unlink(missing_ok=True)
     staging.parent.mkdir(parents=True, exist_ok=True)
-    # Without it every kernel warns about frozen modules, which nobody who builds a book is going to debug.
+    # Without this every kernel warns about frozen modules, which matter only to a debugger.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     deadline = time.monotonic() + timeout if timeout else None
     error = ""
@@ -109,14 +109,14 @@ def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
                 cwd=book.root,
                 progress_bar=False,
                 log_output=stream,
-                coalesce_streams=True,  # else the same prints come in one piece or two, as the timing has it
+                coalesce_streams=True,  # otherwise the timing decides into how many outputs prints are cut
                 config=channels,
-                # nbclient's limit is for a cell; what is left of the chapter's time makes it one for the chapter
+                # nbclient's limit is for a cell: each cell gets what is left of the chapter's time
                 timeout_func=lambda cell: max(1, int(deadline - time.monotonic())) if deadline else None,
             )
     except CellTimeoutError:
         error = f"did not finish within --timeout {timeout:g} s"
-    except Exception as exc:  # whatever it was, it ends this chapter and not the book
+    except Exception as exc:  # any error ends this chapter and not the book
         error = (str(exc).strip() or type(exc).__name__).splitlines()[-1]
     target, other = book.executed(page, profile), book.partial(page, profile)
     target, other = (other, target) if error else (target, other)
@@ -127,13 +127,13 @@ def execute(book: Book, job: Job, *, timeout: float, stream: bool) -> None:
             other.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, staging)
-        staging.replace(target)  # a reader of the file sees the old one or the new one, never half of it
+        staging.replace(target)  # a reader of the file sees the old or the new one, never half of it
     if error:
         raise ChapterError(error)
 
 
 def clean(nb: Any, root: Path) -> Any:
-    """Drop what differs between two equal runs, or between two machines; hide the cell papermill injects."""
+    """Remove what differs between equal runs or between machines, and hide the cell that papermill injects."""
     for key in VOLATILE:
         nb.metadata.pop(key, None)
     for number, cell in enumerate(nb.cells):

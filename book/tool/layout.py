@@ -1,4 +1,4 @@
-"""Where the book's files lie, and what the table of contents asks for."""
+"""The places of the book's files, and the pages of its table of contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError:  # not on Windows, where two builds of one folder are not gu
 
 
 class UsageError(ValueError):
-    """The command cannot be carried out as it was given (exit 2)."""
+    """The command cannot be carried out with these arguments (exit 2)."""
 
 
 class ChapterError(RuntimeError):
@@ -37,7 +37,7 @@ class Page:
     docname: str  # as `_toc.yml` names it, such as chapters/running
     path: Path
     is_chapter: bool  # a notebook, which is executed; another page is only rendered
-    waits: bool = False  # for all chapters that do not, because it reads what those measured
+    waits: bool = False  # executed after all chapters that do not wait, because it reads their records
 
     @property
     def name(self) -> str:
@@ -46,13 +46,13 @@ class Page:
 
 @dataclass(frozen=True)
 class Job:
-    """One chapter at one profile, with all that its result depends on."""
+    """One chapter at one profile, with everything on which its result depends."""
 
     page: Page
     profile: str
     parameters: dict[str, Any]
     parts: dict[str, str]  # hash by component, see stamps.py
-    stale: str  # why it has to run; empty: it need not
+    stale: str  # why the chapter has to run; empty if it need not
 
     @property
     def key(self) -> str:
@@ -79,22 +79,22 @@ class Book:
         return self.out / "executed" / profile / f"{page.docname}.ipynb"
 
     def partial(self, page: Page, profile: str) -> Path:
-        """What a failing chapter leaves; beside the last good run, which it does not replace."""
+        """The notebook of a failed chapter; it is kept beside the last good one and does not replace it."""
         return self.out / "executed" / profile / f"{page.docname}.failed.ipynb"
 
     def staging(self, page: Page, profile: str) -> Path:
         return self.out / "staging" / profile / f"{page.docname}.ipynb"
 
     def results_dir(self, profile: str, rerun: bool) -> str:
-        """Relative to the root where it can be, so that no page shows a path of one machine."""
+        """Folder of the records, relative to the root if possible, so that no page shows a path of one machine."""
         path = self.out / "results" / profile if rerun else self.root / "experiments" / "results" / profile
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other builds out of `out` for as long as the block runs; a BuildRuns where one is running.
+        """Keep other builds out of `out` while the block runs; raise a BuildRuns if one is running.
 
-        The system takes the lock back when the process ends, however it ends.
+        The system releases the lock when the process ends, however it ends.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with (self.out / ".lock").open("a+", encoding="utf-8") as lock:
@@ -129,7 +129,7 @@ class Book:
     def _page(self, docname: str) -> Page:
         path = self.source / f"{docname}.md"
         if not path.is_file():
-            raise UsageError(f"_toc.yml names {docname!r}, but {path} does not exist; write it, or take it out there")
+            raise UsageError(f"_toc.yml names {docname!r}, but {path} does not exist; write it, or remove its entry")
         head = front_matter(path)
         return Page(docname, path, "kernelspec" in head, bool(head.get("waits_for_others", False)))
 

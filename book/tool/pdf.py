@@ -1,4 +1,4 @@
-"""The whole book as one PDF: rendered as a single page, which Chromium prints. `make pdf`, after `make book`."""
+"""The whole book as one PDF: it is rendered as a single page, which Chromium prints. `make pdf`, after `make book`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from book.tool.render import jupyter_book
 from experiments.terminal import never_fail_to_print
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome")
-WAIT = 120_000  # milliseconds of the page's own time, for the formulas
-MARK = "<!-- pdf -->"  # where the first page offers the file
+WAIT = 120_000  # milliseconds of the page's virtual time, for the formulas
+MARK = "<!-- pdf -->"  # place of the link on the first page
 app = typer.Typer(add_completion=False)
 
 
 def print_book(book: Book) -> Path:
-    """Print the sources that were rendered last; returns the file.
+    """Print the sources that were rendered last; return the path of the PDF.
 
     Raises
     ------
     UsageError
         If nothing was rendered yet, or there is no browser to print with.
     RuntimeError
-        If the rendering or the printing fails, with what was said.
+        If rendering or printing fails; the message holds the output of the program that failed.
     """
     source, work = book.out / "source", book.out / "single"
     if not (book.html / "index.html").is_file() or not (source / "_toc.yml").is_file():
@@ -43,7 +43,7 @@ def print_book(book: Book) -> Path:
     page = work / "_build" / "singlehtml" / "index.html"
     if log.returncode or not page.is_file():
         raise RuntimeError(f"rendering the book as one page failed:\n{log.stdout}")
-    for file in page.parent.glob("*.html"):  # only the site has the files to download: on paper they are names
+    for file in page.parent.glob("*.html"):  # only the site has the files to download
         file.write_text(re.sub(r' href="_downloads/[^"]*"', "", file.read_text(encoding="utf-8")), encoding="utf-8")
     made = book.pdf.with_suffix(".new")
     flags = ["--headless", "--disable-gpu", "--no-pdf-header-footer", f"--virtual-time-budget={WAIT}"]
@@ -59,9 +59,9 @@ def print_book(book: Book) -> Path:
 
 
 def offer(book: Book) -> None:
-    """Put the PDF on the site and link it on the first page, in what was rendered.
+    """Copy the PDF to the rendered site and link it on the first page.
 
-    The next rendering starts from the sources, which have no link: a site offers the PDF of itself, or none.
+    The next rendering starts from the sources, which have no link. So a site offers a PDF of itself, or none.
     """
     shutil.copyfile(book.pdf, book.html / book.pdf.name)
     page = book.html / f"{book.toc()['root']}.html"
@@ -72,7 +72,7 @@ def offer(book: Book) -> None:
 
 @app.command()
 def main() -> None:
-    """Print the book that was built last, and offer the PDF on its first page."""
+    """Print the book that was built last as a PDF, and link the PDF on its first page."""
     book = Book(ROOT, ROOT / "book", ROOT / "book" / "_build")
     try:
         with book.alone():

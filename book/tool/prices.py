@@ -1,4 +1,4 @@
-"""What executing a chapter costs, from what it and its configs say of themselves; nothing is imported for it."""
+"""The cost of executing a chapter, from its front matter or its configs' docstrings, without importing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from book.tool.layout import Book, Job, front_matter
 
 
 def price(book: Book, job: Job) -> str:
-    """The cost that a chapter states, or else that of every config it trains; nothing where it reads records."""
+    """The cost that a chapter states, or else the cost of every config it trains; empty if it only reads records."""
     head = front_matter(job.page.path)
     stated = head.get("cost")
     if isinstance(stated, dict):
@@ -20,7 +20,7 @@ def price(book: Book, job: Job) -> str:
 
 
 def price_of_config(book: Book, name: str, profile: str) -> str:
-    """What the line `Cost: smoke 25 s on 2 cores; gpu and paper 1 minute, ...` of a config says of a profile."""
+    """The cost at a profile, from a config's line `Cost: smoke 25 s on 2 cores; gpu and paper 1 minute, ...`."""
     source = (book.root / "experiments" / "configs" / f"{name}.py").read_text(encoding="utf-8")
     said = re.search(r"^Cost: (.*?)(?=^\w+:|\Z)", ast.get_docstring(ast.parse(source)) or "", re.MULTILINE | re.DOTALL)
     found = said and re.search(rf"\b{profile}(?: and \w+)? (.+?)(?= and \w+ |[,;.]| by |$)", said[1])

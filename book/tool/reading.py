@@ -1,17 +1,17 @@
-"""Minutes that a reader needs, from the words and the lines of code that a page shows."""
+"""Minutes that a reader needs for a page, from its words and its visible lines of code."""
 
 import re
 from collections.abc import Callable
 from math import ceil
 
-WORDS, LINES = 120, 15  # a minute, of prose with formulas and of code
+WORDS, LINES = 120, 15  # read in a minute: words of prose with formulas, and lines of code
 MARK = "<!-- minutes -->"
 _FENCE = re.compile(r"^(`{3,})([^\n]*)\n(.*?)^\1\s*$", re.M | re.S)
 _PAGE = re.compile(r"\{doc\}`(?:[^`<]*<)?([\w/]+)>?`")
 
 
 def minutes(text: str) -> float:
-    """Minutes for the source of a page; folded cells are left out, and so is what the build adds.
+    """Minutes for the source of a page, without folded cells and without what the build adds.
 
     Examples
     --------
@@ -28,9 +28,9 @@ def minutes(text: str) -> float:
 
 
 def fill(page: str, source: Callable[[str], str]) -> str:
-    """Put the minutes of a table's row in place of its `MARK`: those of the pages it links, in steps of five.
+    """Replace each `MARK` in a table's row by the minutes for the pages that the row links, in steps of five.
 
-    `source` gives the text of a page by its name.
+    `source` returns the text of a page by its name.
     """
     rows = page.splitlines(keepends=True)
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Executed notebooks and plain pages -> one folder of sources -> Jupyter Book -> book/_build/html."""
+"""Render executed notebooks and plain pages to book/_build/html, by way of one folder of sources for Jupyter Book."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def renderable(book: Book, pages: list[Page], profile: str) -> list[Page]:
 
 
 def render(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -> tuple[bool, str]:
-    """Whether the HTML is up to date, and what to tell: a rendering that fails leaves the old HTML as it was."""
+    """Render the pages; return whether it worked, and a message. If rendering fails, the old HTML stays."""
     kept = renderable(book, pages, profile)
     source = stage(book, kept, profile, stale)
-    # A page that is left out may be linked from one that is in: only the whole book can be held to no warnings.
+    # Pages may link to pages that are left out, so warnings are errors only for the whole book.
     strict = len(kept) == len(pages)
     versions = [importlib.metadata.version(name) for name in ("jupyter-book", "sphinx", "sphinx-book-theme")]
     stamp = digest(json.dumps([strict, versions, digest_files(source, (p for p in source.rglob("*") if p.is_file()))]))
@@ -39,7 +39,7 @@ def render(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -
         return True, "unchanged"
     mark.unlink(missing_ok=True)
     work = book.out / "render"
-    shutil.rmtree(work, ignore_errors=True)  # warnings come only from pages that are read, so read them all
+    shutil.rmtree(work, ignore_errors=True)  # Sphinx warns only about pages that it reads, so it must read them all
     log = jupyter_book(source, work, ["-W", "--keep-going"] if strict else [])
     if log.returncode:
         return False, log.stdout
@@ -59,7 +59,7 @@ def jupyter_book(source: Path, work: Path, flags: list[str]) -> subprocess.Compl
 
 
 def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) -> Path:
-    """A fresh folder with what the rendering reads, and nothing else; `stale` says why, for each docname that is."""
+    """Make a new folder with the sources of the rendering; `stale` has the reason for each stale docname."""
     source = book.out / "source"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
@@ -114,13 +114,13 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
 
 
 def _fill_in(page: Path, mark: str, text: str) -> None:
-    """Put what the build found out in the place of a page's mark; a book may be without the page."""
+    """Replace a mark of a page by a text; a book may lack the page."""
     if page.is_file():
         page.write_text(page.read_text(encoding="utf-8").replace(mark, text), encoding="utf-8")
 
 
 def mathjax() -> Path:
-    """The one file of MathJax that pages need, from an installed package: a page then asks no other host for it."""
+    """The file of MathJax that pages need, from an installed package, so that pages load it from no other host."""
     package, name = MATHJAX
     try:
         files = importlib.metadata.files(package) or []

@@ -1,4 +1,4 @@
-"""What the command line asks for, and the chapters that the request makes jobs of."""
+"""A request of the command line, and the jobs for its chapters."""
 
 import re
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     profile: str = "smoke"
-    rerun: bool | None = None  # None: as the profile has it
+    rerun: bool | None = None  # None: the profile decides
     device: str = "auto"
     chapters: tuple[str, ...] = ()  # none: all of them
     execute_only: bool = False
     timeout: float = 0.0  # seconds for a chapter; 0: no limit
     log_output: bool = False
-    at_once: int = 1  # chapters side by side; 0: as the cores and the device have it
+    at_once: int = 1  # chapters side by side; 0: the cores and the device decide
 
 
 def load_profiles() -> Mapping[str, Any]:
-    """Name -> profile, here and not at the top: `--help` then needs nothing of the experiments."""
+    """Profiles by name, imported here so that `--help` imports nothing of the experiments."""
     from experiments.profiles import PROFILES
 
     return PROFILES

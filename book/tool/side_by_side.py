@@ -1,4 +1,4 @@
-"""Work on several chapters at a time, each in a process of its own with its share of the cores."""
+"""Execute several chapters at a time, each in its own process with its share of the cores."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import TypeVar
 from experiments.engine.pool import Process
 from experiments.engine.workers import start_worker
 
-AT_ONCE = 4  # each is a kernel with torch in it, and half a gigabyte of memory
+AT_ONCE = 4  # most chapters at once: each is a kernel with torch, which takes half a gigabyte of memory
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 def cores() -> list[int]:
-    """The cores this process may use; none where the system does not say, which does not let them be shared either."""
+    """The cores this process may use; empty if the system cannot tell, and then cannot assign them either."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def fitting() -> int:
-    """How many tasks side by side this machine is good for."""
+    """Number of tasks that this machine can execute side by side."""
     return min(AT_ONCE, len(cores()))
 
 
 def each(
     work: Callable[[Task], Result], waves: Sequence[Sequence[Task]], at_once: int
 ) -> Iterator[tuple[Task, Future[Result]]]:
-    """Do every task; yield each with its future when that has ended. A wave begins when the one before has ended.
+    """Execute every task and yield it with its ended future. A wave begins when the wave before has ended.
 
-    One at a time is done in this process. Otherwise whatever a task starts keeps to the cores of its process, so that
-    two tasks side by side train as many networks at once as one alone would. A KeyboardInterrupt ends what is under
-    way and passes on.
+    With `at_once` 1, tasks are executed in this process. Otherwise everything that a task starts stays on the cores of
+    its process, so that two tasks side by side train as many networks at once as one task alone. A KeyboardInterrupt
+    ends the tasks in progress and is raised again.
     """
     if at_once <= 1:
         for task in (task for wave in waves for task in wave):
@@ -74,7 +74,7 @@ def _begin(share: list[int]) -> None:
 
 
 def _interruptible(work: Callable[[Task], Result], task: Task) -> Result:
-    # A terminated process would leave its kernel behind; an interrupted one takes it along.
+    # A terminated process would leave its kernel running; an interrupted process ends it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return work(task)

@@ -1,4 +1,4 @@
-"""What a chapter's result depends on, as one hash for each component, so that a stale chapter can say why."""
+"""Hashes of everything on which a chapter's result depends, one for each component, to say why a chapter is stale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from book.tool.layout import Book, Page
 
-KEY = "build"  # in the metadata of an executed notebook: {"stamp": ..., "parts": {...}}
+KEY = "build"  # key in the metadata of an executed notebook, for {"stamp": ..., "parts": {...}}
 APART = ("front", "tool", "scaffold")  # folders of the book whose code does not change what a chapter computes
 
 
@@ -21,13 +21,13 @@ def digest(text: str | bytes) -> str:
 
 
 def digest_files(base: Path, paths: Iterable[Path]) -> str:
-    """One hash over names (relative to `base`) and contents: a moved or a deleted file changes it too."""
+    """One hash of names (relative to `base`) and contents; moving or deleting a file changes it, too."""
     lines = (f"{path.relative_to(base).as_posix()} {digest(path.read_bytes())}" for path in sorted(paths))
     return digest("\n".join(lines))
 
 
 def code_files(book: Book) -> list[Path]:
-    """The sources a chapter can import, and the claims it is judged by."""
+    """The source files that a chapter can import, and the file of claims."""
     packages = [path for name in ("nfnets_lite", "experiments") for path in (book.root / name).rglob("*.py")]
     inside = [path.relative_to(book.source) for path in book.source.rglob("*.py")]
     helpers = [book.source / path for path in inside if path.parts[0][0] != "_" and path.parts[0] not in APART]
@@ -36,14 +36,14 @@ def code_files(book: Book) -> list[Path]:
 
 
 def device_class(device: str) -> str:
-    """`cuda:1` and `cuda:0` give the same book; `auto` is what a chapter will find."""
+    """The kind of a device: `cuda:0` and `cuda:1` give the same book; `auto` is the kind that a chapter will find."""
     return _auto() if device == "auto" else device.split(":")[0]
 
 
 @lru_cache(maxsize=1)
 def _auto() -> str:
     try:
-        import torch  # here, because it takes a second, and a book that computes nothing can do without
+        import torch  # here, because it takes a second, and a book without computations does not need it
     except ImportError:
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,7 +63,7 @@ def shared_parts(book: Book, profile: str, rerun: bool, device: str) -> dict[str
     return {
         "bench": digest_files(book.root, benches),
         "code": digest_files(book.root, code_files(book)),
-        # A re-run makes its records, so they are a result of the stamp and not a part of it.
+        # A re-run makes its own records, so they cannot be part of the stamp.
         "records": "made by the run" if rerun else digest_files(records, records.rglob("*.jsonl")),
         "constraints": digest(constraints.read_bytes() if constraints.is_file() else b""),
         "python": platform.python_version(),
@@ -77,7 +77,7 @@ def stamp(parts: dict[str, str]) -> str:
 
 
 def recorded(notebook: Path) -> dict[str, str] | None:
-    """The components an executed notebook was made from; None where there is no such notebook."""
+    """The components from which an executed notebook was made; None if there is no such notebook."""
     try:
         return dict(json.loads(notebook.read_text(encoding="utf-8"))["metadata"][KEY]["parts"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
@@ -85,7 +85,7 @@ def recorded(notebook: Path) -> dict[str, str] | None:
 
 
 def why_stale(now: dict[str, str], notebook: Path) -> str:
-    """Empty when the executed notebook is fresh, else the reason in words."""
+    """The reason why an executed notebook is stale; empty if it is fresh."""
     before = recorded(notebook)
     if before is None:
         return "not executed yet"

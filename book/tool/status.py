@@ -1,4 +1,4 @@
-"""The status page's table: what each chapter on the site was made from, read from its notebook and its records."""
+"""The table of the status page: from what each chapter was made, read from its notebook and its records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADER = ("chapter", "state", "profile", "executed", "took", "records", "their c
 
 
 def row(book: Book, page: Page, profile: str, stale: str, shown: Sequence[Path]) -> list[str]:
-    """One chapter's cells; `shown` are the files of records that its captions name."""
+    """The cells of one chapter; `shown` are the record files that its captions name."""
     last = book.rows().get(f"{profile}/{page.name}", {})
     found = [record for path in shown for record in _read(path)]
     origins = [record["provenance"] for record in found]
@@ -41,8 +41,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def scales(results: Path) -> str:
-    """A sentence: at which profiles there are committed records, and at which there are none yet."""
-    from experiments.profiles import PROFILES  # here and not at the top: `--help` of the build needs no experiments
+    """A sentence that lists the profiles with committed records and those without."""
+    from experiments.profiles import PROFILES  # here, so that `--help` of the build imports no experiments
 
     found = [p for p in PROFILES if any((results / p).glob("*.jsonl"))]
     lacking = [p for p in PROFILES if p not in (*found, "smoke")]  # smoke is trained by every build
@@ -56,5 +56,5 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # a torn last line is no run
+            continue  # a torn last line, which is no run
     return found

@@ -1,1 +1,1 @@
-"""Speed side by side with others, on the same work, checked to give the same results first."""
+"""Speed comparisons with other code on the same work, after a check that both give the same results."""

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping beside timm's, beside clipping by the global norm, and beside what memory allows."""
+"""Time of adaptive gradient clipping beside timm's, beside clipping by global norm, and beside the memory's limit."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-6  # of a gradient's largest number: some units of float32's last
 
 
 def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """NFNet-F0's 71 million parameters, where memory decides; and a small network's, where the calls do."""
+    """Time clipping of NFNet-F0's 71 million parameters, bound by memory, and of a small network, bound by calls."""
     found: Found = {}
     for name, half, whole in (("nfnet_f0", F0_HALF, F0_NONE), ("cifar_resnet56", R56_HALF, R56_NONE)):
         model = create_model(name, method="nf").to(device)
@@ -39,7 +39,7 @@ def _side_by_side(
 
     sides: dict[str, Work] = {
         "ours": clip,
-        # A bound that no gradient reaches, or one that this one does: it multiplies in both cases.
+        # With share 0 no gradient reaches the bound, else this one does; torch multiplies in both cases.
         "clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(parameters, 1.0 if share else 1e9),
     }
     if not isinstance(timm, str):
@@ -80,7 +80,7 @@ def _side_by_side(
 
 
 def gradients(clip: AdaptiveClip, share: float) -> list[Tensor]:
-    """Give every parameter a gradient, `share` (0 or a half) of whose units are at twice their bound, others at half.
+    """Give every parameter a gradient; a `share` (0 or a half) of the units is at twice its bound, the rest at half.
 
     Returns copies of the gradients, in the order of ``clip.units``.
     """
@@ -98,7 +98,7 @@ def gradients(clip: AdaptiveClip, share: float) -> list[Tensor]:
 
 
 def difference(clip: AdaptiveClip, theirs: Callable[[], object], reset: Callable[[], object]) -> float:
-    """Largest difference of gradients clipped by both, over the largest number of each tensor."""
+    """Largest difference between gradients clipped by both, relative to the largest number of each tensor."""
     results = []
     for work in (clip, theirs):
         reset()

@@ -1,4 +1,4 @@
-"""One image through a folded network, beside timm's network, which standardises its weights at every call."""
+"""Time of one image through a folded network, beside timm's, which standardises its weights at every call."""
 
 from copy import deepcopy
 
@@ -20,7 +20,7 @@ NETWORKS = (("NF-ResNet-50", "nf_resnet50", "nf_resnet50"), ("NFNet-F0", "nfnet_
 
 
 def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """Folded networks beside those that were not, and beside timm's."""
+    """Time folded networks beside networks that are not folded, and beside timm's."""
     found: Found = {}
     image = torch.randn(1, 3, scale.inference_side, scale.inference_side)
     for title, name, theirs in NETWORKS:
@@ -63,7 +63,7 @@ def _fastest(
     networks: dict[str, nn.Module], image: Tensor, device: torch.device, repeats: int
 ) -> tuple[Seconds, dict[str, str]]:
     """Times of each network in the memory format that suits it better, and its name with that format."""
-    # Compared before on the CPU: a GPU's convolutions round to 10 bits unless told otherwise.
+    # Results were compared on the CPU, because a GPU's convolutions round to 10 bits by default.
     formats = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
     sides = {
         f"{name}, {spelled}": _forward(deepcopy(network).to(device, memory_format=layout), image.to(device))  # type: ignore[call-overload]

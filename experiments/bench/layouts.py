@@ -1,4 +1,4 @@
-"""The same work with channels last and with channels first: networks are timed by `steps`, single layers here."""
+"""Time of work with channels last over channels first; single layers here, networks in `steps`."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -16,7 +16,7 @@ WIDTH, GROUPS, DENSE_WIDTH, SIDE = 768, 6, 312, 14
 
 
 def layouts(steps: Mapping[bool, Work], device: torch.device, repeats: int, macs: int) -> Measured:
-    """Work with channels last (True) over the same work with channels first (False)."""
+    """Time of a step with channels last (True) over the same step with channels first (False)."""
     names = {False: "contiguous", True: "channels last"}
     times = in_turns({names[last]: step for last, step in steps.items()}, device, repeats, warm=2)
     last, first = (Side(name, ms(times[name]), macs=macs) for name in ("channels last", "contiguous"))
@@ -24,7 +24,7 @@ def layouts(steps: Mapping[bool, Work], device: torch.device, repeats: int, macs
 
 
 def convolutions(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """A grouped convolution and a dense one of as many multiply-adds, forward and backward."""
+    """Time a grouped convolution, and a dense one with as many multiply-adds, forward and backward."""
     found: Found = {}
     for name, width, groups in ((GROUPED, WIDTH, GROUPS), (DENSE, DENSE_WIDTH, 1)):
         conv = nn.Conv2d(width, width, 3, padding=1, groups=groups)

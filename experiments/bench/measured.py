@@ -1,4 +1,4 @@
-"""What a group of measurements hands over: for each ratio a value with its two sides, or why there is none."""
+"""Results of a group of measurements: for each ratio a value with its two sides, or the reason why there is none."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from experiments.bench.timing import Seconds, Work, ms, ratio
 
 @dataclass(frozen=True)
 class Measured:
-    """A ratio, its sides, and what was found equal first."""
+    """A ratio, its two sides, and a note on what was checked to be equal."""
 
     value: Spread
     ours: Side | None = None
@@ -26,14 +26,14 @@ Timm: TypeAlias = Any
 
 
 def copying(size: int, device: torch.device) -> Work:
-    """A copy of so many bytes, whose time says how fast memory is."""
+    """Work that copies `size` bytes; its time gives the speed of memory."""
     source = torch.empty(size // 4, device=device).normal_()
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
 
 
 def beside_limit(times: Seconds, must: int, copied: int, ours: Side) -> Measured:
-    """Over the time that a copy of the same run would take to move the bytes; it reads and writes each of its own."""
+    """Time over the time in which a copy would move the same bytes; a copy reads and writes each of its bytes."""
     moved = must / (2 * copied)
     limit = Side("bytes limit", moved * ms(times["copy"]), bytes=must)
     speed = 2 * copied / (ms(times["copy"]) / 1000) / 1e9

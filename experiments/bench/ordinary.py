@@ -1,8 +1,8 @@
-"""The engine beside the ordinary way (a loader, an eager step, one run after another), on the same runs.
+"""Speed of the engine beside ordinary training (a loader, an eager step, one run after another), on the same runs.
 
-The runs are a slice of the batch-size sweep: of smoke on a CPU; on a GPU of its own profile, at a small and at a large
-batch. Both ways are checked to train equally well before their speed means anything. What is written to
-`experiments/results/bench/` says how it was measured.
+The runs are a slice of the batch-size sweep: of smoke on a CPU, and of gpu on a GPU, at a small and at a large batch.
+Their speeds are compared only if both ways train equally well. The report in `experiments/results/bench/` says how it
+was measured.
 """
 
 import json
@@ -43,12 +43,12 @@ TINY = 40
 
 
 def ways(device: torch.device) -> dict[str, int]:
-    """Threads of each ordinary way, 0 for torch's default; one suits networks as small as these best."""
+    """Number of threads of each ordinary way, 0 for torch's default; one thread is best for small networks."""
     return {"ordinary": 0, "ordinary, 1 thread": 1} if device.type == "cpu" else {"ordinary": 0}
 
 
 def ordinary(run: Training, device: torch.device) -> float:
-    """One run as it is usually written; returns the accuracy on the run's images."""
+    """Train one run as training code is usually written; return the accuracy on the run's images."""
     torch.manual_seed(run.seed)
     splits, recipe = load(run.data, device), run.recipe
     train_set, test_set = (
@@ -85,7 +85,7 @@ def ordinary(run: Training, device: torch.device) -> float:
 
 
 def side_by_side(race: Slice, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    """Runs a minute of every way, in turns, so that what else the machine does falls on both."""
+    """Runs per minute of every way; the ways take turns, so that other load on the machine slows all of them."""
     workers, default = default_workers(device), torch.get_num_threads()
     rates: dict[str, list[float]] = {way: [] for way in ("engine", *ways(device))}
     accuracies: dict[str, list[float]] = {way: [] for way in rates}
@@ -95,7 +95,7 @@ def side_by_side(race: Slice, device: torch.device, say: Callable[[str], None]) 
         where = Where(race.profile, Path(folder), device, workers, streams=streams)
         backend = backend_for(sweep, where, workers)
         work = (backend, Path(folder) / "bench.jsonl")
-        # One short run a worker: what a sweep pays once, and what the ordinary way has paid by being imported.
+        # One short run for each worker: start-up costs, which a sweep pays once; the ordinary way paid by its import.
         short = [replace(r, recipe=replace(r.recipe, epochs=0.1)) for r in race.runs(0)[:1] * workers]
         clock = time.perf_counter()
         _recorded([replace(r, seed=i) for i, r in enumerate(short)], *work)
@@ -132,7 +132,7 @@ def _recorded(todo: Sequence[Run], backend: Backend, path: Path) -> list[Record]
 
 
 def overhead_ms(device: torch.device) -> Estimate:
-    """Milliseconds a run that the engine adds to the bare training, over tiny runs in this process."""
+    """Milliseconds that the engine adds to the bare training of a run, measured on tiny runs in this process."""
     spent: list[float] = []
     steps = Training.steps
 
@@ -150,13 +150,13 @@ def overhead_ms(device: torch.device) -> Estimate:
         sweep = Sweep("overhead", tiny, (race.rate,), (1000,), tuple(range(TINY)))
         start = time.perf_counter()
         run_sweep(sweep, Where("smoke", Path(folder), device, 1), lambda _: ends.append(time.perf_counter()))
-    # The first run also pays for what happens once: reading the commit, loading the data.
+    # The first run also pays costs that occur once: reading the commit, loading the data.
     whole = [b - a for a, b in zip([start, *ends], ends)]
     return estimate([1000 * (w - s) for w, s in zip(whole[1:], spent[1:])])
 
 
 def main(device_name: str, console: Console) -> None:
-    """Measure, say and write."""
+    """Measure all slices and the overhead, print the results and write them to a file."""
     device = resolve_device(device_name)
 
     def say(text: str) -> None:

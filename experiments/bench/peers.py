@@ -1,4 +1,4 @@
-"""Ours beside timm, beside torch's clipping and beside the machine's limits: every target measured, or why not."""
+"""Our code beside timm, beside torch's clipping and beside the machine's limits: every target's value or a reason."""
 
 import gc
 import os
@@ -55,10 +55,10 @@ def measure(
     keep: Callable[[tuple[Row, ...]], None],
     targets: Sequence[Target] = TARGETS,
 ) -> None:
-    """Give a row for each target, in their order, to `keep` after each group: the last time, all are measured.
+    """Measure all groups, and pass the rows of all targets, in order, to `keep` after each group.
 
-    Every group that has a target on this type of device runs once. One that fails, whatever it was, leaves the others
-    alone: its rows are skipped, with the error as the reason.
+    Every group that has a target on this type of device runs once. If a group fails, its rows are skipped, with the
+    error as the reason, and the other groups still run.
     """
     here = [t for t in targets if device.type in t.devices]
     found: Found = {(t.subject, t.measure): ENDED for t in here}
@@ -73,7 +73,7 @@ def measure(
             found |= dict.fromkeys(keys, UNEQUAL + str(error))
         except torch.OutOfMemoryError as error:
             found |= dict.fromkeys(keys, f"the device's memory does not hold it: {_first_line(error)}")
-        except Exception as error:  # a compiler, a driver, timm: an hour on a device is not lost to one of them
+        except Exception as error:  # of a compiler, a driver or timm: the other groups must still be measured
             found |= dict.fromkeys(keys, f"it failed: {type(error).__name__}: {_first_line(error)}")
             say(f"{name} failed: {type(error).__name__}: {error}")
         finally:
@@ -98,7 +98,7 @@ def _row(target: Target, device: str, found: Found) -> Row:
 
 
 def facts(device: torch.device, scale: Scale, timm: Timm) -> dict[str, Any]:
-    """How a report was made."""
+    """Facts about how a report was made: versions, device, scale, load of the machine."""
     return {
         "provenance": provenance(device),
         "timm": timm if isinstance(timm, str) else timm.__version__,
@@ -111,10 +111,10 @@ def facts(device: torch.device, scale: Scale, timm: Timm) -> dict[str, Any]:
 
 
 def main(device_name: str, console: Console, folder: Path = FOLDER) -> None:
-    """Measure, write after each group, and say; a RuntimeError at the end if two sides gave different results."""
+    """Measure, write the report after each group, and print it; raise a RuntimeError at the end if results differ."""
     device = resolve_device(device_name)
     scale, timm = SCALES[device.type], peer()
-    how = facts(device, scale, timm)  # the load is what it was before we added ours
+    how = facts(device, scale, timm)  # before the measurements, so that the load is that of other processes
     path, report = path_of(device.type, folder), Report(device.type, (), how)
 
     def keep(rows: tuple[Row, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Runs that the engine and the ordinary way of training race on."""
+"""Runs on which the engine and ordinary training are compared."""
 
 from dataclasses import dataclass, replace
 
@@ -11,10 +11,10 @@ METHODS = ("bn", "nf_agc")
 
 @dataclass(frozen=True)
 class Slice:
-    """Runs of the batch-size sweep to race on: each method and size, so many `seeds` of it side by side.
+    """Runs of the batch-size sweep to compare on: each method and batch size with `seeds` seeds side by side.
 
-    `floor` is the mean accuracy below which nothing was trained. `train` images, without augmentation, which the
-    ordinary way has no place for.
+    A mean accuracy below `floor` means that nothing was trained. The runs have `train` training images and no
+    augmentation, which the ordinary way lacks.
     """
 
     profile: str
@@ -42,7 +42,7 @@ class Slice:
         ]
 
 
-# On a GPU a small batch leaves the device idle, and a large one fills it whoever trains.
+# On a GPU, one run with a small batch leaves the device mostly idle, and one with a large batch fills it.
 SLICES: dict[str, dict[str, Slice]] = {
     "cpu": {"smoke sweep": Slice("smoke", (32, 128), 0.2, 8.0, 0.5)},
     "cuda": {

@@ -1,4 +1,4 @@
-"""What a comparison found: rows of ratios with their spread beside a bar, and the file that keeps them."""
+"""Report of a comparison: rows of ratios with their spread and a bar, and the file that keeps them."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "results" / "bench"
 
 @dataclass(frozen=True)
 class Spread:
-    """A median over repeats and its 95 % interval: two order statistics; below 6 repeats the smallest and largest."""
+    """A median over repeats and its 95 % interval by order statistics; below 6 repeats, the smallest and largest."""
 
     median: float
     low: float
@@ -31,7 +31,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and interval, without an assumption on how repeats scatter: a disturbed repeat is one value among many.
+    """Median and interval without an assumption on the distribution, so that one disturbed repeat counts little.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio is asked to be."""
+    """The bound that a ratio should meet."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -56,7 +56,7 @@ class Bar:
         return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
 
     def holds(self, value: float) -> bool:
-        """Whether a value is on the right side."""
+        """Whether a value meets the bound."""
         if self.at_least is not None:
             return value >= self.at_least
         return self.at_most is not None and value <= self.at_most
@@ -64,16 +64,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Side:
-    """One of two that are compared: milliseconds (median), multiply-adds or bytes of the work, memory if counted.
+    """One of the two sides of a ratio: median milliseconds, multiply-adds or bytes of the work, memory if counted.
 
     Attributes
     ----------
     macs : int or None
         Multiply-adds of one forward pass, of the whole batch.
     bytes : int or None
-        What has to be read and written.
+        Bytes that have to be read and written.
     peak_mb : float or None
-        Most memory of a step, its model included, in 2**20 bytes.
+        Peak memory of a step, with its model, in 2**20 bytes.
     """
 
     name: str
@@ -94,14 +94,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """One ratio: of what, which way round, how large, what was asked for.
+    """One ratio: its subject, the fraction that was measured, its value and its bar.
 
     Attributes
     ----------
     status : str
         ``"ok"``; ``"skipped"``, with the reason in `note`; ``"unequal"``: not timed, because the results differ.
     note : str
-        What was found equal before the timing, and where the two sides differ by design.
+        What was checked to be equal before the timing, and where the two sides differ by design.
     """
 
     subject: str
@@ -136,7 +136,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of one run on one device, and how they were made."""
+    """All rows of one run of the benchmark on one device, and facts about how they were made."""
 
     device: str
     rows: tuple[Row, ...]
@@ -149,12 +149,12 @@ class Report:
 
 
 def path_of(device: str, folder: Path = FOLDER) -> Path:
-    """Where the report of a type of device is."""
+    """The file of the report for a type of device."""
     return folder / f"peers-{device}.json"
 
 
 def write(report: Report, path: Path) -> None:
-    """Write a report, all or nothing of it."""
+    """Write a report to a file, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -162,7 +162,7 @@ def write(report: Report, path: Path) -> None:
 
 
 def read(path: Path) -> Report | None:
-    """Read a report; None where there is no file."""
+    """Read a report; None if there is no file."""
     if not path.is_file():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from experiments.bench.report import Report
 
 
 def shown(report: Report) -> tuple[Table, list[str]]:
-    """The report for a terminal: a table, and the notes that its last column numbers, reasons of skips included."""
+    """The report for a terminal: a table, and the notes that its last column numbers, also the reasons of skips."""
     made = Table("what", "ratio", "median [95 %]", "bar", "outcome", "ours", "beside", "note", pad_edge=False)
     notes = list(dict.fromkeys(row.note for row in report.rows if row.note))
     before = ""
@@ -24,14 +24,14 @@ def shown(report: Report) -> tuple[Table, list[str]]:
 def beside(
     reports: Mapping[str, Report], subjects: Sequence[str], measures: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]], list[str]]:
-    """Rows of several reports side by side, for a page: header, body, and why what is missing was not measured.
+    """Rows of several reports side by side, for a page: header, body, and reasons why values are missing.
 
     Parameters
     ----------
     reports : mapping of str to Report
-        By the name that heads a report's column.
+        Reports by the names that head their columns.
     subjects, measures : sequence of str
-        Which rows; no measures: all of a subject.
+        The rows to show; without measures, all rows of a subject.
     """
     wanted = {
         (row.subject, row.measure): row.unit

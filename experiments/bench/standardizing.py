@@ -1,4 +1,4 @@
-"""Standardising all weights of NF-ResNet-50, forward and backward, beside other ways to the same numbers."""
+"""Time to standardise all weights of NF-ResNet-50, forward and backward, beside other ways to the same numbers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,21 +20,21 @@ Make = Callable[[Tensor, Tensor], Tensor]
 
 
 def plain(weight: Tensor, gain: Tensor) -> Tensor:
-    """The formula, an operation after the other, as a reader of the paper would write it."""
+    """The paper's formula, one plain operation after the other."""
     var, mean = torch.var_mean(weight, (1, 2, 3), correction=0, keepdim=True)
     scale = torch.rsqrt((var * weight[0].numel()).clamp(min=ScaledStdConv2d.default_eps)) * gain[:, None, None, None]
     return (weight - mean) * scale
 
 
 def by_batch_norm(weight: Tensor, gain: Tensor) -> Tensor:
-    """Through batch norm's kernel, each filter a channel: timm's way, which adds its epsilon to the variance."""
+    """Standardise with batch norm's kernel, each filter as a channel, as timm does; epsilon adds to the variance."""
     fan_in = weight[0].numel()
     rows = weight.reshape(1, len(weight), -1)
     return F.batch_norm(rows, None, None, gain * fan_in**-0.5, training=True, eps=1e-12).view(weight.shape)
 
 
 def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """Ours beside plain operations, beside batch norm's kernel, and beside what memory allows."""
+    """Time ours beside plain operations, beside batch norm's kernel, and beside the memory's limit."""
     layers = [m.to(device) for m in create_model("nf_resnet50").modules() if isinstance(m, ScaledStdConv2d)]
     pairs: list[tuple[Tensor, Tensor]] = [(layer.weight, layer.gain) for layer in layers]
     probes = [torch.randn_like(weight) for weight, _ in pairs]
@@ -67,7 +67,7 @@ def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
 
 
 def _both_passes(make: Make, pairs: list[tuple[Tensor, Tensor]], probes: list[Tensor]) -> list[Tensor]:
-    """Weights, then the gradients of weights and gains; a layer after the other, as in a network."""
+    """Standardised weights, then the gradients of weights and gains, layer after layer as in a network."""
     made = [make(weight, gain) for weight, gain in pairs]
     grads = [torch.autograd.grad(y, pair, probe) for y, pair, probe in zip(made, pairs, probes)]
     return [*(y.detach() for y in made), *(grad for each in grads for grad in each)]

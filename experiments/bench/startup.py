@@ -1,4 +1,4 @@
-"""What is paid before and between: the import of the package, and the exchanges of synchronised batch norm."""
+"""Costs outside of the computations: the import of the package, and the exchanges of synchronised batch norm."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ PROCESSES = 2
 
 
 def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """Times that no peer has."""
+    """Time the exchanges of synchronised batch norm and, on a CPU, the import of the package."""
     sizes = norm_sizes(create_model("resnet50"))
     exchanges = exchange_ms(sizes, scale.repeats)
     said = f"{len(sizes)} layers, two exchanges each, by gloo on one machine: a network adds its own delay"
@@ -41,9 +41,9 @@ def measure(device: torch.device, scale: Scale, timm: Timm) -> Found:
 
 
 def import_ms(repeats: int) -> tuple[list[float], list[str]]:
-    """Milliseconds of the import in fresh processes that have torch, and what it loads beyond torch and Python's own.
+    """Milliseconds of the import in new processes with torch, and the modules it loads beyond torch and Python's own.
 
-    A first process, which may have to compile the files, does not count.
+    The first process, which may have to compile the files, does not count.
     """
     times: list[float] = []
     foreign: set[str] = set()
@@ -56,15 +56,16 @@ def import_ms(repeats: int) -> tuple[list[float], list[str]]:
 
 
 def norm_sizes(model: nn.Module) -> list[int]:
-    """Channels of every batch norm."""
+    """Numbers of channels of all batch norms."""
     return [m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 def exchange_ms(sizes: Sequence[int], repeats: int) -> list[float]:
-    """Milliseconds a step that two processes spend on what synchronised batch norm exchanges, and on nothing else.
+    """Milliseconds that two processes spend in a step on the exchanges of synchronised batch norm alone.
 
     In the forward pass each layer gathers every process's means, deviations and count, ``2 C + 1`` numbers; in the
-    backward pass it sums ``2 C``. No layer can begin before its exchange has ended, so they follow one another.
+    backward pass it sums ``2 C`` numbers. No layer can begin before its exchange has ended, so exchanges follow one
+    another.
     """
     with tempfile.TemporaryDirectory() as folder:
         spawn(_exchange, (folder, list(sizes), repeats), nprocs=PROCESSES)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Training steps in turns: ours with clipping, timm's with its own, our twin with batch norm."""
+"""Times of training steps, in turns: ours with clipping, timm's with timm's clipping, and our twin with batch norm."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -19,8 +19,8 @@ from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import create_model
 
-SAME_WORK = 0.02  # of the multiply-adds: by more two networks are not one
-SAME_LOGITS = 1e-4  # of their root mean square, through all layers in float32
+SAME_WORK = 0.02  # largest relative difference of multiply-adds for two networks to count as the same
+SAME_LOGITS = 1e-4  # largest difference of logits, relative to their root mean square, in float32
 Step = Callable[[], None]
 Clip = Callable[[], object]
 
@@ -35,7 +35,7 @@ class Runner:
     clip: Clip | None = None
 
     def step(self, device: torch.device, scale: Scale, *, compiled: bool = False, last: bool = False) -> Step:
-        """One step, as a function; the batch is drawn here."""
+        """Return a function that executes one step; its batch is drawn here."""
         layout = torch.channels_last if last else torch.contiguous_format
         model = self.model.train().to(device, memory_format=layout)  # type: ignore[call-overload]
         images = torch.randn(scale.batch, 3, scale.side, scale.side, device=device).to(memory_format=layout)
@@ -56,13 +56,13 @@ class Runner:
 
 
 def ours(name: str, side: int, *, method: str | None = None, clip: bool = True) -> Runner:
-    """One of our networks. Nothing is dropped at random, as timm's networks have it by default."""
+    """One of our networks, without dropout and stochastic depth, like timm's networks by default."""
     model = create_model(name, method=method, stochastic_depth=0.0, dropout=0.0)
     return Runner("ours" if clip else "BN twin", model, count_macs(model, side), AdaptiveClip(model) if clip else None)
 
 
 def timms(timm: Timm, name: str, side: int, *, clip: bool = True) -> Runner:
-    """One of timm's networks, with timm's clipping of all but the head, or without any."""
+    """One of timm's networks, with timm's clipping of all parameters but the head's, or without clipping."""
     model = timm.create_model(name)
     with torch.device("meta"):
         work = macs(timm.create_model(name), side)
@@ -71,7 +71,7 @@ def timms(timm: Timm, name: str, side: int, *, clip: bool = True) -> Runner:
 
 
 def resnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """NF-ResNet-50 beside timm's and beside the same network with batch norm; the clipping's share; channels last."""
+    """Time NF-ResNet-50 beside timm's and beside its batch-norm twin; also the share of clipping, and channels last."""
     own = ours("nf_resnet50", scale.side)
     runners = [own, ours("resnet50", scale.side, clip=False)]
     note = ""
@@ -91,7 +91,7 @@ def resnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
 
 
 def nfnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """NFNet-F0 beside timm's ``dm_nfnet_f0`` with the same weights."""
+    """Time NFNet-F0 beside timm's ``dm_nfnet_f0`` with the same weights."""
     own, note = ours("nfnet_f0", scale.side), ""
     runners = [own]
     if not isinstance(timm, str):
@@ -102,7 +102,7 @@ def nfnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
 
 
 def same_logits(own: nn.Module, theirs: nn.Module) -> str:
-    """Put the same weights in both, with branches that count, and say how closely their logits agree."""
+    """Give both networks the same weights and branch scalars of 1; return a note on how closely their logits agree."""
     with torch.no_grad():
         for parameter in own.parameters():
             if parameter.ndim == 0:  # a branch's scalar, which starts at 0
@@ -115,7 +115,7 @@ def same_logits(own: nn.Module, theirs: nn.Module) -> str:
 
 
 def cifar(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """The clipping's share of the step of a small network, where its many tensors cost more than their numbers."""
+    """Time the share of clipping in the step of a small network, whose many tensors cost more than their sizes."""
     model = create_model("cifar_resnet56", method="nf")
     runner = Runner("ours", model, count_macs(model, 32), AdaptiveClip(model))
     small = replace(scale, batch=scale.cifar_batch, side=32, repeats=scale.few)
@@ -123,7 +123,7 @@ def cifar(device: torch.device, scale: Scale, timm: Timm) -> Found:
 
 
 def efficientnet(device: torch.device, scale: Scale, timm: Timm) -> Found:
-    """NFNet-F1 beside EfficientNet-B7, each at its own training resolution, 32 images, as in the paper's table 3."""
+    """Time NFNet-F1 beside EfficientNet-B7 on 32 images, each at its training resolution, as in the paper's table 3."""
     key = ("training step, NFNet-F1", "EfficientNet-B7 / ours")
     if isinstance(timm, str):
         return {key: timm}
@@ -162,7 +162,7 @@ def _steps(subject: str, runners: Sequence[Runner], device: torch.device, scale:
 def _turns(
     name: str, runners: Sequence[Runner], device: torch.device, scale: Scale, note: str, *, compiled: bool = False
 ) -> tuple[Found, dict[str, Side]]:
-    """Every runner's step in turns, each over ours; and what each side took."""
+    """Time every runner's step in turns; return each over ours, and the sides."""
     ready = {r.name: _ready(r, device, scale, compiled) for r in runners}
     times = in_turns({name: step for name, (_, step) in ready.items()}, device, scale.repeats, warm=2)
     sides = {
@@ -176,7 +176,7 @@ def _turns(
 
 
 def _ready(runner: Runner, device: torch.device, scale: Scale, compiled: bool) -> tuple[float | None, Step]:
-    """A step that has run, and the memory that it took on top of what others hold."""
+    """The extra memory that a runner's step takes on a GPU, and the step, which has already run there."""
     if device.type != "cuda":
         return None, runner.step(device, scale, compiled=compiled)
     runner.model.to("cpu")
@@ -191,7 +191,7 @@ def _ready(runner: Runner, device: torch.device, scale: Scale, compiled: bool) -
 
 
 def _share(subject: str, runner: Runner, device: torch.device, scale: Scale) -> Found:
-    """Per cent of a step that goes into clipping, timed inside the step; on a GPU without what could overlap."""
+    """Per cent of a step that clipping takes, timed inside of the step; on a GPU nothing overlaps with it."""
     assert runner.clip is not None
     clip, inside = runner.clip, list[float]()
     fractions: list[float] = []

@@ -1,4 +1,4 @@
-"""What is to be measured, as data: every ratio with its bar on each type of device, and how large the work is."""
+"""The targets of the benchmark as data: every ratio with its bar on each type of device, and the size of the work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ GPU = ("cuda",)
 
 @dataclass(frozen=True)
 class Target:
-    """One ratio: who measures it, its bar by type of device, and why it is not measured on another type.
+    """One ratio: the group that measures it, its bars by type of device, and why other types do not measure it.
 
     `measure` is the fraction itself: in ``"timm / ours"`` a value of 2 says that timm takes twice as long.
     """
@@ -32,19 +32,20 @@ class Target:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the work is: images a step and their side, and how many repeats count.
+    """Size of the work: images of a step, their side, and the numbers of repeats that count.
 
     Attributes
     ----------
     batch, side : int
-        Of a training step of NF-ResNet-50 and NFNet-F0; `cifar_batch` of the CIFAR network's, at 32 pixels.
+        Images and pixels of a training step of NF-ResNet-50 and NFNet-F0; `cifar_batch` is for the CIFAR network, at 32
+        pixels.
     share_batch : int
-        Of the step that clipping is a share of on a CPU: the paper's images a device. Clipping costs the same at any
-        batch, so at a few images no code could make its share small.
+        Images of the step whose share clipping is on a CPU: the paper's number for each device. Clipping costs the same
+        at any batch size, so with a few images no code could make its share small.
     inference_side : int
-        Of the one image that folded networks are timed on.
+        Pixels of the image on which folded networks are timed.
     repeats, few, many : int
-        Ordinary work, the longest steps, and work of a millisecond.
+        Repeats of ordinary work, of the longest steps, and of work that takes a millisecond.
     autocast : bool
         Whether steps compute in bfloat16.
     """
@@ -72,17 +73,17 @@ def bars(cpu: Bar | None = None, cuda: Bar | None = None) -> dict[str, Bar]:
 
 
 def both(bar: Bar) -> dict[str, Bar]:
-    """The same bar everywhere."""
+    """The same bar on all types of device."""
     return bars(bar, bar)
 
 
 def least(value: float) -> Bar:
-    """At least that much."""
+    """A bar of at least this value."""
     return Bar(at_least=value)
 
 
 def most(value: float) -> Bar:
-    """At most that much."""
+    """A bar of at most this value."""
     return Bar(at_most=value)
 
 

@@ -1,4 +1,4 @@
-"""Sides in turns within one process, so that what else the machine does falls on all of them."""
+"""Timing of several sides in turns within one process, so that other load on the machine slows all of them."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +13,17 @@ Seconds = dict[str, list[float]]
 
 
 class Unequal(RuntimeError):
-    """Two sides that are to be compared give different results, so their times would mean nothing."""
+    """Raised if two sides give different results, so that comparing their times would mean nothing."""
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device has finished all of its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """Seconds of one call, the device's work included."""
+    """Seconds of one call, with the device's work."""
     wait(device)
     clock = time.perf_counter()
     work()
@@ -40,11 +40,11 @@ def in_turns(
     ----------
     sides : mapping of str to function
     repeats : int
-        Calls of each side that count. Each repeat begins with another side, so that none always follows the same.
+        Calls of each side that count. Each repeat begins with another side, so that none always follows the same side.
     before : function, optional
-        Called ahead of every call, outside its time: puts back what the call changes.
+        Called before every call and not timed, to undo what a call changes.
     warm : int
-        Calls of each side ahead of all, which do not count.
+        First calls of each side, which do not count.
     """
     found: Seconds = {name: [] for name in sides}
     names = list(sides)
@@ -60,7 +60,7 @@ def in_turns(
 
 
 def ratio(over: Sequence[float], under: Sequence[float], factor: float = 1.0) -> Spread:
-    """Median and interval of the repeats' own ratios, times a factor."""
+    """Median and interval of the ratios of all repeats, times a factor."""
     return spread([factor * a / b for a, b in zip(over, under)])
 
 

@@ -1,4 +1,4 @@
-"""timm as a peer: imported without torchvision where that has no build that fits, and given our weights."""
+"""timm for comparisons: imported without torchvision if that does not fit this torch, and given our weights."""
 
 import importlib
 import sys
@@ -22,7 +22,7 @@ PARTS = ("timm", "timm.models", "timm.utils")
 
 
 class Missing(RuntimeError):
-    """A peer, or what a comparison needs, is not here; the message says what."""
+    """Raised if timm, or something else that a comparison needs, is missing; the message says what."""
 
 
 class _Kind(type):
@@ -31,7 +31,7 @@ class _Kind(type):
 
 
 class Nothing(metaclass=_Kind):
-    """Stands for a class, a function or a constant of the absent package, each another; nothing timed calls one."""
+    """Stands in for a class, a function or a constant of the absent package; nothing that is timed calls it."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -42,7 +42,7 @@ class _Empty(types.ModuleType):
 
 
 def _made(owner: object, name: str) -> type[Nothing]:
-    if name.startswith("__"):  # what Python itself asks for, to learn what something is
+    if name.startswith("__"):  # names by which Python inspects objects
         raise AttributeError(name)
     made: type[Nothing] = types.new_class(name, (Nothing,))
     setattr(owner, name, made)  # timm looks some of them up by identity
@@ -63,7 +63,7 @@ class _StandIn(MetaPathFinder, Loader):
 
 @contextmanager
 def stand_in() -> Iterator[None]:
-    """Within it, any module of torchvision can be imported, and is empty; afterwards there is none."""
+    """Make every module of torchvision importable and empty inside the block; remove the modules afterwards."""
     finder = _StandIn()
     _forget()
     sys.meta_path.insert(0, finder)
@@ -80,15 +80,15 @@ def _forget() -> None:
 
 
 def load() -> Any:
-    """The imported timm, its ``models`` and ``utils`` included.
+    """Import timm with its ``models`` and ``utils``.
 
-    torchvision, which timm imports and which nothing here needs, is replaced by an empty stand-in for the time of the
-    import if it is absent or fits another torch.
+    timm imports torchvision, which nothing here needs. If torchvision is absent or built for another torch, an empty
+    stand-in replaces it during the import.
 
     Raises
     ------
     Missing
-        If timm is not installed, or fails to be imported; with the reason.
+        If timm is not installed or cannot be imported; the message gives the reason.
     """
     if find_spec("timm") is None:
         raise Missing("timm is not installed: pip install 'nfnets-lite[bench]'")
@@ -96,12 +96,12 @@ def load() -> Any:
         with nullcontext() if _fits() else stand_in():
             timm, *_ = [importlib.import_module(name) for name in PARTS]
         return timm
-    except Exception as error:  # whatever it is, the rows without timm are still to be measured
+    except Exception as error:  # of any kind: rows without timm must still be measured
         raise Missing(f"timm cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _fits() -> bool:
-    """Whether there is a torchvision for this torch: one for another raises all sorts of errors."""
+    """Whether torchvision can be imported; one for another torch raises all sorts of errors."""
     with suppress(Exception):
         importlib.import_module(ABSENT)
         return True
@@ -109,12 +109,12 @@ def _fits() -> bool:
 
 
 def body(timm: Any, model: nn.Module) -> list[Tensor]:
-    """What timm's training script clips: all but the last layer's weight and bias."""
+    """The parameters that timm's training script clips: all but the last layer's weight and bias."""
     return list(timm.models.model_parameters(model, exclude_head=True))
 
 
 def macs(model: nn.Module, side: int) -> int:
-    """Multiply-adds of one image by torch's counter, on a model of any kind; `model` is on the meta device."""
+    """Multiply-adds for one image by torch's counter, for a model of any kind on the meta device."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, side, side, device="meta"))
@@ -122,7 +122,7 @@ def macs(model: nn.Module, side: int) -> int:
 
 
 def give_weights(ours: nn.Module, theirs: nn.Module) -> None:
-    """Copy the parameters of an NFNet of ours into timm's ``dm_nfnet`` of the same shape."""
+    """Copy the parameters of our NFNet into timm's ``dm_nfnet`` of the same shape."""
     state = theirs.state_dict()
     own = slots(ours)
     if {slot.timm for slot in own} != state.keys():
@@ -133,10 +133,11 @@ def give_weights(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def difference(ours: nn.Module, theirs: nn.Module, images: Tensor) -> float:
-    """Largest difference of the logits over their root mean square, with timm's two deviations set right meanwhile.
+    """Largest difference of the logits over their root mean square, with timm's two deviations corrected meanwhile.
 
-    timm adds 1e-5 to the variance of the weights and takes the erf form of GELU. With both as the authors have them
-    the two are one function: their floor of 1e-4 under the sum of squares is far below any filter of a fresh network.
+    timm adds 1e-5 to the variance of the weights and takes the erf form of GELU. With the authors' choice of both, the
+    two networks are the same function: the authors' floor of 1e-4 under the sum of squares is far below that of any
+    filter of a new network.
     """
     changed: list[tuple[nn.Module, str, Any]] = []
     for module in theirs.modules():

@@ -1,4 +1,4 @@
-"""The bound that the effect of a condition must meet; `experiments.claims.rules` documents the language."""
+"""Bounds that the effect of a condition must meet; `experiments.claims.rules` documents the language."""
 
 from dataclasses import dataclass, replace
 
@@ -7,9 +7,9 @@ from experiments.records.statistics import Estimate
 
 @dataclass(frozen=True)
 class Bound:
-    """An interval ``[low, high]`` that the effect must lie in; `strict`: below `high`. `partly` replaces the bound.
+    """An interval ``[low, high]`` in which the effect must lie; `strict` excludes `high`. `partly` is a weaker bound.
 
-    `null` is the effect of no difference: 0, and 1 of a ratio.
+    `null` is the effect of no difference: 0, or 1 for a ratio.
     """
 
     low: float | None = None
@@ -20,7 +20,7 @@ class Bound:
     null: float = 0.0
 
     def met(self, effect: Estimate) -> bool | None:
-        """Whether an effect meets the bound by its interval; None while the interval does not decide.
+        """Whether an effect meets the bound, by its interval; None if the interval does not decide.
 
         `at_least` t, where t is above `null`: the mean is at least t and the interval is above `null`. `at_least` t
         otherwise, which is a margin: the interval is at least t. Both fail if the interval is below t. `below` t: the
@@ -40,14 +40,14 @@ class Bound:
         return False if upper < low or (lower >= high if self.strict else lower > high) else None
 
     def met_in_part(self, effect: Estimate) -> bool:
-        """Whether an effect that does not meet the bound meets the weaker one."""
+        """Whether an effect meets the weaker bound `partly`."""
         if self.partly is None:
             return False
         weaker = replace(self, low=self.partly) if self.high is None else replace(self, high=self.partly)
         return bool(weaker.met(effect))
 
     def opposite(self, effect: Estimate) -> bool:
-        """Whether the interval shows an effect of the sign against the one that the bound asks for."""
+        """Whether the interval shows an effect of the sign opposite to the one that the bound asks for."""
         if effect.low is None or effect.high is None:
             return False
         if self.high is None:
@@ -56,7 +56,7 @@ class Bound:
 
     @property
     def words(self) -> str:
-        """What is asked for, to stand in a sentence."""
+        """The bound in words, for use in a sentence."""
         if self.low is None or self.high is None:
             return f"at least {self.low:g}" if self.high is None else f"less than {self.high:g}"
         return f"exactly {self.low:g}" if self.low == self.high else f"between {self.low:g} and {self.high:g}"

@@ -18,26 +18,26 @@ CLAIMS = Path(__file__).with_name("claims.yaml")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper: what it says, where, and the conditions that decide it.
+    """A claim of a paper: its statement and source, and the conditions that decide it.
 
     Attributes
     ----------
     paper, setting : str
-        The paper's numbers, and what it found them on.
+        The paper's numbers, and the data and training that they come from.
     second_hand : str
-        What others report of the paper, or what was not checked against it. No rule rests on that.
+        Numbers that others report about the paper, or that were not checked against it. No rule rests on them.
     configs : tuple of str
-        The configs whose records are judged; none for what is computed, or tested by no config of this book.
+        The configs whose records are judged; empty if the conditions are computed or no config tests the claim.
     verdict_from : str
-        The smallest profile that settles it.
+        The smallest profile from which a verdict counts.
     chapter : str
-        The chapter of the book that is about it.
+        The chapter of the book about the claim.
     regime : tuple of Condition
-        What the runs have to have reached before the conditions say anything; see `experiments.claims.regimes`.
+        What the runs must have reached before the conditions say anything; see `experiments.claims.regimes`.
     why : str
-        Why it is out of reach here, if it is.
+        Why the claim is out of reach here; empty if it is not.
     note : str
-        Where the rule deviates from the claim or from what the paper did.
+        Where the rule deviates from the claim or from the paper's experiment.
     """
 
     id: str
@@ -62,7 +62,7 @@ def claims() -> dict[str, Claim]:
 
 
 def load(text: str) -> dict[str, Claim]:
-    """The claims of a YAML text. A ValueError names the claim that has an unknown field or config, or no rule."""
+    """The claims of a YAML text; a ValueError names a claim that has an unknown field or config, or no rule."""
     found: dict[str, Claim] = {}
     given = yaml.safe_load(text)
     regimes = named(given.get("regimes", {}))

@@ -1,4 +1,4 @@
-"""Numbers that a claim is judged by and that no training is needed for: each a function of at most one argument."""
+"""Functions that compute numbers for claims without training, each from at most one argument."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -31,7 +31,7 @@ LAMBDA, EPS = 0.01, 1e-3
 
 
 def family(field: str) -> float:
-    """How many of F0 to F6 have what the table says in one of `FIELDS`."""
+    """Number of models among F0 to F6 that agree with the paper's table in one of `FIELDS`."""
 
     def ours(name: str) -> tuple[object, ...]:
         spec, size = model_spec(name), RESOLUTIONS[name]
@@ -42,7 +42,7 @@ def family(field: str) -> float:
 
 
 def parameters(name: str) -> float:
-    """Parameters of a model, in millions."""
+    """Number of parameters of a model, in millions."""
     with Undrawn(), torch.device("meta"):
         return sum(p.numel() for p in create_model(name).parameters()) / 1e6
 
@@ -60,16 +60,16 @@ def recipe(name: str) -> float:
 
 
 def gain(activation: str) -> float:
-    """Gain of an activation, by quadrature: its standard deviation under a standard normal input, inverted."""
+    """Gain of an activation, by quadrature: 1 over its standard deviation under a standard normal input."""
     return gain_of(ACTIVATIONS[activation])
 
 
 def clipping(which: str) -> float:
     """A property of adaptive clipping, as a number.
 
-    `direction`: largest 1 - cosine between a unit's gradient before and after. `bound`: largest gradient norm after,
-    over its bound, of the clipped units. `identity`: largest change where the gradient is within its bound. `zero`:
-    gradient norm left to a unit of zero weights. `scaling`: largest relative change of the clipped gradient, over the
+    `direction`: largest 1 - cosine between a unit's gradient before and after clipping. `bound`: largest gradient norm
+    of the clipped units over its bound. `identity`: largest change of a gradient within its bound. `zero`: gradient
+    norm of a unit of zero weights after clipping. `scaling`: largest relative change of the clipped gradient over the
     weight, when weight and gradient are both made 100 times larger.
     """
     torch.manual_seed(0)
@@ -104,7 +104,7 @@ def coupling(method: str) -> float:
 
 
 def moments(which: str) -> float:
-    """The squared mean or the variance that a signal plot reads off channels of mean 3 and standard deviation 2."""
+    """The squared mean or the variance that a signal plot measures on channels of mean 3 and standard deviation 2."""
     torch.manual_seed(0)
     model = create_model("cifar_resnet8", method="nf", in_channels=16).double()
     model.stem = nn.Sequential()
@@ -115,19 +115,19 @@ def moments(which: str) -> float:
 
 
 def predicted_deviation(block: str) -> float:
-    """Standard deviation that the NF rule expects at the entrance of a block of NF-ResNet-50, counted from 1."""
+    """Standard deviation that the NF rule predicts for the input of a block of NF-ResNet-50, counted from 1."""
     spec = model_spec("nf_resnet50")
     return 1 / joins("nf", spec.depth, spec.alpha, 0.0)[int(block) - 1].beta
 
 
 def order(activation: str) -> float:
-    """Relative change of the variance behind an activation if 1 / beta acts before it instead of after, at 1.1136."""
+    """Relative change of the variance after an activation if 1 / beta acts before instead of after it; beta 1.1136."""
     beta, g = 1.1136, ACTIVATIONS[activation]
     return abs(gain_of(g) ** -2 / gain_of(lambda z: g(beta * z) / beta) ** -2 - 1)
 
 
 def folding(which: str) -> float:
-    """Largest difference of an NF network's outputs: `folded` and not, or in `training` and in evaluation mode."""
+    """Largest difference of an NF network's outputs: `folded` and not, or in `training` and evaluation mode."""
     torch.manual_seed(0)
     model, x = create_model("cifar_resnet8", method="nf", skip_gain=1.0), torch.randn(4, 3, 16, 16)
     with torch.no_grad():
@@ -168,6 +168,6 @@ COMPUTED: Mapping[str, Callable[[str], float]] = {
 
 @cache
 def compute(name: str, argument: str) -> float:
-    """A number by the name of its function. The state of torch's random generator is left as it was."""
+    """Call a function by its name; the state of torch's random generator is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         return float(COMPUTED[name](argument))

@@ -1,4 +1,4 @@
-"""What cells of runs come to beside each other: sums of means, ratios and shares of runs, with their intervals."""
+"""Comparisons of cells of runs with their intervals: sums of means, ratios, and shares of runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from scipy import stats
 
 LEVEL = 0.95  # of all intervals of one claim together
 ALPHA = 0.05  # of Levene's test
-TESTED_FROM = 3  # seeds of every cell from which Levene's test has anything to compare
-PAIRING_HELPS = 0.8  # paired variance over the independent one, below which differences are paired by seed
+TESTED_FROM = 3  # seeds that every cell needs for Levene's test
+PAIRING_HELPS = 0.8  # differences are paired by seed if the paired variance over the independent one is below this
 
 Cell = Mapping[int, float]  # the value of every seed
 
 
 class Effect(Protocol):
-    """A value, the number of seeds behind it, how its interval is made, and the interval at any level."""
+    """A value with its number of seeds, the way its interval is made, and the interval at any level."""
 
     @property
     def mean(self) -> float: ...
@@ -43,7 +43,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class Means:
-    """A sum of means with its standard error; `log`: that sum is the logarithm of the effect, a ratio."""
+    """A sum of means with its standard error; with `log`, the sum is the logarithm of the effect, a ratio."""
 
     total: float
     stderr: float | None
@@ -107,9 +107,9 @@ def _wilson(hits: int, runs: int, level: float) -> tuple[float, float]:
 def compare(terms: Sequence[tuple[int, Cell]], *, paired: bool = False, ratio: bool = False) -> Means:
     """The sum of factors times the means of cells, or the ratio of two geometric means.
 
-    Paired: of the seeds that all cells have. Otherwise the cells are independent samples. Their variance is pooled
-    where Levene's test does not tell them apart, and Welch's interval is taken where it does, or where a cell has too
-    few seeds for the test.
+    With `paired`, the effect is computed for each seed that all cells have. Otherwise the cells are independent
+    samples. Their variance is pooled if Levene's test does not reject that the variances are equal. If it does, or if a
+    cell has too few seeds for the test, the interval is Welch's.
 
     Examples
     --------
@@ -150,8 +150,8 @@ def _log(value: float) -> float:
 def homogeneous(cells: Sequence[Sequence[float]]) -> bool:
     """Whether the variances of cells may be pooled: Levene's test about the means does not reject that they are equal.
 
-    The form about the medians (Brown and Forsythe's) is not taken. With three seeds one of its deviations is always 0,
-    and it rejects nothing: not one pair in 20,000 whose standard deviations differ ten-fold (docs/decisions).
+    Brown and Forsythe's form, about the medians, is not used. With three seeds one of its deviations is always 0, and
+    it rejects nothing: no pair in 20,000 whose standard deviations differ ten-fold (docs/decisions).
     """
     if min(map(len, cells)) < TESTED_FROM:
         return False
@@ -165,7 +165,7 @@ def paired_over_independent(cells: Sequence[Cell]) -> float:
     """Variance of a difference of two cells paired by seed over that of independent cells, summed over all pairs.
 
     With v the variance of a cell over seeds, C cells and S the sum of all cells of a seed, the paired variances add up
-    to C sum(v) - var(S), the independent ones to (C - 1) sum(v). 1 where too little is there to tell.
+    to C sum(v) - var(S), the independent ones to (C - 1) sum(v). The result is 1 if there are too few cells or seeds.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What the records say to the conditions of a claim: measured by selection, held against their bounds together."""
+"""Findings: the conditions of a claim measured on records and judged together against their bounds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +14,10 @@ from experiments.records.statistics import Estimate, failed_to_train
 
 @dataclass(frozen=True)
 class Finding:
-    """One condition beside its measurement; `holds` is None while the interval does not decide, or without records.
+    """One condition with its measurement; `holds` is None if the interval does not decide, or without records.
 
-    `effect` has the count 0 where it was computed and is exact; it is None where nothing was measured. Its interval is
-    that of `level`, by which the condition is judged; `way` says how the interval was made.
+    `effect` is None if nothing was measured; its count is 0 if it was computed and is exact. Its interval at `level`
+    decides the condition; `way` says how the interval was made.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Finding:
 
     @property
     def outcome(self) -> str:
-        """In a word or two."""
+        """The outcome in a word or two."""
         if self.effect is None:
             return "not tested"
         return "in part" if self.in_part else {True: "holds", False: "fails", None: "undecided"}[self.holds]
 
     @property
     def said(self) -> str:
-        """The outcome, and whether the effect has the sign against the one that was asked for."""
+        """The outcome, and whether the effect has the opposite sign to the one that the bound asks for."""
         opposite = self.effect is not None and self.outcome == "fails" and self.bound.opposite(self.effect)
         return "fails, with the opposite sign" if opposite else self.outcome
 
@@ -87,9 +87,9 @@ class _Open:
 
 
 def findings(conditions: Sequence[Condition], records: Sequence[Record]) -> list[Finding]:
-    """What the conditions of one claim come to: a finding each, or one for each value that a `where` asks for.
+    """The findings of the conditions of one claim: one a condition, or one for each value with ``each`` in `where`.
 
-    The intervals of all of them hold together, by Holm's correction.
+    The intervals of all findings hold together, by Holm's correction.
     """
     measured = [found for condition in conditions for found in _measured(condition, records)]
     return holm([found.judged for found in measured], [_has_interval(found) for found in measured])
@@ -100,11 +100,11 @@ def _has_interval(found: _Open) -> bool:
 
 
 def holm(judge: Sequence[Callable[[float], Finding]], counts: Sequence[bool]) -> list[Finding]:
-    """Findings by intervals that hold together at `LEVEL` (Holm, 1979), of functions from a level to a finding.
+    """Findings whose intervals hold together at `LEVEL` (Holm, 1979); `judge` has functions from level to finding.
 
-    Of m findings that `counts` counts, each has to be decided at 1 - 0.05 / m. Those that are leave fewer to divide
-    0.05 by, and the others are judged again, until none of them is decided. A finding keeps the interval by which it
-    was decided, and one that was not decided has the last one.
+    Each of the m findings that `counts` marks is judged at the level 1 - 0.05 / m. The findings that are not decided
+    are judged again with their own, smaller number in place of m, until no more are decided. A finding keeps the
+    interval that decided it; an undecided one has its last interval.
     """
     found = [one(LEVEL) for one in judge]
     left = [i for i, counted in enumerate(counts) if counted]
@@ -129,10 +129,10 @@ def _measured(condition: Condition, records: Sequence[Record]) -> Iterator[_Open
 def _effect(
     condition: Condition, here: Sequence[Record], records: Sequence[Record]
 ) -> tuple[Effect | None, tuple[Record, ...]]:
-    """The effect of a condition, and the runs that it rests on."""
+    """The effect of a condition, and the runs that it comes from."""
     terms: list[tuple[int, Selection]] = []
     for sign, side in ((1, condition.plus), (-1, condition.minus)):
-        for one in dict.fromkeys(map(repr, side)):  # a selection that stands there twice counts twice
+        for one in dict.fromkeys(map(repr, side)):  # a selection that is listed twice counts twice
             same = [selection for selection in side if repr(selection) == one]
             terms.append((sign * len(same), same[0]))
     found = [(factor, by_seed(condition, selection, here)) for factor, selection in terms]
@@ -150,7 +150,7 @@ def _effect(
 
 
 def _pairing_helps(expression: str, used: Sequence[Record], records: Sequence[Record]) -> bool:
-    """Whether pairing by seed makes a difference less uncertain, over all cells of the sweeps that runs belong to."""
+    """Whether pairing by seed makes a difference less uncertain, over all cells of the sweeps of these runs."""
     kinds = {(r.sweep, r.config.get("split")) for r in used}
     cells: dict[tuple[str, str], dict[int, float]] = {}
     for record in records:

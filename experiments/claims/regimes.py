@@ -1,15 +1,15 @@
-"""Preconditions of verdicts: whether the runs reached the regime that a claim speaks of, measured on the same records.
+"""Preconditions of verdicts: whether the runs reached the regime that a claim is about, measured on the same records.
 
 A precondition is written like a condition of `experiments.claims.rules` and is judged by the mean over seeds, without
-an interval. With `plus` it speaks of the cells that `plus` selects among all final runs of the claim's sweeps, without
-`plus` of the cells that the claim's conditions compare. Each of the cells has to meet the bound. Measures beside those
-of conditions are
+an interval. With `plus` it applies to the cells that `plus` selects among all final runs of the claim's sweeps; without
+`plus`, to the cells that the claim's conditions compare. Each of these cells has to meet the bound. A precondition may
+also measure
 
-- ``at_grid_end``: 1 if the run's learning rate or clipping threshold was searched, on validation images, and is the
-  smallest or the largest value of the search. A cell without a search of its own has that of the cell that differs from
-  it in the length of training alone;
-- ``half_width``: of the interval of each condition that is undecided, and ``half_width / bound``: the same over the
-  condition's bound, where that is not 0. An interval that decides is narrow enough.
+- ``at_grid_end``: 1 if the run's learning rate or clipping threshold was searched on validation images and is the
+  smallest or the largest value of the search. A cell without its own search has the search of the cell that differs
+  only in the length of training;
+- ``half_width``: half-width of the interval of each undecided condition, and ``half_width / bound``: the half-width
+  over the condition's bound, where the bound is not 0. The interval of a decided condition is narrow enough.
 """
 
 import json
@@ -32,7 +32,7 @@ MAY_HAVE = {"as", "name", "measure", "where", "plus", "at_least", "between", "ex
 
 @dataclass(frozen=True)
 class Reached:
-    """A precondition beside what was measured: the worst of `cells` cells or intervals, `unmet` of which miss it."""
+    """A precondition and its measurement: the worst value of `cells` cells or intervals, `unmet` of which miss it."""
 
     name: str
     wanted: str
@@ -47,7 +47,7 @@ class Reached:
 
     @property
     def said(self) -> str:
-        """What was measured beside what was asked for, as a clause."""
+        """The measured value and the bound, as a clause."""
         if self.value is None:
             return f"{self.name} was not measured; {self.wanted} is asked for"
         if self.measure in WIDTHS:
@@ -61,7 +61,7 @@ class Reached:
 
 
 def named(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The preconditions that claims refer to by name, each of them checked."""
+    """The preconditions to which claims refer by name, after a check of each."""
     for name, entry in entries.items():
         precondition(entry, {}, f"regime {name!r}")
     return dict(entries)
@@ -81,7 +81,7 @@ def precondition(entry: Any, known: Mapping[str, Mapping[str, Any]], whose: str 
 
 
 def reached(condition: Condition, found: Sequence[Finding], records: Sequence[Record]) -> Reached:
-    """Whether a precondition is met by the runs of a claim's sweeps, whose conditions came to `found`."""
+    """Judge a precondition by the runs of a claim's sweeps; `found` are the findings of the claim's conditions."""
     if condition.measure in WIDTHS:
         values = list(_widths(condition.measure, found))
         return _worst(condition, values, none_is_met=True)
@@ -125,7 +125,7 @@ def _widths(expression: str, found: Sequence[Finding]) -> Iterator[float]:
 
 
 def _size(bound: Bound) -> float:
-    """What a bound asks for, without its sign; of a range, half of its width."""
+    """The absolute value of a bound; for a range, half of its width."""
     if bound.low is not None and bound.high is not None:
         return (bound.high - bound.low) / 2
     return abs(bound.high if bound.low is None else bound.low)  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ class _Grids:
                     self.tried.setdefault(_cell(record, length=length), []).append(record)
 
     def end(self, record: Record) -> float | None:
-        """1 if what the search chose for a run is an end of a grid, 0 if not, None without any search.
+        """1 if the setting that the search chose for a run is an end of its grid, 0 if not, None without any search.
 
         A run whose own length was not searched has the search of another length (`Sweep.search_epochs`).
         """
@@ -157,7 +157,7 @@ class _Grids:
 
 
 def _cell(record: Record, *, length: bool) -> str:
-    """What the runs of a search and the final runs of a cell share, as text; `length` keeps epochs and updates."""
+    """The fields that search runs and final runs of a cell share, as text; `length` keeps epochs and updates."""
     config = {name: value for name, value in record.config.items() if name != "split"}
     recipe = dict(config.get("recipe") or {})
     for name in ("lr", "filter_lr", *(() if length else LENGTH)):

@@ -1,27 +1,28 @@
-"""The rule language of `claims.yaml`: a condition is what to measure, where, and the bound that it must meet.
+"""The rule language of `claims.yaml`: a condition says what is measured, on which runs, and the bound to meet.
 
-A condition compares records, or computes. Of records it takes `plus` and `minus`: selections, each a mapping of dotted
-paths into the record to values (``method: bn`` may be written ``bn``), or lists of selections, which are added up. The
-effect is the sum of the means of `plus` less that of `minus` (or one mean over another, geometric ones, with ``ratio:
-true``); without `minus` it is the level of `plus`. `where` holds what all selections share. A value is
+A condition compares records, or computes a number. It compares the records that `plus` and `minus` select. A selection
+is a mapping from dotted paths into the record to values (``method: bn`` may be written ``bn``); a list of selections is
+added up. The effect is the sum of the means of `plus` minus the sum of the means of `minus`. With ``ratio: true`` it is
+the geometric mean of `plus` over that of `minus`. Without `minus` it is the level of `plus`. `where` holds what all
+selections share. A value is
 
-- a literal, ``null`` (nothing there), or a list of literals, over which a seed's runs are averaged;
-- ``smallest`` or ``largest`` of the values present, ``any`` (something there), ``mean`` (average over all of them);
+- a literal, ``null`` (no value), or a list of literals, over which a seed's runs are averaged;
+- ``smallest`` or ``largest`` of the values present, ``any`` (some value), ``mean`` (average over all values);
 - ``best`` or ``worst``, by the mean test accuracy (in `plus` and `minus` only);
 - ``each`` (in `where` only): one finding for every value present.
 
 `measure` is a metric, a dotted path, one of `SHARES`, or several of these with ``/`` or ``-`` between them, from left
 to right; accuracies are in per cent. With `range` the measure is judged over the values of a path: see `Range`. A
-computed condition names a function of `experiments.claims.computed`, and its argument: `of`.
+computed condition names a function of `experiments.claims.computed` in `compute` and its argument in `of`.
 
-`SHARES` are 1 or 0 for a run, so that their mean is a share of runs. ``diverged``: its loss is not a number any more.
-``failed_to_train``: it diverged, or ended within two points of chance accuracy. ``loss_falls``: its last loss is below
-0.9 of the first one and of that of guessing, which says that training began, not that the network is any good.
+`SHARES` are 1 or 0 for a run, so that their mean is a share of runs. ``diverged``: the loss became not a number.
+``failed_to_train``: the run diverged, or ended within two points of chance accuracy. ``loss_falls``: the last loss is
+below 0.9 of the first loss and of the loss of guessing. It says that training began, not that the network is good.
 
-The bound is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a number, or ``5 %`` of what is
-expected); `expected` may be a mapping of arguments to numbers, for a finding each. `partly` is the weaker bound of
-`at_least` or `below` at which a condition that misses it holds in part. A `guard` must hold for "reproduced", and
-counts for nothing else.
+The bound is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a number, or ``5 %`` of the
+expected number). `expected` may be a mapping of arguments to numbers, with one finding for each. `partly` is a weaker
+bound beside `at_least` or `below`: a condition that meets only the weaker one holds in part. A `guard` must hold for
+"reproduced", and counts for nothing else.
 """
 
 from collections.abc import Mapping
@@ -42,10 +43,11 @@ Selection = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Range:
-    """Which values of a path are usable: those whose measure is within so many points of the best one's.
+    """A number about the usable values of the path `of`: those whose measure is within `within` points of the best.
 
-    `take`: the ``largest`` usable or the ``best`` value, in octaves (its base-2 logarithm), or the ``width`` of the
-    usable values in octaves. With `across`, a value is usable if it is so at every value of those paths.
+    `take` is ``largest`` or ``best``, for the base-2 logarithm of the largest usable or of the best value (octaves), or
+    ``width``, for the width of the usable values in octaves. With `across`, a value has to be usable at every value of
+    these paths.
     """
 
     of: str
@@ -56,7 +58,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition of a claim; see the module."""
+    """One condition of a claim; the module's docstring explains its fields."""
 
     name: str
     bound: Bound
@@ -89,7 +91,7 @@ class Condition:
 
 
 def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condition]:
-    """The conditions of one entry of the file, which has several only where `expected` is a mapping.
+    """The conditions of one entry of the file; an entry has several only if `expected` is a mapping.
 
     A `precondition` is one of `experiments.claims.regimes`, which may be without `plus`.
     """

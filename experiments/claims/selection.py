@@ -1,4 +1,4 @@
-"""Which records a rule speaks of, and what is measured on one of them; `experiments.claims.rules` has the language."""
+"""The records that a rule selects, and its measure on one record; `experiments.claims.rules` has the language."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import log, log2
@@ -9,13 +9,13 @@ from experiments.claims.rules import OPERATORS, Condition, Range, Selection
 from experiments.records.record import Record
 from experiments.records.statistics import accuracy, chance, failed_to_train
 
-FALLEN = 0.9  # of the first loss, and of that of guessing: below both, the loss has fallen
-EMPTY = -2.0  # octaves: a range without any value counts as two octaves narrower than one of a single value
+FALLEN = 0.9  # the loss has fallen if it is below this share of the first loss and of the loss of guessing
+EMPTY = -2.0  # octaves: a range without any value counts as two octaves narrower than a range of one value
 Measured = Mapping[int, tuple[float, list[Record]]]
 
 
 def chosen(records: Sequence[Record], selection: Selection) -> list[Record]:
-    """The records that a selection selects; ``best`` and ``worst`` go by the mean test accuracy."""
+    """The records that a selection selects; ``best`` and ``worst`` are those by mean test accuracy."""
     found = [r for r in records if all(_matches(value_at(r, path), value) for path, value in selection.items())]
     ends = {path: value for path, value in selection.items() if value in ("smallest", "largest")}
     for path in ends:
@@ -47,9 +47,9 @@ def _matches(found: Any, wanted: Any) -> bool:
 
 
 def value_at(record: Record, path: str) -> Any:
-    """What stands at a dotted path; None if nothing does.
+    """The value at a dotted path; None if there is none.
 
-    Pairs read as a mapping, and a list of numbers as its sum: the blocks of all stages are a network's depth.
+    Pairs count as a mapping, and a list of numbers as its sum, so that the blocks of all stages are a network's depth.
     """
     first, *rest = path.split(".")
     found = getattr(record, first)
@@ -63,7 +63,7 @@ def value_at(record: Record, path: str) -> Any:
 
 
 def places(condition: Condition, records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """The records that all selections share, and what `where` found, as text; several times with ``each``."""
+    """Yield the values that `where` found, as text, and the records that match it; with ``each``, once a value."""
     where = {"config.split": "test", **condition.where}
     here = chosen(records, where)
     each = [path for path, value in where.items() if value == "each"]
@@ -86,7 +86,7 @@ def _named(path: str, value: Any) -> str:
 
 
 def by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) -> Measured:
-    """The measure of a selection for every seed, and the records that it rests on."""
+    """For every seed, the measure of a selection and the records that it comes from."""
     spread = condition.range
     pooled = {**condition.where, **selection}.items()
     paths = [path for path, value in pooled if value == "mean" or isinstance(value, list)]
@@ -109,7 +109,7 @@ def by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) 
 
 
 def _in_range(spread: Range, measured: Mapping[tuple[Any, ...], float]) -> float:
-    """What a `Range` asks for; the keys end in the value that it goes over, and the settings that it goes across."""
+    """The number that a `Range` asks for; the keys end in the value of `of` and in the values of `across`."""
     tables: dict[tuple[Any, ...], dict[float, float]] = {}
     for cell, result in measured.items():
         value, *settings = cell[-1 - len(spread.across) :]
@@ -130,8 +130,8 @@ def _in_range(spread: Range, measured: Mapping[tuple[Any, ...], float]) -> float
 def measure(record: Record, expression: str) -> float:
     """A measure of one record, ``a``, ``a / b``, ``a - b`` and so on, from left to right; accuracies in per cent.
 
-    A run that diverged or failed to train counts as chance: accuracy 1 / classes (0 where there are none), loss
-    ln(classes). What a run that failed to train was measured by beside its accuracy and its loss stays as it is.
+    A run that diverged or failed to train counts as chance: accuracy 1 / classes (0 without classes), loss ln(classes).
+    The other metrics of a run that failed to train stay as they are.
     """
     first, *rest = expression.split()
     value = _operand(record, first)

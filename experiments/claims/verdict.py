@@ -1,4 +1,4 @@
-"""Verdicts from records: each claim of `claims.yaml` by its own rule, none typed by hand."""
+"""Verdicts on the claims of `claims.yaml`, from records and each claim's own rule; none is typed by hand."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -21,25 +21,25 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict at one profile, one of `WORDS`, and what it rests on."""
+    """The verdict on a claim at one profile, one of `WORDS`, with its findings and preconditions."""
 
     claim: Claim
     verdict: str
     profile: str
     findings: tuple[Finding, ...] = ()
     regime: tuple[Reached, ...] = ()
-    stale: int = 0  # records of its sweeps that would come out otherwise now
+    stale: int = 0  # records of its sweeps whose runs would give other numbers now
 
     @property
     def scale(self) -> str:
-        """Said beside a verdict that the profile is too small to settle; empty otherwise."""
+        """Note that the profile is too small to settle the claim; empty if it is not."""
         order = list(PROFILES)
         small = order.index(self.profile) < order.index(self.claim.verdict_from)
         return f"runs at {self.profile}; the claim is judged from {self.claim.verdict_from} on" if small else ""
 
     @property
     def tested(self) -> bool:
-        """Whether any condition was measured, guards aside."""
+        """Whether any condition other than a guard was measured."""
         return any(finding.effect is not None for finding in self.findings if not finding.guard)
 
     @property
@@ -49,7 +49,7 @@ class Verdict:
 
     @property
     def because(self) -> str:
-        """Which preconditions are not met and by how much, or which conditions hold, or lack records; else empty."""
+        """Reason of the verdict: the preconditions not met, the conditions that hold or lack records, or empty."""
         if self.verdict == "regime not reached":
             return "; ".join(one.said for one in self.regime if not one.met)
         if self.verdict == "partly":
@@ -60,22 +60,28 @@ class Verdict:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of all runs that it rests on."""
+        """The seeds of all runs that were judged."""
         return tuple(sorted({seed for finding in self.findings for seed in finding.seeds}))
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices of all runs that it rests on."""
+        """The devices of all runs that were judged."""
         return tuple(sorted({device for finding in self.findings for device in finding.devices}))
 
 
 def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
-    """Judge a claim by the runs among these records, of one config or of several; what is computed needs none.
+    """Judge a claim by the runs in these records, of one config or of several; computed conditions need no records.
 
     Search runs count only where a rule asks for them, and for the grids of a regime. `experiments.claims.rules` says
-    when a condition holds. Nothing measured: not tested, or out of reach where the claim says why. A precondition is
-    not met: regime not reached. Not every condition measured: undecided. All conditions hold: reproduced. Leaving
-    guards aside: some hold, or hold in part: partly; all failed: not reproduced; otherwise undecided.
+    when a condition holds. The verdict is the first of these that applies:
+
+    - no condition was measured: not tested, or out of reach if the claim says why;
+    - a precondition is not met: regime not reached;
+    - some condition was not measured: undecided;
+    - all conditions hold: reproduced;
+    - a condition other than a guard holds, or holds in part: partly;
+    - all conditions other than guards failed: not reproduced;
+    - otherwise: undecided.
     """
     if claim_id not in claims():
         raise ValueError(f"claim {claim_id!r} is not known; use one of {', '.join(claims())}")
@@ -107,8 +113,8 @@ def verdicts(
 ) -> list[Verdict]:
     """The verdict on every claim, or on `only` those named, from a folder of records with one folder a profile.
 
-    Each is judged at the largest of the profiles whose sweeps, all those of the claim that are recorded whole, measure
-    every condition; else at the largest that measures any.
+    Only sweeps that are recorded completely count. A claim is judged at the largest profile whose sweeps measure every
+    condition, or else at the largest profile whose sweeps measure any condition.
     """
 
     @cache
@@ -119,7 +125,7 @@ def verdicts(
 
 
 def verdicts_of(study: Study, profile: str) -> list[Verdict]:
-    """The verdicts on the claims that a sweep tests by itself; none while a run of it is missing."""
+    """The verdicts on the claims that this sweep alone tests; an empty list while a run of the sweep is missing."""
     alone = [claim.id for claim in claims().values() if claim.configs == (study.sweep.name,)]
     return [judge(claim_id, study.recorded, profile) for claim_id in alone if study.complete]
 
@@ -139,9 +145,9 @@ def _latest(
 
 
 def _current(folder: Path, name: str, profile: str) -> tuple[Sequence[Record], int]:
-    """The runs of a sweep as it is now, and how many records are stale.
+    """The results of the present sweep, and the number of stale records.
 
-    There are no runs while one is missing: a rate was not chosen yet, or an average lacks a seed.
+    While a run is missing there are no results: a setting was not chosen yet, or an average lacks a seed.
     """
     if name not in configs.names() or not path_of(folder, name).is_file():
         return (), 0

@@ -1,4 +1,4 @@
-"""The configs, one question a file: which there are, in which order they are run, and each of them as data."""
+"""The configs, one question a file: their names, the order in which they are run, and each config as data."""
 
 import importlib
 import pkgutil
@@ -8,8 +8,8 @@ from types import ModuleType
 from experiments.profiles import check
 from experiments.sweep import Sweep
 
-# Throughput stands behind them: its runs never pause and are long on a GPU, so that all that were handed to the device
-# are finished after the time that was given.
+# Throughput comes last: its runs are long on a GPU and never pause, so runs begun just before the time limit end well
+# after it.
 QUEUE = (
     "budget", "batch_range", "batch_size", "clipping_threshold", "clip_alternatives", "depth_scaling", "flagship",
     "normalizers", "statistics_batch", "clipped_layers", "regularization", "sam", "transfer", "throughput",
@@ -17,12 +17,12 @@ QUEUE = (
 
 
 def names() -> list[str]:
-    """Every config there is: the modules of `experiments.configs`."""
+    """Names of all configs, which are the modules of `experiments.configs`."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def queue() -> list[str]:
-    """Every config, those first whose records settle most."""
+    """Names of all configs, the most informative first."""
     first = [name for name in QUEUE if name in names()]
     return first + [name for name in names() if name not in first]
 
@@ -35,7 +35,7 @@ def module(name: str) -> ModuleType:
 
 
 def sweep(name: str, profile: str) -> Sweep:
-    """A config at a profile, as data."""
+    """The sweep of a config at a profile."""
     found: Sweep = module(name).sweep(check(profile))
     return found
 

@@ -1,13 +1,13 @@
-"""Activations: does the choice among GELU, ReLU and SiLU matter without norms, and with them?
+"""Activations: does the choice among GELU, ReLU and SiLU matter, with batch norm and without norms?
 
-Question: With each activation's own gain and a rate searched for each, how far apart are GELU, ReLU and SiLU?
-Paper: NFNet (arXiv 2102.06171) appendix, in words; ledger claim NF-19.
+Question: How far apart are GELU, ReLU and SiLU, each with its own gain and with a learning rate searched for it?
+Paper: NFNet (arXiv 2102.06171) appendix, in words; claim NF-19.
 Command: python -m experiments run activations --profile small
 Cost: smoke 5 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
-Expected: less than a point apart in both networks; without its gain no activation would be comparable, for the signal
-    then shrinks by another factor in each.
+Expected: The three activations are less than a point apart in both networks. Each needs its own gain: without it,
+    each activation shrinks the signal by a different factor.
 
-The batch, the schedule and the rates are those of `normalizers`, which found them to suit short training.
+Batch size, schedule and learning rates are those of `normalizers`, which suit short training.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 def sweep(profile: str) -> Sweep:
-    """Every activation for NF with clipping and for BN."""
+    """Every activation, for NF with clipping and for BN."""
     scale = SCALES[profile]
     base = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
     cells = tuple(

@@ -1,16 +1,16 @@
-"""Atlas: what else hangs on batch statistics, one small demonstration for each of fourteen papers.
+"""Atlas: what else depends on batch statistics, one small demonstration for each of fourteen papers.
 
-Question: Does the effect that a paper reports of batch statistics, or of their absence, show in a demonstration of
-    seconds?
+Question: Papers report effects of batch statistics, or of their absence. Does each effect show in a demonstration that
+    takes seconds?
 Paper: one for each entry; the module of an entry in `experiments.demos.atlas` names it.
 Command: python -m experiments run atlas --profile small
 Cost: smoke 30 s on 2 cores; small 10 minutes on 2 cores; gpu and paper 30 minutes, by a rule of thumb.
-Expected: every difference of `EFFECTS` is above 0: it is written so that the paper's claim makes it positive.
+Expected: every difference of `EFFECTS` is above 0. Each is written so that the paper's claim makes it positive.
 
 An effect is *seen* if the 95 % interval of its difference, paired by seed, lies above 0. Otherwise it is *not seen at
-this size*, also where the interval lies below 0. Effects were fixed on seeds from 100 on, which no record has, and an
-entry whose effect is not seen stays as it is. After first records the updates of five entries were reduced once, to
-save time: outliers, hyperbolic, graphs, robust and local_attention.
+this size*, also where the interval lies below 0. The demonstrations were tuned on seeds from 100 on, which no record
+has. An entry whose effect is not seen stays as it is. After the first records, the updates of five entries were reduced
+once, to save time: outliers, hyperbolic, graphs, robust and local_attention.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from experiments.tasks.recipe import Data
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference of two metrics that a paper's claim makes positive: `plus` less `minus`, or `plus` alone."""
+    """A difference of two metrics that a paper's claim makes positive: `plus` minus `minus`, or `plus` alone."""
 
     says: str
     plus: str
@@ -72,7 +72,8 @@ EFFECTS: Mapping[str, tuple[Effect, ...]] = MappingProxyType(
     }
 )  # fmt: skip
 
-# Updates, width and items of each entry: smoke's, but for SMOKE_UPDATES. Their meaning is in the entry's module.
+# Updates, width and items of each entry at smoke; SMOKE_UPDATES replaces some updates. The entry's module says what
+# they mean.
 SIZES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {
         "outliers": (60, 8, 32),
@@ -107,12 +108,12 @@ SMOKE_UPDATES: Mapping[str, int] = MappingProxyType(
     }
 )
 FASHION = Data("fashion_mnist", train=5000, validation=1000, test=2000, pool=2)
-# Digits are what these are about, or data of their own: they have no use for other images.
+# These entries are about digits or make data of their own, so they get no other images.
 ON_DIGITS = ("spd", "graphs", "robust", "double_descent", "segmenter", "collapse", "pyramid")
 
 
 def sweep(profile: str) -> Sweep:
-    """Every entry once; beyond smoke twice the updates of `SIZES`, more seeds, fitting images; then more width."""
+    """Every entry once; from small on with twice the updates and items of `SIZES`, and from gpu on with more width."""
     cells = []
     for entry in ENTRIES:
         scale = Scale(DATA["smoke"], *SIZES[entry])
@@ -121,7 +122,8 @@ def sweep(profile: str) -> Sweep:
         else:
             data = scale.data if entry in ON_DIGITS else FASHION
             scale = replace(scale, data=data, updates=2 * scale.updates, items=2 * scale.items)
-        if profile in ("gpu", "paper") and entry != "double_descent":  # whose width is where weights equal targets
+        # The width of double_descent is where the number of weights equals that of targets: it stays.
+        if profile in ("gpu", "paper") and entry != "double_descent":
             scale = replace(scale, updates=2 * scale.updates, width=2 * scale.width)
         cells.append(Atlas(entry, entry, scale))
     return Sweep("atlas", tuple(cells), seeds=tuple(range(3 if profile == "smoke" else 5)))

@@ -1,18 +1,18 @@
-"""Batch range: at which batch sizes does a network without norms keep up with batch norm, once networks learn?
+"""Batch range: at which batch sizes does a network without norms keep up with batch norm, if the networks can learn?
 
-Question: From 64 to 2048 images an update, how far are NF and NF+AGC from BN, at equal epochs and at equal updates?
-Paper: NFNet (arXiv 2102.06171) Figure 2a and section 4.1, SkipInit (arXiv 2002.10444); ledger claims NF-8, SK-4.
+Question: At 64 to 2048 images an update, how far are NF and NF+AGC from BN, at equal epochs and at equal updates?
+Paper: NFNet (arXiv 2102.06171) Figure 2a and section 4.1, SkipInit (arXiv 2002.10444); claims NF-8, SK-4.
 Command: python -m experiments run batch_range --profile small
 Cost: smoke 40 s on 2 cores; small 8 hours on 2 cores; gpu 5 minutes and paper months, by a rule of thumb.
-Expected: NF+AGC is within a point of BN at 64 and 256 images and one to three points behind at 2048. NF without
-    clipping falls behind from 1024 on. BN's best learning rate grows with the batch, that of NF stops early.
+Expected: NF+AGC is within a point of BN at batches 64 and 256, and one to three points below BN at 2048. NF without
+    clipping falls behind from 1024 on. BN's best learning rate grows with the batch size; NF's stops growing early.
 
-It takes the place of `batch_size`, whose networks of `small` were too small to learn (docs/decisions). All methods
-share one network and one schedule. Learning rate and threshold are searched at each batch size, by 9 tries for each
-method: learning rates in steps of the root of 2, or 3 learning rates in steps of 2 with 3 thresholds in steps of 4. The
-centres of the learning rates grow with the root of the batch size, but for NF without clipping. Runs labelled
-``bn:updates`` and so on have the updates of one batch size, whose runs at equal epochs count for both; they share the
-searches.
+This sweep replaces `batch_size`, whose networks at `small` were too small to learn (docs/decisions). All methods share
+one network and one schedule. Learning rate and threshold are searched at each batch size, with 9 tries for each method:
+9 learning rates in steps of the root of 2, or 3 learning rates in steps of 2 with 3 thresholds in steps of 4. The
+centres of the learning rates grow with the root of the batch size, except for NF without clipping. Runs labelled
+``bn:updates`` and so on all have the number of updates of one batch size, the anchor. The anchor's runs at equal epochs
+count for both halves. Both halves share one search.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ THRESHOLD = 0.08
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: `sizes` at equal epochs, `others` with the updates that `anchor` then has."""
+    """The numbers of one profile: batch sizes at equal epochs; `others` also with the number of updates of `anchor`."""
 
     data: Data
     sizes: tuple[int, ...]
@@ -65,7 +65,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Three methods at every batch size at equal epochs, the controls at some, and the three at equal updates."""
+    """Three methods at every batch size and the controls at some, at equal epochs; then the three at equal updates."""
     scale = SCALES[profile]
     base = Recipe(
         0, scale.epochs, 0.0, augment=augmentation(profile), label_smoothing=0.1, autocast=profile != "smoke"
@@ -87,7 +87,7 @@ def sweep(profile: str) -> Sweep:
 
 
 def cell(profile: str, method: str, half: str, recipe: Recipe) -> Training:
-    """One method by one schedule; the searched values in it are placeholders."""
+    """One method with one schedule; its searched values are placeholders."""
     scale, clips = SCALES[profile], method.endswith("_agc")
     model = learner(profile).with_method(method.removesuffix("_agc"))
     if scale.width is not None:
@@ -96,7 +96,7 @@ def cell(profile: str, method: str, half: str, recipe: Recipe) -> Training:
 
 
 def grid(method: str, batch_size: int) -> Grid:
-    """The settings that the search of a method begins with at one batch size."""
+    """The grid with which the search of a method begins at one batch size."""
     rate = CENTRES[method] * (1.0 if method == "nf" else (batch_size / 256) ** 0.5)
     if method.endswith("_agc"):
         return Grid(around(rate, 3, 2.0), around(THRESHOLD, 3, 4.0))

@@ -1,18 +1,18 @@
 """Batch size: does clipping let a normalizer-free network train at the batch sizes that batch norm can use?
 
-Question: Which batch sizes can BN, GN, NF and NF+AGC use, when each has its learning rate searched at each of them?
-Paper: NFNet (arXiv 2102.06171) Figure 2a and section 4.1, SkipInit (arXiv 2002.10444); ledger claims NF-8, SK-4.
+Question: Which batch sizes can BN, GN, NF and NF+AGC use, with a learning rate searched for each method and batch size?
+Paper: NFNet (arXiv 2102.06171) Figure 2a and section 4.1, SkipInit (arXiv 2002.10444); claims NF-8, SK-4.
 Command: python -m experiments run batch_size --profile small
 Cost: smoke 25 s on 2 cores; small 18 minutes on 2 cores; gpu 5 minutes and paper months, by a rule of thumb.
 Expected: NF+AGC stays level with BN at every batch size; NF without clipping falls behind as the batch grows.
 
-All methods share one network, one schedule and one grid of learning rates, and in one half of the sweep the number of
-image passes. At equal epochs a large batch has few updates, which handicaps every method; in the other half, labelled
-``bn:updates`` and so on, all batch sizes have the number of updates of one of them, whose runs at equal epochs count
-for both. NF starts with alpha = 1 and skip gain 1: with the published start (0.2 and 0) a schedule of a few hundred
-updates ends before the branches have grown (docs/decisions has the pilot). At smoke the network has two stages of one
-block, both strided, so that the largest batch still gets ten updates; at small and gpu its channels are halved, for
-the smallest batch.
+All methods share one network, one schedule and one grid of learning rates. In one half of the sweep, all runs have the
+same number of epochs: a large batch then has few updates, which handicaps every method. In the other half, labelled
+``bn:updates`` and so on, all batch sizes have the number of updates of one of them, the anchor. The anchor's runs at
+equal epochs count for both halves. NF starts with alpha = 1 and skip gain 1. With the published start (0.2 and 0), a
+schedule of a few hundred updates ends before the branches have grown (docs/decisions has the pilot). At smoke the
+network has two stages of one block, both strided, so that the largest batch still gets ten updates. At small and gpu
+the network has half the channels, so that the many updates of the smallest batch are affordable.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ NARROW = {"width": (8, 16, 32), "stem_width": 8}
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: `sizes` at equal epochs, `others` with the updates that `anchor` then has."""
+    """The numbers of one profile: batch sizes at equal epochs; `others` also with the number of updates of `anchor`."""
 
     sizes: tuple[int, ...]
     anchor: int

@@ -1,18 +1,19 @@
-"""Budget: how much longer must a network without norms train to reach what batch norm reaches?
+"""Budget: how much longer must a network without norms train to reach the accuracy of batch norm?
 
 Question: How far is NF from BN after 2, 4, 8, 16 and 32 epochs, on training and on test images?
 Paper: none compares lengths of training; claims BD-1, BD-2 and BD-3 are this project's own.
 Command: python -m experiments run budget --profile small
 Cost: smoke 20 s on 2 cores; small 9 hours on 2 cores; gpu 3 minutes and paper months, by a rule of thumb.
-Expected: NF with AGC is several points below BN after 2 epochs and within a point of it after 32. GN with standardised
-    weights lies between the two. NF without clipping needs smaller learning rates and stays behind AGC.
+Expected: NF with AGC is several points below BN after 2 epochs and within a point of BN after 32. GN with standardised
+    weights lies between NF with AGC and BN. NF without clipping needs smaller learning rates and stays below NF with
+    AGC.
 
 All methods share one network, one batch size and one schedule. Learning rate and threshold are searched on validation
-images in trainings of one length, by equally many tries. BN, GN and NF have 9 learning rates in steps of the root of 2.
-Methods that clip have 3 learning rates in steps of 2, each with 3 thresholds in steps of 4. A grid is widened where the
-best setting lies at its end, at most three times. The setting found serves every length. The longest trainings are of
-BN and of NF with AGC only. Two controls stand at one length, each with a search of its own: BN with AGC, and NF with
-AGC from the published start (alpha 0.2, skip gain 0).
+images in trainings of one length, with the same number of tries for each method. BN, GN and NF have 9 learning rates in
+steps of the root of 2. Methods that clip have 3 learning rates in steps of 2, each with 3 thresholds in steps of 4. A
+grid is widened where the best setting lies at its end, at most three times. The setting that was found is used at every
+length. Only BN and NF with AGC have the longest trainings. Two controls are trained at one length, each with a search
+of its own: BN with AGC, and NF with AGC from the published start (alpha 0.2, skip gain 0).
 """
 
 from dataclasses import dataclass, replace
@@ -30,10 +31,10 @@ CONTROLS = ("bn_agc", "nf_agc_published")
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: lengths in epochs, those of the search and of the controls; centres of the grids.
+    """The numbers of one profile: lengths of training in epochs, and centres of the grids.
 
-    `long_epochs` are of BN and of NF with AGC only. `rate` is the centre of the learning rates with batch or group
-    norm, the other two of NF with and without AGC.
+    Only BN and NF with AGC are trained for `long_epochs`. `rate` is the centre of the learning rates with batch or
+    group norm, `clipped_nf_rate` of those of NF with AGC, and `unclipped_nf_rate` of those of NF without AGC.
     """
 
     data: Data
@@ -70,7 +71,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every method at every length but the long ones, two methods at those, and the controls at one length."""
+    """Every method at the short lengths, two methods at the long ones, and the controls at one length."""
     scale = SCALES[profile]
     settings = [(method, epochs) for epochs in scale.epochs for method in METHODS]
     settings += [(method, epochs) for epochs in scale.long_epochs for method in LONGEST]

@@ -1,15 +1,16 @@
-"""Alternatives to AGC: how wide is the range of thresholds that works, and does it stay where it is?
+"""Alternatives to AGC: how wide is the range of thresholds that work, and does it move with batch size and depth?
 
 Question: Does one threshold serve several batch sizes and depths, for unit-wise, layer-wise and global-norm clipping?
-Paper: NFNet (arXiv 2102.06171) section 4; ledger claim NF-11.
+Paper: NFNet (arXiv 2102.06171) section 4; claim NF-11.
 Command: python -m experiments run clip_alternatives --profile small
 Cost: smoke 15 s on 2 cores; small 6 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
-Expected: One threshold serves all settings for AGC, a little worse layer-wise; the global norm's has to be tuned for
-    each; LARS trains at every setting and is less accurate.
+Expected: One threshold serves all settings for AGC, and a little less well for layer-wise clipping. The threshold of
+    global-norm clipping has to be tuned for each setting. LARS trains in every setting and is less accurate.
 
-All at one rate that the network does not survive unclipped: a usable threshold has an upper end only there. Each rule
-has a range of thresholds, of equally many octaves, in which a pilot on validation images found both of its ends. LARS
-has no threshold; its rate, which is the bound on its step, stands in.
+All runs with clipping have one learning rate, at which the network does not train without clipping: only there does the
+range of thresholds that work have an upper end. Every clipping rule has the same number of thresholds, in a range in
+which a pilot on validation images found both ends. LARS has no threshold: its learning rate, which bounds its step,
+takes the place of the threshold.
 """
 
 from collections.abc import Mapping
@@ -41,12 +42,12 @@ class Scale:
 
 
 def octaves(start: float, count: int, step: int = 1) -> tuple[float, ...]:
-    """So many values, each `step` octaves above the one before."""
+    """Return `count` values from `start` on, each `step` octaves above the one before."""
     return tuple(start * 2 ** (step * i) for i in range(count))
 
 
 def factors(relative: float, whole: float, count: int, step: int = 1) -> dict[str, tuple[float, ...]]:
-    """Equally many thresholds for the rules that are relative to weights, and for the norm of the whole gradient."""
+    """`count` thresholds of each rule: from `relative` on, or from `whole` on for the norm of the whole gradient."""
     return {
         "agc": octaves(relative, count, step),
         "layer": octaves(relative, count, step),
@@ -74,7 +75,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every rule at every threshold, and LARS at every rate, in every setting."""
+    """Every rule at every threshold, and LARS at every learning rate, for every batch size and depth."""
     scale = SCALES[profile]
     base = Recipe(
         0, scale.epochs, scale.rate, updates=scale.updates, augment=crops(profile), autocast=profile in ("gpu", "paper")

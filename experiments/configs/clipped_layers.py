@@ -1,13 +1,14 @@
 """Clipped layers: which parts of a network does adaptive clipping have to cover?
 
 Question: Does it help to leave the classifier unclipped, and what happens if other parts are left unclipped?
-Paper: NFNet (arXiv 2102.06171) section 4.1; ledger claim NF-10.
+Paper: NFNet (arXiv 2102.06171) section 4.1; claim NF-10.
 Command: python -m experiments run clipped_layers --profile small
 Cost: smoke 5 s on 2 cores; small 2 minutes on 2 cores; gpu 30 s and paper weeks, by a rule of thumb.
-Expected: Clipping the classifier's weight as well costs accuracy; leaving the first convolution unclipped does not
-    matter; leaving either half of the blocks unclipped ends in divergence or costs more than a point.
+Expected: Clipping the classifier's weight as well costs accuracy. Leaving the first convolution unclipped does not
+    matter. Leaving either half of the blocks unclipped ends in divergence or costs more than a point.
 
-The rate is one that the network does not survive unclipped (its own cell shows it): below it, no part needs clipping.
+At the learning rate used, the network does not train without clipping, as the runs of `nf` show. At a learning rate at
+which it trains without clipping, no part needs clipping.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
 
-# "body", all but the classifier's weight, is what AGC is elsewhere in the book.
+# "body" is all but the classifier's weight: elsewhere in the book, AGC clips these layers.
 METHODS = {
     "nf": None, "nf_agc": "body", "agc_all": "all", "agc_weights": "weights", "agc_no_stem": "no_stem",
     "agc_early": "early", "agc_late": "late",
@@ -26,7 +27,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; more seeds where the effect is a fraction of a point."""
+    """The numbers of one profile; small has more seeds, because the effect is a fraction of a point."""
 
     batch_size: int
     updates: int | None
@@ -45,7 +46,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every choice of layers, and no clipping, at one threshold and one rate."""
+    """Every choice of clipped layers, and no clipping, at one threshold and one learning rate."""
     scale = SCALES[profile]
     model = network(profile).with_method("nf")
     recipe = Recipe(

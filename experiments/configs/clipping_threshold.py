@@ -1,17 +1,18 @@
 """Clipping threshold: which thresholds of AGC work, by batch size, by learning rate and by optimizer?
 
-Question: How far does the usable threshold of adaptive clipping move with the batch, the rate and the optimizer?
-Paper: NFNet (arXiv 2102.06171) Figures 2b and 7, section 4.1; ledger claim NF-9.
+Question: How do the thresholds of AGC that work change with the batch size, the learning rate and the optimizer?
+Paper: NFNet (arXiv 2102.06171) Figures 2b and 7, section 4.1; claim NF-9.
 Command: python -m experiments run clipping_threshold --profile small
 Cost: smoke 10 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
-Expected: Larger batches, at the larger rates that go with them, need smaller thresholds; at a small batch the threshold
-    hardly matters. Under Adam and Lion it does little at all; RMSProp wants smaller ones.
+Expected: Larger batches, at the larger learning rates that go with them, need smaller thresholds. At a small batch the
+    threshold hardly matters. Under Adam and Lion clipping changes little; RMSProp needs smaller thresholds.
 
-The rate is an axis, not searched: threshold and rate act through their product, and a search would hide that. All runs
-have the same number of updates, so that a batch size is not a schedule. The rates reach beyond what the network
-survives unclipped (a pilot on validation images: below that, a threshold changes next to nothing), and from end to end
-they grow as the batches do: the paper's linear rule leads from corner to corner of the grid. Its other cells tell the
-rate's part from the batch's.
+The learning rate is an axis of the sweep and is not searched: threshold and learning rate act through their product,
+and a search would hide that. All runs have the same number of updates, so that a larger batch does not also mean a
+shorter schedule. The learning rates go beyond the largest at which the network trains without clipping: below it, a
+threshold changes next to nothing (a pilot on validation images showed this). From end to end, learning rates grow by
+the same factor as batch sizes, so the paper's linear rule leads from one corner of the grid to the opposite one. The
+other cells separate the effect of the learning rate from that of the batch size.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from experiments.tasks.training import Training
 Rates = tuple[tuple[int, float], ...]  # batch size and learning rate
 FACTORS = (0.0025, 0.01, 0.04, 0.16)
 NARROW = {"width": (8, 16, 32), "stem_width": 8}  # so that a grid of this size is affordable
-# Adaptive optimizers at rates of which each survives all but the largest unclipped.
+# Each adaptive optimizer trains without clipping at all of its learning rates but the largest.
 OPTIMIZERS = tuple(
     (name, rate)
     for name, rates in {
@@ -39,13 +40,13 @@ FEW = (("adam", 0.016), ("adam", 0.256), ("rmsprop", 0.004), ("rmsprop", 0.016),
 
 
 def grid(batches: tuple[int, ...], rates: tuple[float, ...]) -> Rates:
-    """Every batch size with every rate."""
+    """Every batch size with every learning rate."""
     return tuple(product(batches, rates))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: SGD at `settings`; each of `optimizers` at its rate and `optimizer_batch`."""
+    """The numbers of one profile: `settings` of SGD, and the learning rates and the batch size of other optimizers."""
 
     settings: Rates
     updates: int | None
@@ -73,7 +74,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every threshold, and none, at every batch size and rate; and with every other optimizer at one batch size."""
+    """Every threshold, and none, at every batch size and learning rate; other optimizers at one batch size."""
     scale = SCALES[profile]
     model = network(profile, **scale.model).with_method("nf")
     base = Recipe(

@@ -1,17 +1,16 @@
-"""Collapse: what makes the training of a normalizer-free network end in infinity?
+"""Collapse: what makes the training of a normalizer-free network diverge?
 
-Question: How many of five runs diverge in a very deep network, at the usual rate and at half of it; and how many under
-    strong augmentation, with clipping and without?
-Paper: NF-ResNet (arXiv 2101.08692) at 288 layers; NFNet (2102.06171) section 4 on RandAugment; ledger claims SP-7,
-    NF-12.
+Question: How many of five runs diverge in a very deep network, at the usual learning rate and at half of it? And how
+    many under strong augmentation, with clipping and without?
+Paper: NF-ResNet (arXiv 2101.08692) at 288 layers; NFNet (2102.06171) section 4 on RandAugment; claims SP-7, NF-12.
 Command: python -m experiments run collapse --profile small
 Cost: smoke 5 s on 2 cores; small 4 minutes on 2 cores; gpu 1 minute and paper months, by a rule of thumb.
-Expected: at the usual rate some of the deep runs diverge, at half of it none does; under RandAugment the clipped
-    network trains, and the unclipped one does not always.
+Expected: At the usual learning rate some of the deep runs diverge, at half of it none does. Under RandAugment the
+    clipped network trains, and the unclipped one does not always.
 
-The usual rate is the one that the search of `depth_scaling` chose for the shallow networks on validation images. Under
-augmentation, data, batch and rate are those of `regularization`: the rate that was chosen for the clipped network. The
-schedule is half as long there at `small`, for its cost.
+The usual learning rate is the one that the search of `depth_scaling` chose for the shallow networks on validation
+images. The runs under augmentation have the data, batch size and learning rate of `regularization`, where the learning
+rate was chosen for the clipped network. Their schedule at `small` is half as long as there, to save time.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from experiments.tasks.training import Training
 from nfnets_lite.models import model_spec
 
 MAGNITUDE = 15.0  # of RandAugment: strong for any network here
-EPOCHS = {"small": 10.0, "paper": 90.0}  # under augmentation, which neither digits nor captured steps can have
+EPOCHS = {"small": 10.0, "paper": 90.0}  # under RandAugment: digits are too small for it, captured steps cannot hold it
 
 
 def _deep(profile: str, depth: Depth) -> Training:
@@ -46,7 +45,7 @@ DEEP = {
 
 
 def sweep(profile: str) -> Sweep:
-    """A deep network at its usual rate and at half of it; clipped and not, with and without strong augmentation."""
+    """A deep network at two learning rates; then a shallower one clipped and not, with and without RandAugment."""
     deep = DEEP[profile]
     cells = (deep, deep.at_rate(deep.recipe.lr / 2), *_augmented(profile))
     return Sweep("collapse", cells, seeds=tuple(range(5)))

@@ -1,16 +1,18 @@
 """Contrastive: does batch norm solve a loss over the whole batch by cheating?
 
-Question: With both views of an image in one part of the batch, normalised together, is the match learnt or leaked?
-Paper: NFNet (arXiv 2102.06171), introduction; SimCLR (2002.05709) and MoCo (1911.05722); ledger claim BC-1.
+Question: If both views of an image are normalised together in one part of the batch, does the network learn to match
+    them, or do the statistics leak the match?
+Paper: NFNet (arXiv 2102.06171), introduction; SimCLR (2002.05709) and MoCo (1911.05722); claim BC-1.
 Command: python -m experiments run contrastive --profile small
 Cost: smoke 10 s on 2 cores; small 4 minutes on 2 cores; gpu 2 minutes, by a rule of thumb; paper days.
-Expected: BN matches views in training mode and not in evaluation mode, and its features are the worst; shuffling the
-    second views, one statistic for the whole batch, group norm and NF show no such gap.
+Expected: BN matches views in training mode and not in evaluation mode, and its features are the worst. There is no such
+    gap with shuffled second views, with statistics over the whole batch, with group norm, or with NF.
 
-As on several devices, "bn" takes statistics over parts of the batch, with each pair in one of them; "bn_shuffled" sends
-the second views through in another order, "sync_bn" takes them over everything. Views differ enough to make honest
-matching hard: where colour alone tells images apart, cheating would gain nothing. Adam at one rate for all, at which
-all of them learnt in a pilot; nothing is searched for, as the gap is not a matter of the best rate.
+As on several devices, "bn" computes statistics over parts of the batch; both views of an image are in the same part.
+"bn_shuffled" passes the second views in another order, and "sync_bn" computes statistics over the whole batch. The
+views differ enough to make honest matching hard: where colour alone tells images apart, cheating would gain nothing.
+All methods train with Adam at one learning rate, at which all of them learnt in a pilot. Nothing is searched for: the
+gap between the modes does not depend on the best learning rate.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +28,7 @@ EMBEDDING = 32
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `part`: images whose statistics "bn" takes together."""
+    """The numbers of one profile; `part` is the number of images over which "bn" computes statistics."""
 
     data: Data
     pairs: int
@@ -46,7 +48,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Each method once, with one recipe."""
+    """Each method once, all with one recipe."""
     scale = SCALES[profile]
     recipe = Recipe(scale.pairs, epochs=0.0, lr=scale.rate, updates=scale.updates, optimizer="adam")
     spec = network(profile, num_classes=EMBEDDING)

@@ -1,13 +1,14 @@
-"""Conversion: a network of your own, with batch norm, with its norms taken out, and converted.
+"""Conversion: a network of your own with batch norm, with its norms removed, and converted.
 
-Question: At equal budget, how far is a converted network from batch norm, and is it better than one whose norms were
-    simply taken out? With and without clipping.
-Paper: none: the conversion is this package's. The parts that it puts in are those of NF-ResNet (arXiv 2101.08692).
+Question: At equal budget, how far is a converted network from the one with batch norm, and is it better than the one
+    whose norms were only removed? With clipping and without.
+Paper: none: the conversion is this package's. It puts in the parts of NF-ResNet (arXiv 2101.08692).
 Command: python -m experiments run convert --profile small
 Cost: smoke 20 s on 2 cores; small 15 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
-Expected: with clipping the converted network is within 2 points of batch norm and above the one without norms.
+Expected: With clipping the converted network is within 2 points of batch norm and above the one without norms.
 
-The network is a ResNet with basic blocks, written in torch alone. All three get the same search of the learning rate.
+The network is a ResNet with basic blocks, written in plain torch. The learning rate of all three networks is searched
+in the same way.
 """
 
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from experiments.tasks.converted import CHANGES, Conversion
 from experiments.tasks.recipe import Clip, Data, Recipe
 
 NAMES = {"none": "bn", "out": "norms_out", "converted": "converted"}
-THRESHOLD = 0.1  # the guide's, for small batches
+THRESHOLD = 0.1  # which the conversion guide recommends for small batches
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `blocks` in each of three stages."""
+    """The numbers of one profile; `blocks` is the number of blocks in each of three stages."""
 
     data: Data
     batch_size: int
@@ -42,7 +43,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """The network with its norms left, taken out and converted, each without and with clipping."""
+    """The network with its norms kept, removed and converted, each without and with clipping."""
     scale = SCALES[profile]
     model = network(profile, depth=(3, 4, 6, 3) if profile == "paper" else (scale.blocks,) * 3).with_method("bn")
     cells = []

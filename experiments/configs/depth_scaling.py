@@ -1,20 +1,20 @@
-"""Depth: how deep can a residual network be without a norm, and which learning rate does it then take?
+"""Depth: how deep can a residual network without norms be, and at which learning rates does it train?
 
-Question: From 8 to 1,000 layers, which ways of joining branch and shortcut train at all, and at which learning rate?
+Question: From 8 to 1,000 layers, which ways of joining branch and shortcut train at all, and at which learning rates?
 Paper: SkipInit (arXiv 2002.10444), FixUp (1901.09321), RescaleNet (NeurIPS 2020), NF-ResNet (2101.08692) Table 1;
-    ledger claims SK-2, SK-3, SK-6, SP-6.
+    claims SK-2, SK-3, SK-6, SP-6.
 Command: python -m experiments run depth_scaling --profile small
 Cost: smoke 25 s on 2 cores; small 8 minutes on 2 cores; gpu 5 minutes and paper days, by a rule of thumb.
-Expected: BN, both SkipInits, FixUp, RescaleNet and NF train at every depth. Without a norm a deep network diverges, and
-    divided by the root of 2 in every block it does not learn. SkipInit's largest rate falls with the depth.
+Expected: BN, both SkipInits, FixUp, RescaleNet and NF train at every depth. A deep network without a norm diverges. One
+    whose blocks are divided by the root of 2 does not learn. SkipInit's largest learning rate falls with the depth.
 
-The time of an update grows with the depth, so the deeper a network, the fewer updates it gets: methods are compared at
-one depth, not one method across depths. What counts is whether a loss falls at all, which takes few updates on digits
-and more on CIFAR-10. So `small` has CIFAR-10 where hundreds of updates can be paid, and digits beyond. The layers are
-narrow and their images small, strided at once: at 1,000 layers the number of operations costs, not their size. NF
-starts with alpha 0.2 and skip gain 1: at the published gain of 0 it needs more updates than there are, and at alpha 1
-it takes only the smallest rates at depth (a pilot on validation images). SkipInit's start of 0 is the method itself.
-FixUp's zeros are too; the shortest schedules may end before it has left them.
+The time of an update grows with the depth, so a deeper network gets fewer updates. Methods can be compared at one
+depth; one method cannot be compared across depths. The question is whether the loss falls at all, which takes few
+updates on digits and more on CIFAR-10. So `small` has CIFAR-10 at the depths where hundreds of updates are affordable,
+and digits beyond. Layers are narrow and images small, because at 1,000 layers the number of operations costs time, not
+their size. NF starts with alpha 0.2 and skip gain 1. With the published skip gain of 0 it needs more updates than there
+are, and with alpha 1 deep networks train only at the smallest learning rates (a pilot on validation images). SkipInit's
+start of 0 is the method itself, and so are FixUp's zeros. The shortest schedules may end before FixUp has left them.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ TINY = Data("cifar10", train=5000, validation=1000, test=2000, pool=4)
 
 @dataclass(frozen=True)
 class Depth:
-    """Blocks of each of the three stages, which have two layers each, and what a network of them is given."""
+    """A depth and its schedule: `blocks` in each of three stages, two layers a block; images, batch size and length."""
 
     blocks: int
     data: Data
@@ -62,7 +62,7 @@ SCALES = {
         tuple(Depth(n, DATA["gpu"], 64, updates) for n, updates in ((1, 400), (8, 300), (33, 160), (166, 60))),
         (0.05, 0.15, 0.45), seeds=3, strides=(2, 2, 2),
     ),
-    # Wide ResNets d-2 of 16, 100 and 1,000 layers, as they are counted there: with the shortcuts' convolutions.
+    # Wide ResNets d-2 of 16, 100 and 1,000 layers, as SkipInit's paper counts: with the shortcuts' convolutions.
     "paper": Scale(
         tuple(Depth(n, Data("cifar10", validation=5000), 128, None, epochs=200.0) for n in (2, 16, 166)),
         tuple(2.0**-k for k in range(8, -1, -1)), seeds=7, width=(32, 64, 128), strides=(1, 2, 2),
@@ -82,13 +82,13 @@ def sweep(profile: str) -> Sweep:
 
 
 def recipe(profile: str, depth: Depth) -> Recipe:
-    """The schedule of a network of that depth, without its rate."""
+    """The schedule of a network of a depth; its learning rate of 0 is a placeholder."""
     augment = crops(profile)
     return Recipe(depth.batch_size, depth.epochs, 0.0, updates=depth.updates, augment=augment)
 
 
 def model(method: str, scale: Scale, depth: Depth) -> ResNetSpec:
-    """A network of that depth, joined as `method` says."""
+    """A network of a depth, whose branches and shortcuts are joined as `method` says."""
     blocks = 3 * depth.blocks
     spec = model_spec(
         "cifar_resnet8", method=method.removesuffix("_sqrt"), depth=(depth.blocks,) * 3, width=scale.width,

@@ -1,15 +1,17 @@
 """Depth-wise convolutions: does standardising their few weights cost accuracy, and what does more augmentation bring?
 
-Question: In a network of inverted bottlenecks, how do batch norm, standardised weights everywhere, and standardised
-    weights but in depth-wise convolutions compare? Do MixUp and CutMix help such a network on top of RandAugment?
-Paper: NF-ResNet (arXiv 2101.08692) on EfficientNets, NFNet (2102.06171) section 4.2; ledger claims SP-9, NF-17.
+Question: In a network of inverted bottlenecks, how does batch norm compare with weights standardised everywhere, and
+    with weights standardised everywhere but in depth-wise convolutions? Do MixUp and CutMix help such a network on top
+    of RandAugment?
+Paper: NF-ResNet (arXiv 2101.08692) on EfficientNets, NFNet (2102.06171) section 4.2; claims SP-9, NF-17.
 Command: python -m experiments run depthwise --profile small
 Cost: smoke 5 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
-Expected: standardised everywhere, the network is behind batch norm, and leaving depth-wise weights plain makes up for
-    most of it. In short schedules MixUp and CutMix cost accuracy whatever the network.
+Expected: The network with standardised weights everywhere is below batch norm. Leaving depth-wise weights plain makes
+    up for most of the difference. In short schedules MixUp and CutMix cost accuracy in every network.
 
-The blocks are those of MobileNetV2, with the norm before the convolution: 1x1 to four times the width, a depth-wise
-3x3, 1x1 back. A depth-wise filter has 9 weights, and standardised ones of sum 0 cannot average their input.
+The blocks are those of MobileNetV2, with the norm before the convolution: a 1x1 convolution to four times the width, a
+depth-wise 3x3, and a 1x1 back. A depth-wise filter has 9 weights. Standardised weights sum to 0, so such a filter
+cannot average its input.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +34,7 @@ MIXED = (Augment(), Augment(mixup=0.2, cutmix=1.0))
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile. RandAugment needs kornia, which cannot be captured, and more pixels than digits'."""
+    """The numbers of one profile; RandAugment only where images are larger than digits and no graph is captured."""
 
     data: Data
     batch_size: int
@@ -57,7 +59,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """The three networks; and where there is RandAugment, the one with batch norm under it, with and without mixing."""
+    """The three networks; where there is RandAugment, also batch norm under it, with and without MixUp and CutMix."""
     scale = SCALES[profile]
     recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
     cells = [Training(name, _model(profile, scale, **made), scale.data, recipe) for name, made in NETWORKS.items()]

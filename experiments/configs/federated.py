@@ -1,14 +1,15 @@
 """Federated: what happens to norms when clients of different domains average their weights?
 
-Question: With one domain a client, does a network without norms beat batch norm, shared or kept local?
-Paper: FedWon (arXiv 2306.05879); FedBN (2102.07623); ledger claim FW-1.
+Question: If each client has images of one domain, does a network without norms beat batch norm, shared or kept local?
+Paper: FedWon (arXiv 2306.05879); FedBN (2102.07623); claim FW-1.
 Command: python -m experiments run federated --profile small
 Cost: smoke 10 s on 2 cores; small 7 minutes on 2 cores; gpu 2 minutes and paper hours, by a rule of thumb.
-Expected: FedWon above FedBN in every domain, by three points or more in the worst; and it works with batches of one.
+Expected: FedWon is above FedBN in every domain, by three points or more in the worst; and it works at batch size 1.
 
-FedWon is the NF network here (standardised weights, no norm) with clipping. Domains are made from pixels: plain,
-inverted, faded, tinted. The methods with batches of 1 and 2 see fewer images, the same number for each of the three:
-one update an image takes its time. Where rates are not searched, at smoke, they follow the root of the batch.
+FedWon here is the NF network (standardised weights, no norm) with clipping. The domains are made by changing pixels:
+plain, inverted, faded, tinted. The three methods with batch sizes 1 and 2 see fewer images than the others, all three
+the same number, because an update for every image takes long. At smoke no learning rate is searched; learning rates
+follow the root of the batch size.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ TINY = (("fedwon_b1", 1), ("fedwon_b2", 2), ("fedbn_b2", 2))
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `local`: updates of a client in a round, `tiny`: images of it in small batches."""
+    """The numbers of one profile; a client has `local` updates a round, or `tiny` images if its batches are tiny."""
 
     data: Data
     batch_size: int

@@ -5,12 +5,12 @@ Question: At equal multiply-adds, how far is NF from the batch-norm network of `
 Paper: airbench (arXiv 2404.00498) trains a batch-norm network to 94 %; claims FL-1 to FL-3 are this project's own.
 Command: python -m experiments run flagship --profile small
 Cost: smoke 20 s on 2 cores; small 7 hours on 2 cores; gpu 20 minutes and paper hours, by a rule of thumb.
-Expected: NF with AGC is 0.5 to 1.5 points below BN after 8 epochs. Muon gains for both, and with Muon clipping makes no
-    difference. Steps in proportion to each filter lie between NF and NF with AGC.
+Expected: NF with AGC is 0.5 to 1.5 points below BN after 8 epochs. Muon helps both. With Muon, clipping makes no
+    difference. Updates in proportion to each filter's norm lie between NF and NF with AGC.
 
-All share one network and one schedule. Every method has 9 tries on validation images: learning rates in steps of the
-root of 2, or 3 learning rates in steps of 2 with 3 thresholds in steps of 4. With Muon, and with steps in proportion to
-filters, the rate that is searched is that of the convolutions; gains, biases and the classifier keep theirs.
+All methods share one network and one schedule. Each has 9 tries on validation images: 9 learning rates in steps of the
+root of 2, or 3 learning rates in steps of 2 with 3 thresholds in steps of 4. With Muon, and with updates in proportion
+to filters, only the learning rate of the convolutions is searched; gains, biases and the classifier keep theirs.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from experiments.sweep import Sweep
 from experiments.tasks.flagship import Flagship
 from experiments.tasks.recipe import Data
 
-REST = 0.1  # learning rate of what is no convolution, where convolutions have updates of their own
+REST = 0.1  # learning rate of gains, biases and classifier, where convolutions have an optimizer of their own
 THRESHOLD = 0.08
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method: form of the network, optimizer of its convolutions, whether it clips, and the centre of its rates."""
+    """One method: form of the network, optimizer of its convolutions, clipping or none, centre of learning rates."""
 
     form: str
     optimizer: str
@@ -49,7 +49,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `tries` is the number of settings of each method's search, 9 or 3."""
+    """The numbers of one profile; `tries` is the number of settings in each method's search, 9 or 3."""
 
     data: Data
     width: tuple[int, ...]
@@ -60,7 +60,7 @@ class Scale:
     methods: tuple[str, ...] = tuple(METHODS)
 
 
-WHOLE = DATA["gpu"]  # all images at full size, not seen through patches: the file has its own fixed layer
+WHOLE = DATA["gpu"]  # all images at full size, without whitened patches: examples/cifar10.py has its own fixed layer
 SCALES = {
     "smoke": Scale(
         Data("digits", train=640, validation=200), width=(8, 16, 16), batch_size=32, epochs=2, seeds=3, tries=3,
@@ -93,7 +93,7 @@ def cell(profile: str, name: str) -> Flagship:
 
 
 def grid(profile: str, name: str) -> Grid:
-    """The settings that the search of a method begins with."""
+    """The grid with which the search of a method begins."""
     tries, method = SCALES[profile].tries, METHODS[name]
     if not method.clips:
         return Grid(around(method.rate, tries, 2.0**0.5 if tries == 9 else 2.0))

@@ -1,13 +1,13 @@
-"""Gradient over weight: what adaptive clipping looks at, in training with it and without it.
+"""Gradient over weight: the ratio that adaptive clipping bounds, in training with clipping and without.
 
 Question: How are the ratios of gradient norm to weight norm distributed over units and updates, clipped and unclipped?
-Paper: NFNet (arXiv 2102.06171) section 4 motivates clipping by this ratio and prints no distribution; ours alone.
+Paper: NFNet (arXiv 2102.06171) section 4 motivates clipping by this ratio and prints no distribution; no claim.
 Command: python -m experiments run gradient_ratios --profile small
 Cost: smoke 5 s on 2 cores; small 1 minute on 2 cores; gpu 1 minute and paper days, by a rule of thumb.
-Expected: Ratios of an unclipped network grow without bound before it diverges; clipping holds the network together
-    without making them small; batch norm makes them small by itself.
+Expected: Without clipping, the ratios grow without bound before the network diverges. Clipping keeps the network from
+    diverging without making the ratios small. Batch norm makes them small by itself.
 
-The lower rate is one that the network survives unclipped, the higher one that it does not.
+At the lower learning rate the network trains without clipping, at the higher one it does not.
 """
 
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every method at both rates."""
+    """Every method at both learning rates."""
     scale = SCALES[profile]
     recipe = Recipe(
         scale.batch_size,

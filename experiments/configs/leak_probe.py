@@ -1,13 +1,15 @@
 """Leak probe: can a network answer for one image what only the other images of its batch show?
 
-Question: Whose outputs in training depend on the rest of the batch, and can that path be learnt?
-Paper: NFNet (arXiv 2102.06171), introduction and appendix B; ledger claims NF-20 and BC-1.
+Question: In which networks do outputs in training depend on the rest of the batch, and can this path be learnt?
+Paper: NFNet (arXiv 2102.06171), introduction and appendix B; claims NF-20 and BC-1.
 Command: python -m experiments run leak_probe --profile small
 Cost: smoke 10 s on 2 cores; small 3 minutes on 2 cores; gpu and paper 1 minute, by a rule of thumb.
-Expected: batch norm answers nearly always, also in parts; everything that treats images apart stays near 50 %.
+Expected: Batch norm nearly always gives the right answer, also over parts of the batch. Every method that treats images
+    apart stays near 50 %.
 
-The first image of a batch is noise; its label is the class of all the others. The rate is small: nothing but the path
-across the batch is to be learnt, and one example a step is a noisy gradient. Nothing is searched for.
+The first image of a batch is noise, and its label is the class of all other images. The learning rate is small, because
+one example an update gives a noisy gradient, and nothing but the path across the batch is to be learnt. Nothing is
+searched for.
 """
 
 from dataclasses import dataclass, replace

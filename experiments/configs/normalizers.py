@@ -1,16 +1,16 @@
-"""The normaliser zoo: what does each norm, and each way of doing without, reach with the same budget?
+"""The normaliser zoo: what accuracy does each norm, and each method without a norm, reach with the same budget?
 
 Question: With the same network, images and budget, and a learning rate searched for each, which normaliser does best?
 Paper: GN (arXiv 1803.08494), WS and BCN (1903.10520), EvoNorm (2004.02967), RescaleNet (NeurIPS 2020) and the others of
-    `nfnets_lite.norm`; ledger claims LN-1, EV-1, WS-2, VC-1, RS-2, RS-3, SP-11, half of IB-1.
+    `nfnets_lite.norm`; claims LN-1, EV-1, WS-2, VC-1, RS-2, RS-3 and SP-11.
 Command: python -m experiments run normalizers --profile small
 Cost: smoke 25 s on 2 cores; small 16 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
-Expected: at an ordinary batch, differences of a few points among the norms, BN among the best; no norm at all, and what
-    was made for transformers, behind.
+Expected: At an ordinary batch size the norms differ by a few points, and BN is among the best. The network without any
+    norm is behind, and so are methods made for transformers.
 
-The rates are a factor of 4 apart: a norm makes a network take a rate at which the same network without one diverges, so
-that a single rate would decide the comparison by itself. In short schedules smaller batches bring more than more
-images, so the batch is as small as still suits the norms over a batch (docs/decisions has the pilot).
+The learning rates are a factor of 4 apart. A norm lets a network train at a learning rate at which the same network
+without one diverges, so a single learning rate would decide the comparison. In short schedules, smaller batches help
+more than more images do. So the batch is as small as norms over a batch allow (docs/decisions has the pilot).
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
 from nfnets_lite.models import METHODS, ResNetSpec
 
-# Synchronised batch norm is batch norm in one process, and the act-first order and the halved sum are not normalisers.
+# In one process, synchronised batch norm is batch norm. The act-first order and the halved sum are not normalisers.
 ZOO = tuple(name for name in METHODS if name not in ("sync_bn", "bn_act_first", "half"))
-VCL = 0.01  # weight of the variance constancy loss, on a network without a norm, as its authors have it
+VCL = 0.01  # weight of the variance constancy loss, which its authors use in a network without norms
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every method of the zoo, NF with clipping too, a loss in place of a norm, and what the claims compare with."""
+    """Every method of the zoo, NF with clipping, a loss in place of a norm, and networks that claims compare with."""
     scale = SCALES[profile]
     exact = profile in ("gpu", "paper")
     recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=exact)
@@ -56,7 +56,7 @@ def sweep(profile: str) -> Sweep:
 
 
 def _cells(spec: ResNetSpec, data: Data, recipe: Recipe) -> Iterator[Training]:
-    parts = (("size", recipe.batch_size // 4),)  # of ghost batch norm: over the whole batch it would be batch norm
+    parts = (("size", recipe.batch_size // 4),)  # over the whole batch, ghost batch norm would be batch norm
     for method in ZOO:
         model = spec.with_method(method)
         model = replace(model, norm_options=parts) if method == "ghost_bn" else model

@@ -1,12 +1,13 @@
-"""Rate grid: does what the batch-size sweep says of its largest batch hang on a grid of learning rates in steps of 4?
+"""Rate grid: does the result of `batch_size` at its largest batch depend on its grid of learning rates in steps of 4?
 
-Question: With rates in steps of 2, how far are NF and NF+AGC from BN at the largest batch?
-Paper: none; it is the check of ledger claim NF-8, whose sweep is batch_size.
+Question: With learning rates in steps of 2, how far are NF and NF+AGC from BN at the largest batch?
+Paper: none; it checks claim NF-8, whose sweep is batch_size.
 Command: python -m experiments run rate_grid --profile small
 Cost: smoke 5 s on 2 cores; small 4 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
-Expected: the same order as in steps of 4, by differences that are no larger than its intervals.
+Expected: The methods are in the same order as with steps of 4, and the differences change by less than their intervals.
 
-The cells are those of batch_size at its largest batch and at equal epochs, its seeds and its range of rates too.
+The cells are those of batch_size at its largest batch and at equal epochs, with its seeds and its range of learning
+rates.
 """
 
 from dataclasses import replace
@@ -20,7 +21,7 @@ METHODS = ("bn", "nf", "nf_agc")
 
 
 def sweep(profile: str) -> Sweep:
-    """Three methods of batch_size at its largest batch, over twice as many rates or more."""
+    """Three methods of batch_size at its largest batch, at learning rates in steps of 2."""
     whole = batch_size.sweep(profile)
     low, high = min(whole.rates), max(whole.rates)
     rates = tuple(low * 2**step for step in range(round(log2(high / low)) + 1))

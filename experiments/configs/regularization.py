@@ -1,14 +1,17 @@
 """Regularisation: does a network without norms need it more than one with batch norm, and which kind?
 
-Question: How do dropout, stochastic depth, mixing, RandAugment, decay and averaging act on BN, and on NF with clipping?
-Paper: NFNet (arXiv 2102.06171) table 2 and sections 4 and 5; ledger claims NF-5, NF-18, SK-5.
+Question: How do dropout, stochastic depth, MixUp, CutMix, RandAugment, weight decay and averaging change the accuracy
+    of BN, and of NF with clipping?
+Paper: NFNet (arXiv 2102.06171) table 2 and sections 4 and 5; claims NF-5, NF-18, SK-5.
 Command: python -m experiments run regularization --profile small
 Cost: smoke 10 s on 2 cores; small 11 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
-Expected: NF overfits more than BN without regularisers, and gains more from them; decay on gains and biases harms it.
+Expected: NF overfits more than BN without regularisers, and gains more from them. Weight decay on gains and biases
+    harms NF.
 
-The rate is fixed: at small the one that the batch-size search chose for both methods on validation images at this
-batch, elsewhere near it and untested. One regulariser is changed at a time; `all` is the NFNet recipe's set. Short runs
-underfit, so most regularisers cost accuracy there: what is compared is the cost for NF beside the cost for BN.
+The learning rate is fixed. At small it is the one that the search of `batch_size` chose for both methods on validation
+images at this batch size; at other profiles it is near that one and untested. One regulariser is changed at a time;
+`all` has those of the NFNet recipe together. Short runs underfit, so most regularisers cost accuracy there: compare the
+cost for NF with the cost for BN.
 """
 
 from collections.abc import Mapping
@@ -44,7 +47,7 @@ EVERY = tuple(dict.fromkeys(("none", *MODEL, *RECIPE, *AUGMENT)))
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; digits are too few pixels for RandAugment, and have no colours."""
+    """The numbers of one profile; no RandAugment for digits, which have too few pixels for it and no colours."""
 
     data: Data
     batch_size: int
@@ -54,21 +57,21 @@ class Scale:
     regularizers: tuple[str, ...] = EVERY
 
 
-SMALL = replace(DATA["small"], train=2500)  # few images, seen often: there is something to overfit
+SMALL = replace(DATA["small"], train=2500)  # few images, seen often, so that networks overfit
 SCALES = {
     "smoke": Scale(
         replace(DATA["smoke"], train=100), 50, 20.0, 0.2, seeds=3,
         regularizers=("none", "dropout", "depth", "mixup", "no_decay", "decayed_gains", "ema"),
     ),
     "small": Scale(SMALL, 125, 20.0, 0.8, seeds=3),
-    # RandAugment needs kornia, and its grouping of images by operation cannot be captured: CPU and paper only.
+    # RandAugment needs kornia, and it groups images by operation, which a captured step cannot: CPU and paper only.
     "gpu": Scale(DATA["gpu"], 512, 8.0, 1.6, seeds=3, regularizers=tuple(r for r in EVERY if r != "randaugment")),
     "paper": Scale(DATA["paper"], 1024, 90.0, 0.4, seeds=5),
 }  # fmt: skip
 
 
 def sweep(profile: str) -> Sweep:
-    """Every regulariser for both methods; the regulariser's name follows the method's: ``bn:dropout``."""
+    """Every regulariser for both methods; labels are ``method:regulariser``, such as ``bn:dropout``."""
     scale = SCALES[profile]
     base = Recipe(
         scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=profile in ("gpu", "paper")

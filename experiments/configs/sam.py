@@ -1,12 +1,12 @@
 """Sharpness-aware minimisation: how much of the batch does the ascent need, and does it have to be the same batch?
 
-Question: Does SAM help NF with clipping, does a fifth of the batch suffice for its ascent, and does another batch's do?
-Paper: NFNet (arXiv 2102.06171) section 5 and table 3; SAM (arXiv 2010.01412); ledger claim NF-13.
+Question: Does SAM help NF with clipping? Is a fifth of the batch enough for its ascent, and does another batch do?
+Paper: NFNet (arXiv 2102.06171) section 5 and table 3; SAM (arXiv 2010.01412); claim NF-13.
 Command: python -m experiments run sam --profile small
 Cost: smoke 10 s on 2 cores; small 10 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
 Expected: SAM gains accuracy; a fifth of the batch keeps the gain at a fraction of the cost; another batch loses it.
 
-Same data, rate and schedule as `regularization`, for the same reason.
+Images, learning rate and schedule are those of `regularization`.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ METHODS = ("bn", "nf_agc")
 
 
 def sweep(profile: str) -> Sweep:
-    """Every variant for both methods: ``nf_agc:sam_fifth``."""
+    """Every variant for both methods; labels are ``method:variant``, such as ``nf_agc:sam_fifth``."""
     scale = SCALES[profile]
     recipe = Recipe(
         scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=profile in ("gpu", "paper")

@@ -1,14 +1,14 @@
-"""Signal propagation: what do mean and variance do over the blocks of a network that nobody has trained yet?
+"""Signal propagation: how do mean and variance change over the blocks of a network before training?
 
-Question: How do a channel's mean and variance go through a residual network with batch norm, without it, and as NF?
-Paper: NF-ResNet (arXiv 2101.08692) section 3; SkipInit (arXiv 2002.10444); ledger claims SP-1 to SP-5, SK-1, RS-1.
+Question: How do a channel's mean and variance change through a residual network with batch norm, without it, and in NF?
+Paper: NF-ResNet (arXiv 2101.08692) section 3; SkipInit (arXiv 2002.10444); claims SP-1 to SP-5, SK-1, RS-1.
 Command: python -m experiments run signal_propagation --profile small
 Cost: smoke 20 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper 5 hours, by a rule of thumb.
-Expected: variance grows by 0.68 a block (BN-ReLU), 1 (ReLU-BN), alpha squared (NF), and doubles without a norm; the
-    mean grows too wherever filters have one and activations are positive.
+Expected: The variance grows by 0.68 a block (BN-ReLU), by 1 (ReLU-BN), by alpha squared (NF), and doubles without a
+    norm. The mean grows too wherever filters have a mean and activations are positive.
 
-Two shapes: one stage without a transition, where the growth is seen undisturbed, and three stages, where transitions
-reset it. The third part makes one change at a time that published plots are known to differ by.
+There are two shapes: one stage without a transition, where the growth is undisturbed, and three stages, where
+transitions reset it. A third part changes one thing at a time, each known to differ between published plots.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ CHANGED = (
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: blocks of the stack and of each stage, width, and the two kinds of batches."""
+    """The numbers of one profile: blocks of the stack and of each stage, width, and the batches of noise and images."""
 
     stack: int
     stage: int
@@ -46,17 +46,18 @@ class Scale:
 
 
 SCALES = {
-    # A stack must be deeper than the three stages together: the claims are judged on the deepest network. Zeros in the
-    # padding take a share of every 3x3 convolution, 2 % at 64 pixels, and NF adds them up: deeper networks get more.
+    # A stack must be deeper than the three stages together: the claims are judged on the deepest network. Padding zeros
+    # reduce the output of every 3x3 convolution, by 2 % at 64 pixels. In NF the losses add up over blocks, so deeper
+    # networks get more pixels.
     "smoke": Scale(24, 4, 64, 52, 1, 48, DATA["smoke"], seeds=3),
     "small": Scale(48, 12, 128, 96, 1, 32, DATA["small"], seeds=3),
-    "gpu": Scale(96, 24, 128, 128, 1, 64, DATA["gpu"], seeds=5),  # without a norm, 128 blocks leave float32
+    "gpu": Scale(96, 24, 128, 128, 1, 64, DATA["gpu"], seeds=5),  # without a norm, 128 blocks exceed float32's range
     "paper": Scale(200, 50, 256, 224, 8, 64, DATA["paper"], seeds=5),
 }
 
 
 def network(method: str, depth: tuple[int, ...], width: int) -> ResNetSpec:
-    """Bottleneck blocks of one inner width, so that no layer is narrower than another; branches at full strength."""
+    """A network of bottleneck blocks whose inner width is the block's, so that none is narrower; skip gain 1."""
     spec = ResNetSpec(
         depth=depth, width=tuple(width * 2**i for i in range(len(depth))), strides=(1, 2, 2)[: len(depth)],
         branch=(1, 3, 1), bottleneck=1.0, stem="cifar", stem_width=width, num_classes=10, skip_gain=1.0,
@@ -66,7 +67,7 @@ def network(method: str, depth: tuple[int, ...], width: int) -> ResNetSpec:
     if method.startswith("nf"):
         spec = replace(spec.with_method("nf"), alpha=alpha, activation_gain=method == "nf")
         return replace(spec, conv="plain") if method == "nf_no_ws" else spec
-    if method == "skipinit":  # its two starts are 0 and 1 / sqrt(blocks), and of the first nothing could be seen
+    if method == "skipinit":  # of its two starts, 0 and 1 / sqrt(blocks), the first would show nothing
         return replace(spec.with_method(method), skip_gain=sum(depth) ** -0.5)
     return spec.with_method(method)
 
@@ -92,8 +93,9 @@ def stages(profile: str, *, images: bool = False) -> dict[str, Signals]:
 
 
 def causes(profile: str) -> dict[str, Signals]:
-    """NF (alpha 0.2, three stages) with one thing changed at a time; ``library``, several together, as a library that
-    such plots are drawn with has them; at the end BN, measured in another mode.
+    """NF (alpha 0.2, three stages) with one change at a time; then BN in training and in evaluation mode.
+
+    ``library`` combines the changes of a library with which such plots are drawn.
     """
     scale = SCALES[profile]
     nf, bn = (network(m, (scale.stage,) * 3, scale.width) for m in ("nf", "bn"))
@@ -122,7 +124,7 @@ def formula(profile: str) -> Signals:
 
 
 def sweep(profile: str) -> Sweep:
-    """All of it, each network once."""
+    """Every network of the stack, the stages, the changes and RescaleNet's formula, each once."""
     groups = (
         stack(profile), stack(profile, images=True), stages(profile), stages(profile, images=True), causes(profile),
     )  # fmt: skip

@@ -1,15 +1,16 @@
-"""Statistics batch: how many images does a batch norm's mean need, at a fixed gradient batch?
+"""Statistics batch: how many images does the mean of batch norm need, at a fixed gradient batch?
 
-Question: How does accuracy fall as the images per statistics batch go from many to one, the gradient batch unchanged?
+Question: How does accuracy fall as the images per statistic go from many to one, with an unchanged gradient batch?
 Paper: GN (arXiv 1803.08494) table 2; NF-ResNet (2101.08692) table 2; Hoffer et al. (1705.08741); Ioffe (1702.03275);
-    ledger claims SP-8, GN-1, GB-1, BR-1, RS-5.
+    claims SP-8, GN-1, GB-1, BR-1, RS-5.
 Command: python -m experiments run statistics_batch --profile small
 Cost: smoke 10 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
-Expected: BN loses several points below 8 images; GN and NF do not have the knob and stay where they are.
+Expected: BN loses several points below 8 images. GN and NF compute no statistics over the batch and do not change.
 
-Each gradient batch is cut into chunks that are normalised apart (ghost batch norm), so that the number of images per
-gradient, and with it the learning rate, stays the same: with small batches alone the two would be confused. Then three
-methods whose gradient batch is 4 as well, beside 32, on fewer images: passes over all of them would take too long.
+Each gradient batch is cut into parts that are normalised apart (ghost batch norm). So the number of images per gradient
+stays the same, and the learning rate with it. Small gradient batches alone would change both at once. Three more
+methods are trained with gradient batches of 4 and 32 as well, on fewer images: passes over all images would take too
+long.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ TIED_BATCHES = (4, 32)
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `tied`: training images of the runs whose gradient batch is small, too."""
+    """The numbers of one profile; `tied` is the number of training images of the runs with small gradient batches."""
 
     data: Data
     batch_size: int
@@ -48,7 +49,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Batch norm over every number of images, methods that have no such number, and some at a gradient batch of 4."""
+    """Batch norm over parts of every size, GN and NF, and three methods with gradient batches of 4 and 32."""
     scale = SCALES[profile]
     recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
     cells = tuple(_cells(scale, network(profile), recipe))
@@ -57,7 +58,7 @@ def sweep(profile: str) -> Sweep:
 
 def _cells(scale: Scale, spec: ResNetSpec, recipe: Recipe) -> Iterator[Training]:
     ghost = spec.with_method("ghost_bn")
-    for size in (*scale.sizes, scale.batch_size):  # the last of them is batch norm as it is
+    for size in (*scale.sizes, scale.batch_size):  # over the whole batch, ghost batch norm is batch norm
         yield Training("ghost_bn", replace(ghost, norm_options=(("size", size),)), scale.data, recipe)
     for method in WITHOUT:
         yield Training(method, spec.with_method(method), scale.data, recipe)

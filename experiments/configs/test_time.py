@@ -1,14 +1,14 @@
 """Test time: which statistics should a trained network use when the test images have changed?
 
-Question: With changed images, in random order or sorted by class, which normalisation keeps the most accuracy?
-Paper: alpha-BN (arXiv 2110.04065), UnMix-TNS (2401.08328), IBN-Net (1807.09441); ledger claims AB-1, UM-1 and half of
-    IB-1.
+Question: On changed images, in random order or sorted by class, which normalisation keeps the most accuracy?
+Paper: alpha-BN (arXiv 2110.04065), UnMix-TNS (2401.08328), IBN-Net (1807.09441); claims AB-1, UM-1 and IB-1.
 Command: python -m experiments run test_time --profile small
 Cost: smoke 15 s on 2 cores; small 5 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
-Expected: statistics of the test batch rescue BN from a change of contrast as long as batches are mixed, and ruin it
-    when they are sorted by class; mixtures and UnMix-TNS lie between; GN and NF do not see the order at all.
+Expected: Statistics of the test batch rescue BN from a change of contrast if images come in random order, and ruin its
+    accuracy if they are sorted by class. Mixtures and UnMix-TNS lie between. GN and NF do not depend on the order.
 
-One training a method and seed, then every change and order. Rates are searched on validation images as they are.
+Each network is trained once for each seed and then tested with every change and order. Learning rates are searched on
+unchanged validation images.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ METHODS = ("bn", "ibn_a", "gn", "nf_agc")
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `images`: of a stream, which comes in batches of `stream_batch`."""
+    """The numbers of one profile; a test stream has `images` images, in batches of `stream_batch`."""
 
     data: Data
     batch_size: int
@@ -43,7 +43,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Four networks; the statistics of the first are changed at test time."""
+    """Four networks; the statistics of BN are adapted at test time."""
     scale = SCALES[profile]
     recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
     cells = tuple(

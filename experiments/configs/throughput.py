@@ -1,12 +1,13 @@
 """Throughput: what does a training step cost without batch norm, and what does clipping add?
 
-Question: How long are the steps of GN, NF and NF+AGC beside the BN twin's, and those of the NFNet family beside F0's?
-Paper: NFNet (arXiv 2102.06171) tables 3 and 6; ledger claims NF-1, NF-2, NF-6.
+Question: How long are the steps of GN, NF and NF+AGC beside those of the same network with BN, and those of the NFNet
+    family beside those of F0?
+Paper: NFNet (arXiv 2102.06171) tables 3 and 6; claims NF-1, NF-2, NF-6.
 Command: python -m experiments run throughput --profile small
 Cost: smoke 15 s on 2 cores; small 5 minutes on 2 cores; gpu 80 minutes, paper 150 minutes, by a rule of thumb.
-Expected: NF steps are 10 to 40 % shorter than BN's on the paper's accelerators; on a CPU the order may be the other.
+Expected: NF steps are 10 to 40 % shorter than BN's on the paper's accelerators; on a CPU NF may be the slower one.
 
-Each record is one network beside its reference, in turns in one process: read the ratio, not the milliseconds.
+Each record times one network and its reference in turns, in one process: read the ratio, not the milliseconds.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ OTHERS = tuple(name for name in ZOO if name not in METHODS)
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: the twins' network, batches and side; the family's members, batch and scale."""
+    """The numbers of one profile: network, batch sizes and image side of all methods; the same of the NFNet family."""
 
     twin: Spec
     batch_sizes: tuple[int, ...]
@@ -56,7 +57,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Twins of each method beside BN, members of the family beside F0; each memory format, compiled or not."""
+    """One network with each method beside BN, and the NFNet family beside F0; each memory format, compiled or not."""
     cells = [
         cell
         for autocast in SCALES[profile].autocast

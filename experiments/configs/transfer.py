@@ -1,14 +1,15 @@
-"""Transfer: what of a network with and without batch norm is left for other images?
+"""Transfer: how well do networks with and without batch norm transfer to other images?
 
-Question: After the same pre-training, does NF or BN fine-tune better, whole and with frozen features?
-Paper: NFNet (arXiv 2102.06171) table 4 (300 million private images); ledger claim NF-14.
+Question: After the same pre-training, does NF or BN fine-tune better, as a whole and with frozen features?
+Paper: NFNet (arXiv 2102.06171) table 4 (300 million private images); claim NF-14.
 Command: python -m experiments run transfer --profile small
 Cost: smoke 10 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
-Expected: NF fine-tunes better than BN by half a point or more; both better than from scratch.
+Expected: NF fine-tunes better than BN by half a point or more. Both are better than the same network from scratch.
 
-Pre-training sees eight of the ten classes, fine-tuning all ten, with few images of each. The rate of the fine-tuning is
-searched on validation images that the pre-training has not seen either. The pre-training's rate is fixed: at small the
-one that the batch-size search chose for both methods at this batch, elsewhere near it and untested.
+Pre-training sees eight of the ten classes. Fine-tuning sees all ten, with few images of each. The learning rate of
+fine-tuning is searched on validation images that pre-training has not seen either. The learning rate of pre-training is
+fixed: at small it is the one that the search of `batch_size` chose for both methods at this batch size; at other
+profiles it is near that one and untested.
 """
 
 from dataclasses import dataclass, replace
@@ -55,7 +56,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Both methods, each fine-tuned whole, with frozen features, and trained from scratch: ``nf_agc:frozen``."""
+    """Both methods, fine-tuned as a whole, with frozen features, and from scratch; labels such as ``nf_agc:frozen``."""
     scale = SCALES[profile]
     exact = {"autocast": profile in ("gpu", "paper"), "augment": crops(profile)}
     cells = []

@@ -1,11 +1,12 @@
-"""Normalisers made for transformers, at home: a small vision transformer that takes the same factory.
+"""Normalisers made for transformers, in a transformer: a small ViT that takes every norm of the package.
 
 Question: In a vision transformer, how do BN, PowerNorm, unified norm, PRepBN, DyT and Derf compare with layer norm?
 Paper: PowerNorm (arXiv 2003.07845), unified normalisation (2208.01313), SLAB (2405.11582), DyT (2503.10622), Derf
-    (2512.10938); ledger claims PN-1, UN-1, PR-1.
+    (2512.10938); claims PN-1, UN-1, PR-1.
 Command: python -m experiments run transformers --profile small
 Cost: smoke 10 s on 2 cores; small 8 minutes on 2 cores; gpu 2 minutes and paper days, by a rule of thumb.
-Expected: most within a few points of layer norm, batch norm well behind; so shallow a network trains without, too.
+Expected: Most are within a few points of layer norm, and batch norm is well below it. So shallow a transformer trains
+    without a norm, too.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ METHODS = ("ln2d", "bn", "pn", "un", "prepbn", "dyt", "derf", "none")
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: data, side and patch in pixels, width, depth and heads, schedule."""
+    """The numbers of one profile: data; side and patch in pixels; width, depth and heads; schedule."""
 
     data: Data
     side: int
@@ -44,7 +45,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Every method in the same transformer, trained by Adam."""
+    """Every method in the same transformer, trained with Adam."""
     scale = SCALES[profile]
     spec = model_spec(
         "vit_tiny", image_size=scale.side, patch=scale.patch, dim=scale.dim, depth=scale.depth, heads=scale.heads,

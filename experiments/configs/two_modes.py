@@ -1,14 +1,15 @@
-"""Two modes: how far is the network that is evaluated from the one that was trained?
+"""Two modes: how much accuracy is lost between training mode and evaluation mode?
 
 Question: How large is the gap between training and evaluation mode, with statistics of few images, or of few classes?
-Paper: Batch renormalisation (arXiv 1702.03275), section 4; NFNet (2102.06171), introduction; ledger claim BR-1.
+Paper: Batch renormalisation (arXiv 1702.03275), section 4; NFNet (2102.06171), introduction; claim BR-1.
 Command: python -m experiments run two_modes --profile small
 Cost: smoke 10 s on 2 cores; small 7 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
-Expected: no gap without batch statistics; BN's grows as the images per statistic get fewer, and batches of few classes
-    cost it more than batch renormalisation.
+Expected: There is no gap without batch statistics. BN's gap grows as the images per statistic get fewer. Batches of few
+    classes cost BN more accuracy than batch renormalisation.
 
-Statistics over few images are taken over parts of a batch, so that the images per gradient stay the same. Batches of
-few classes are few-class for every method, gradients too: what group norm loses is not the fault of statistics.
+Statistics over few images are taken over parts of a batch, so that the number of images per gradient stays the same.
+Batches of few classes have few classes for every method, and so do their gradients: what group norm loses there is not
+due to statistics.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ CLASSES = 2
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile; `sizes`: images per statistic, `blocked`: images of a batch of few classes."""
+    """The numbers of one profile; `sizes` are images per statistic, `blocked` images of a batch of few classes."""
 
     data: Data
     batch_size: int
@@ -47,7 +48,7 @@ SCALES = {
 
 
 def sweep(profile: str) -> Sweep:
-    """Batch norm over parts of several sizes beside GN and NF; then batches of few classes."""
+    """Batch norm over parts of several sizes, GN and NF; then batches of few classes."""
     scale = SCALES[profile]
     return Sweep("two_modes", tuple(_cells(network(profile), scale)), scale.rates, seeds=tuple(range(scale.seeds)))
 

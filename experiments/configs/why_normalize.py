@@ -1,14 +1,15 @@
-"""Why normalise: which rates does batch norm allow, how smooth is its loss, and what does the noise of a batch do?
+"""Why normalise: which learning rates does batch norm allow, how smooth is its loss, and what does its noise do?
 
-Question: What does batch norm buy in training: larger stable rates, a smoother loss, regularisation by its noise?
-Paper: Santurkar et al. (arXiv 1805.11604); SkipInit (arXiv 2002.10444); ledger claims ST-1, ST-2.
+Question: What does batch norm bring in training: larger learning rates, a smoother loss, regularisation by its noise?
+Paper: Santurkar et al. (arXiv 1805.11604); SkipInit (arXiv 2002.10444); claims ST-1, ST-2.
 Command: python -m experiments run why_normalize --profile small
 Cost: smoke 15 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
-Expected: BN trains at rates where no norm does not; its gradient changes less along itself; the smaller the part of a
-    batch that shares its statistics, the worse the training loss, and the smaller the gap to the test images.
+Expected: BN trains at learning rates at which a network without norms does not. Its gradient changes less along itself.
+    The smaller the part of a batch that shares its statistics, the worse the training loss, and the smaller the gap
+    between training and test images.
 
-No rate is searched: every one is shown. The other two effects of batch norm, branches scaled down and means removed,
-need no training; `signal_propagation` measures them.
+No learning rate is searched: all are shown. Batch norm has two other effects, branches scaled down and means removed.
+They need no training; `signal_propagation` measures them.
 """
 
 from dataclasses import dataclass, replace
@@ -22,16 +23,16 @@ from experiments.tasks.why import Landscape
 from nfnets_lite.models import ResNetSpec
 
 RATES = (0.0125, 0.05, 0.2, 0.8, 3.2)
-PARTS = (16, 4)  # images that share their statistics, beside the whole batch
+PARTS = (16, 4)  # images that share their statistics; the whole batch is a third case
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of one profile: of the trainings, of the noise that is looked at, and of the landscapes.
+    """The numbers of one profile: of the trainings, and of the landscapes (`probed` updates, `depth`, `points`).
 
-    `rate` is the one of the grid at which every method with a norm trains well, by pilots on validation images: the
-    same for all, so that nothing but the statistics differs. The landscapes have `probed_rate`: a network without a
-    norm is to train as well, or there is no landscape to look at, but worse, or there is nothing to explain.
+    At the learning rate `rate` every method with a norm trains well, by pilots on validation images. All methods have
+    the same one, so that only the statistics differ. The landscapes are measured at `probed_rate`, at which a network
+    without norms trains too, but worse.
     """
 
     data: Data
@@ -55,7 +56,7 @@ SCALES = {
 
 
 def by_rate(profile: str) -> dict[tuple[str, float], Training]:
-    """With batch norm and without any, at every rate."""
+    """Trainings with batch norm and without a norm, at every learning rate, by method and learning rate."""
     return {
         (method, rate): _training(profile, network(profile), method, rate)
         for method in ("bn", "none")
@@ -64,7 +65,7 @@ def by_rate(profile: str) -> dict[tuple[str, float], Training]:
 
 
 def by_noise(profile: str) -> dict[str, Training]:
-    """At one rate: statistics of the whole batch, of ever smaller parts of it, and of each image alone."""
+    """Trainings at one learning rate, with statistics of the whole batch, of smaller parts, and of each image alone."""
     spec, rate = network(profile), SCALES[profile].rate
     found = {"bn": _training(profile, spec, "bn", rate)}
     for part in PARTS:
@@ -74,14 +75,14 @@ def by_noise(profile: str) -> dict[str, Training]:
 
 
 def noise(profile: str) -> dict[str, BatchNoise]:
-    """How much the company of an image changes what is computed for it."""
+    """Measurements of how much the other images of a batch change an image's output."""
     scale, spec = SCALES[profile], network(profile)
     sizes = tuple(2**i for i in range(1, 8))
     return {m: BatchNoise(m, spec.with_method(m), scale.data, sizes) for m in ("bn", "gn", "nf")}
 
 
 def landscapes(profile: str) -> dict[str, Landscape]:
-    """With batch norm, with batch norm and noise behind it, and without."""
+    """Loss landscapes with batch norm, with batch norm and noise after it, and without a norm."""
     scale, spec = SCALES[profile], network(profile, depth=SCALES[profile].depth)
     recipe = Recipe(scale.batch_size, 0, scale.probed_rate, updates=scale.probed)
     bn = Landscape("bn", spec.with_method("bn"), scale.data, recipe, points=scale.points)
@@ -96,7 +97,7 @@ def _training(profile: str, spec: ResNetSpec, method: str, rate: float) -> Train
 
 
 def sweep(profile: str) -> Sweep:
-    """All of it; the batch-normalised training at the shared rate is in two groups, and is run once."""
+    """All four groups; the training with batch norm at `rate` is in two of them and is run once."""
     groups = by_rate(profile), by_noise(profile), noise(profile), landscapes(profile)
     cells: dict[str, Run] = {cell.key: cell for group in groups for cell in group.values()}
     return Sweep("why_normalize", tuple(cells.values()), seeds=tuple(range(SCALES[profile].seeds)))

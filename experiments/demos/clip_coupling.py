@@ -1,4 +1,4 @@
-"""The coupling between examples that clipping brings back: the gradient of each is its own, its share of a step is not.
+"""The coupling between examples that clipping causes: an example's share of an update depends on the other examples.
 
 Axes: N examples; a gradient is a mapping of parameter names to tensors.
 """
@@ -19,11 +19,11 @@ Gradient = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Coupling:
-    """What clipping does across the examples of a batch, at one threshold.
+    """Effect of clipping across the examples of a batch, at one threshold `factor`.
 
-    `clipped`: fraction of units. `difference`: clipped mean gradient less the mean of clipped gradients, over the
-    former, by norms. `spread`: standard deviation over mean of the factor that clipping puts on one example's gradient
-    in batches that share nothing else; median over units.
+    `clipped`: fraction of units. `difference`: norm of the clipped mean gradient minus the mean of clipped gradients,
+    over the norm of the clipped mean gradient. `spread`: standard deviation over mean of the factor by which clipping
+    multiplies one example's gradient, in batches that have only this example in common; median over units.
     """
 
     factor: float
@@ -44,7 +44,7 @@ def each_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Gradient:
 
 
 def clipped(model: nn.Module, gradient: Gradient, factor: float) -> tuple[Gradient, float]:
-    """A gradient as clipping leaves it, without what is exempt, and the fraction of units that were clipped."""
+    """The clipped gradient, without parameters that are exempt, and the fraction of units that were clipped."""
     roles = parameter_roles(model)
     for name, (p, _) in roles.items():
         p.grad = gradient[name].clone()
@@ -53,7 +53,7 @@ def clipped(model: nn.Module, gradient: Gradient, factor: float) -> tuple[Gradie
 
 
 def coupling(model: nn.Module, each: Gradient, factor: float, size: int = 64, batches: int = 20) -> Coupling:
-    """Measure a `Coupling` on batches of `size` of the examples of `each`; the one that is followed is the first."""
+    """Measure a `Coupling` on batches of `size` examples; `spread` follows the first example of `each`."""
 
     def mean(rows: Tensor) -> Gradient:
         return {name: g[rows].mean(0) for name, g in each.items()}

@@ -1,7 +1,7 @@
-"""The small differences between the authors' networks and their ports, each switched on alone in one of our models.
+"""Small differences between the authors' networks and their ports, each switched on alone in one of our models.
 
-A switch changes a model in place, so that the chapter can compare the same parameters on the same batch with and
-without it. What others do is described in public code and issue threads; here it is only its arithmetic.
+A switch changes a model in place, so that the chapter can compare the same parameters on the same batch with the
+difference and without. Public code and issue threads describe the differences; only their arithmetic is repeated here.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from nfnets_lite.conv import ScaledStdConv2d
 
 @dataclass(frozen=True)
 class Difference:
-    """One way in which a port departs from the reference: what it does, and the switch that does it to a model."""
+    """One difference between the reference and a port, in words, and the switch that applies it to a model."""
 
     reference: str
     other: str
@@ -27,7 +27,7 @@ class Difference:
 
 
 def _standardized(scale: Callable[[Tensor, int], Tensor]) -> type[ScaledStdConv2d]:
-    """A standardised convolution that scales a centred filter by another rule of its biased variance and fan-in."""
+    """A standardised convolution that scales a centred filter by a function of its biased variance and its fan-in."""
 
     class Standardized(ScaledStdConv2d):
         def effective_weight(self) -> Tensor:
@@ -93,9 +93,9 @@ def gains(model: nn.Module) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def clipped_gains(model: nn.Module, clip_factor: float, *, per_channel: bool) -> tuple[float, float]:
-    """Fraction of gain units above their bound, and the norm of what clipping would leave over the norm before.
+    """Fraction of gain units above their bound, and the norm of the clipped gradient over the norm before clipping.
 
-    A gain vector is one unit in the authors' code; where a port stores it as ``(O, 1, 1, 1)``, each entry is one.
+    In the authors' code a gain vector is one unit. In ports that store it as ``(O, 1, 1, 1)``, each entry is a unit.
     """
     above, units, kept, total = 0, 0, 0.0, 0.0
     for gain in gains(model):
@@ -111,7 +111,7 @@ def clipped_gains(model: nn.Module, clip_factor: float, *, per_channel: bool) ->
 
 @torch.no_grad()
 def clipped_classifier(model: nn.Module, classifier: nn.Linear, clip_factor: float) -> tuple[float, float]:
-    """What clipping the classifier's weight, against the reference, would do: fraction of rows, and norm left."""
+    """Effect of clipping the classifier's weight, which the reference does not: fraction of rows, and share of norm."""
     assert classifier.weight.grad is not None
     before = classifier.weight.grad.clone()
     fraction = float(AdaptiveClip(classifier.weight, clip_factor)())

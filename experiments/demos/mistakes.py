@@ -1,7 +1,7 @@
-"""A small training loop to make clipping mistakes in, and what shows them: the bench of a chapter.
+"""A small training loop for mistakes of clipping, and measures that show the mistakes.
 
-An update is a function of model, optimizer, images and labels: backward pass, clipping, step. The chapter writes it
-wrong, and beside it right; here are the loop that both are put through, and the measures that tell them apart.
+An update is a function of model, optimizer, images and labels: backward pass, clipping, step. The chapter writes wrong
+updates and correct ones. This module has the loop that trains with either, and the measures that tell them apart.
 Everything runs on digits, on the CPU; accuracies are those of validation images.
 """
 
@@ -37,7 +37,7 @@ def model_of(seed: int = 0) -> nn.Module:
 
 
 def sgd(model: nn.Module, rate: float = RATE) -> Optimizer:
-    """Nesterov momentum at a rate that the network does not survive unclipped."""
+    """SGD with Nesterov momentum, by default at a learning rate too large for the network without clipping."""
     return torch.optim.SGD(param_groups(model, 5e-4), lr=rate, momentum=0.9, nesterov=True)
 
 
@@ -47,20 +47,20 @@ def loss_of(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def unclipped(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
-    """The plain update."""
+    """The update without clipping."""
     loss_of(model, images, labels).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
 
 
 def correct(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
-    """The update as it should be."""
+    """The correct update: backward pass, clipping, step."""
     loss_of(model, images, labels).backward()  # type: ignore[no-untyped-call]
     adaptive_clip_grad_(model, FACTOR)
     optimizer.step()
 
 
 def only(*, weights: bool) -> Update:
-    """An update that clips the filters and nothing else, or everything but them."""
+    """An update that clips only the filters (`weights`), or everything but the filters."""
 
     def update(model: nn.Module, optimizer: Optimizer, images: Tensor, labels: Tensor) -> None:
         loss_of(model, images, labels).backward()  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ def only(*, weights: bool) -> Update:
 
 
 def batches(seed: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    """So many training batches of one endless stream of epochs."""
+    """The first `count` training batches of an endless stream of epochs."""
     split, generator = load(DATA["smoke"], CPU)["train"], torch.Generator().manual_seed(seed)
     epochs = [torch.randperm(len(split), generator=generator) for _ in range(-(-count * BATCH // len(split)))]
     order = torch.cat(epochs)[: count * BATCH].view(count, BATCH)
@@ -82,7 +82,7 @@ def batches(seed: int, count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def train(update: Update, make: Make = sgd, updates: int = 40) -> list[float]:
-    """Accuracies in per cent, one a seed, of networks trained by an update, with warm-up and cosine."""
+    """Accuracies in per cent, one for each seed, of networks trained with an update, with warm-up and cosine."""
     judged, found = load(DATA["smoke"], CPU)["validation"], []
     with one_thread(CPU):
         for seed in SEEDS:
@@ -112,7 +112,7 @@ def started(updates: int = 10) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def largest_ratio(update: Update) -> float:
-    """Largest gradient over weight norm of a unit that an update leaves after clipping, over the threshold."""
+    """Largest ratio of gradient to weight norm of a unit after an update's clipping, over the threshold."""
     model, images, labels = started()
     update(model, torch.optim.SGD(model.parameters(), lr=0.0), images, labels)
     ratios = Watch(model)()
@@ -120,7 +120,7 @@ def largest_ratio(update: Update) -> float:
 
 
 def classifier_left(update: Update) -> float:
-    """Norm of the classifier's gradient after an update's clipping, over that before."""
+    """Norm of the classifier's gradient after an update's clipping, over the norm before."""
     model, images, labels = started()
     weight = model.get_submodule("classifier").weight
     assert isinstance(weight, nn.Parameter)
@@ -133,7 +133,7 @@ def classifier_left(update: Update) -> float:
 
 
 def moved(update: Update) -> Tensor:
-    """What an update moves the clipped parameters by, as one vector; without momentum and decay."""
+    """The change of the clipped parameters by an update, as one vector, without momentum and weight decay."""
     model, images, labels = started()
     body = [p for p, role in parameter_roles(model).values() if role.clip]
     before = torch.cat([p.detach().flatten() for p in body])
@@ -142,7 +142,7 @@ def moved(update: Update) -> Tensor:
 
 
 def against_correct(update: Update) -> tuple[float, float]:
-    """Length of what an update moves, and its distance from what it ought to move, both over the latter's length."""
+    """Length of an update's change, and its distance from the correct change, both over the correct change's length."""
     ought, found = moved(correct), moved(update)
     return float(found.norm() / ought.norm()), float((found - ought).norm() / ought.norm())
 

@@ -1,7 +1,7 @@
-"""The same runs on a `dask.distributed` cluster: it finds the workers, and repeats the runs of those that are lost.
+"""Train runs on a `dask.distributed` cluster, which finds the workers and repeats the runs of lost workers.
 
-The workers need this checkout and its environment: start them in the repository's folder, one thread each. Records are
-written by the client only, so the workers share no folder with it but the data.
+The workers need this checkout and its environment: start them in the repository's folder, one thread each. Only the
+client writes records, so the workers need no shared folder but the one with the data.
 
 On one machine, or a few::
 
@@ -27,12 +27,12 @@ from experiments.engine.pool import Work, WorkerDied
 from experiments.records import Record
 from experiments.sweep import Run
 
-AHEAD = 2  # runs a thread: the next one is there when one ends
+AHEAD = 2  # runs submitted for each thread, so that the next one is there when one ends
 TIMEOUT = 15
 
 
 class Cluster:
-    """Workers behind a scheduler's address."""
+    """Backend that trains on the workers of a dask scheduler."""
 
     def __init__(self, work: Work, address: str) -> None:
         try:
@@ -55,7 +55,7 @@ class Cluster:
 
     @property
     def capacity(self) -> int:
-        """Workers come and go, so it is asked for again and again; without any, one run waits for the first."""
+        """Runs to have in progress now: workers come and go. Without a worker it is 1, a run that waits for one."""
         try:
             threads = sum(int(count) for count in self._client.nthreads().values())
         except OSError as error:
@@ -93,7 +93,7 @@ class Cluster:
 
 
 def accepted(run: Run, record: Record, address: str) -> Record:
-    """The record that a worker made of a run; a ValueError if the worker's code computes other numbers than ours."""
+    """Return a worker's record of a run; raise a ValueError if the worker's code computes other numbers than ours."""
     if record.numerics != run.NUMERICS:
         raise ValueError(
             f"a worker of scheduler={address!r} has NUMERICS={record.numerics} for {type(run).__name__}, and this "

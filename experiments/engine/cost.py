@@ -1,4 +1,4 @@
-"""What a sweep still has to do, and how long that takes by earlier records."""
+"""Estimates of how long the runs that a sweep has left will take."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from experiments.tasks.undrawn import Undrawn
 
 
 def cost(sweep: Sweep, where: Where, left: Sequence[Run], committed: Path) -> tuple[float, str]:
-    """Seconds that the runs left will take, and by what: earlier records on such a device, or else arithmetic."""
+    """Seconds that the runs left will take, and the basis of the estimate: records on such a device, or arithmetic."""
     device = "" if where.scheduler else device_name(where.device)
     done = [
         r
@@ -25,7 +25,7 @@ def cost(sweep: Sweep, where: Where, left: Sequence[Run], committed: Path) -> tu
         if r.done and device in ("", r.provenance["device"])
     ]
     whole = possible(sweep)
-    done = [r for r in done if r.key in whole]  # a file may hold those of a sweep's past
+    done = [r for r in done if r.key in whole]  # a file may hold records of earlier versions of the sweep
     seconds = list(estimates(whole, left, done, where.device.type))
     basis = f"from {len(done)} recorded runs" if done else "by a rule of thumb: nothing is recorded on such a device"
     if not seconds:
@@ -34,11 +34,11 @@ def cost(sweep: Sweep, where: Where, left: Sequence[Run], committed: Path) -> tu
 
 
 def estimates(whole: Mapping[str, Run], runs: Iterable[Run], done: Sequence[Record], device: str) -> Iterator[float]:
-    """Seconds of each run: those of its own key, or else its `Run.effort`, scaled to those that were recorded."""
+    """Seconds of each run: the mean of its recorded runs, or else its `Run.effort`, scaled to the recorded runs."""
     by_key: dict[str, list[float]] = {}
     for record in done:
         by_key.setdefault(record.key, []).append(record.provenance["seconds"])
-    with Undrawn():  # efforts ask for sizes
+    with Undrawn():  # an effort needs only the sizes of a network
         effort = cache(lambda run: run.effort(device))
         ratios = [fmean(by_key[key]) / effort(replace(whole[key], seed=0)) for key in by_key.keys() & whole.keys()]
         scale = median(ratios) if ratios else 1.0
@@ -47,7 +47,7 @@ def estimates(whole: Mapping[str, Run], runs: Iterable[Run], done: Sequence[Reco
 
 
 def span(seconds: float) -> str:
-    """A time in words, in the unit that suits."""
+    """A time as text, in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

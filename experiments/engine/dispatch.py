@@ -1,4 +1,4 @@
-"""The loop that hands runs to whoever trains them, and puts their records on the disk."""
+"""The loop that hands runs to a backend and writes their records to the disk."""
 
 import time
 from collections import Counter, deque
@@ -16,7 +16,7 @@ POLL = 0.5
 
 
 class OutOfTime(Exception):
-    """The time that was given is over; what was under way is recorded, so many runs were not begun."""
+    """The time limit has passed: runs in progress were finished and recorded, and some runs were not begun."""
 
 
 def dispatch(
@@ -26,12 +26,14 @@ def dispatch(
     lost: Callable[[Run, str, float], Record],
     until: float = inf,
 ) -> Iterator[Record]:
-    """Train runs, and yield each record once it is on the disk, in the order of their ends.
+    """Train runs and yield each record once it is on the disk, in the order in which the runs end.
 
-    From `until` on (of `time.monotonic`) none is begun; those under way are finished, and then `OutOfTime` is raised.
+    From the time `until` on (of `time.monotonic`) no run is begun. Runs in progress are finished, and then `OutOfTime`
+    is raised.
 
-    A run that another process has under way is left to it, and its record is yielded as it is found. A run whose worker
-    died is repeated; at the second death `lost` makes the record that says so, of the run, the reason and the seconds.
+    A run that another process is training is left to that process, and its record is yielded once it is found. A run
+    whose worker died is repeated. When its worker dies again, `lost` makes a failed record from the run, the reason and
+    the seconds.
     """
     waiting, deaths = deque(runs), Counter[tuple[str, int]]()
     running: dict[Future[Record], tuple[Run, float]] = {}

@@ -1,4 +1,4 @@
-"""A record file while runs are added to it, perhaps by several processes at once: each run by one of them."""
+"""A record file to which one or several processes add runs, each run by one process only."""
 
 import hashlib
 from pathlib import Path
@@ -17,8 +17,8 @@ except ImportError:  # not on Windows, where two sweeps on one folder are not gu
 class Journal:
     """Takes runs, so that no other process trains them, and appends their records.
 
-    A run in progress is one locked byte of a hidden, empty file beside the records. The system takes the lock back when
-    the process ends, however it ends, so nothing is left to clean up. Two threads of one process are not told apart.
+    A run in progress is one locked byte of a hidden, empty file beside the records. The system releases the lock when
+    the process ends, however it ends, so nothing is left to clean up. Two threads of one process share their locks.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Journal:
         self._locks = path.with_name(f".{path.name}.lock").open("ab") if fcntl is not None else None
 
     def take(self, run: Run) -> bool:
-        """Whether the run is now ours; it is not while another process has it."""
+        """Take the run; return False if another process has it."""
         if self._locks is not None:
             try:
                 fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(run))
@@ -47,7 +47,7 @@ class Journal:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _place(run))
 
     def news(self, run: Run) -> Record | None:
-        """What another process recorded of the run since the journal was opened. Asked of a run that is ours."""
+        """Record that another process made of the run since the journal was opened, or None; take the run first."""
         size = _size(self.path)
         if size != self._size:
             self._now, self._size = records.read(self.path), size
@@ -55,9 +55,9 @@ class Journal:
         return None if found == self.ledger.of(run.key, run.seed) else found
 
     def append(self, run: Run, record: Record) -> None:
-        """Put the record on the disk, and only then let others take the run."""
+        """Write the record to the disk, and only then let others take the run."""
         size = records.append(self.path, record)
-        if size == self._size + len(record.line()):  # else others wrote, too, and their records are still to be read
+        if size == self._size + len(record.line()):  # otherwise other processes wrote, too: their records are unread
             self._size = size
         self.release(run)
 

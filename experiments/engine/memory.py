@@ -1,4 +1,4 @@
-"""Memory that a run needs on a GPU, estimated before it starts, and how many runs fit side by side."""
+"""Estimates of the memory that a run needs on a GPU, and of how many runs fit side by side."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Where runs are trained: in this process, or in local ones that may die."""
+"""Backends that train runs in this process or in local worker processes, which may die."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class WorkerDied(Exception):
-    """A run's worker is gone, and its result with it. `final`: whoever runs the workers has already tried again."""
+    """A run's worker process died before it returned a result. `final`: the run was already repeated elsewhere."""
 
     def __init__(self, reason: str, *, final: bool = False) -> None:
         super().__init__(reason)
@@ -24,24 +24,24 @@ class WorkerDied(Exception):
 
 
 class Backend(Protocol):
-    """What trains runs."""
+    """Interface of everything that trains runs."""
 
     @property
     def capacity(self) -> int:
-        """Runs to have under way at once; it may change."""
+        """Number of runs to have in progress at once; it may change."""
 
     def submit(self, run: Run) -> Future[Record]:
-        """Start a run."""
+        """Start a run; return the future of its record."""
 
     def result(self, future: Future[Record]) -> Record:
         """The record of a future that has ended; raises `WorkerDied` if its worker did."""
 
     def close(self, *, now: bool) -> None:
-        """Stop; `now` means that what is under way is dropped."""
+        """Stop the backend; with `now`, drop the runs in progress."""
 
 
 class Here:
-    """This process, one run after another: for one worker, and for a GPU."""
+    """Train in this process, one run after another: for one worker, and for a GPU."""
 
     capacity = 1
 
@@ -61,10 +61,10 @@ class Here:
 
 
 class Process:
-    """One process, kept for many tasks, which begins with `initializer`.
+    """One worker process for many tasks, which calls `initializer` first.
 
-    A pool of one: a process that dies breaks its whole pool, and here that is nobody else's. Ended at its work, it
-    cannot take along the lock of a queue that others share.
+    It is a pool of one process, because a process that dies breaks its whole pool. Also, a process that is ended in the
+    middle of its work cannot hold the lock of a queue that other processes share.
     """
 
     def __init__(self, initializer: Callable[..., None] = start_worker, *arguments: object) -> None:
@@ -73,7 +73,7 @@ class Process:
         self._process: BaseProcess | None = None
 
     def submit(self, work: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Start ``work(*arguments)`` there; raises `BrokenProcessPool` if it died while it had nothing to do."""
+        """Start ``work(*arguments)`` in the process; raise `BrokenProcessPool` if the process died while idle."""
         others = set(multiprocessing.active_children())
         future = self._pool.submit(work, *arguments)
         if self._process is None:  # the pool starts it at its first task
@@ -81,7 +81,7 @@ class Process:
         return future
 
     def end(self, *, now: bool = False) -> int | None:
-        """End it, once its work is done or `now`; its exit code, where that is known."""
+        """End the process, after its work or `now`; return its exit code if that is known."""
         self._pool.shutdown(wait=not now, cancel_futures=True)
         if now and self._process is not None:
             self._process.terminate()
@@ -89,7 +89,7 @@ class Process:
 
 
 class Local:
-    """So many processes of this machine, each kept for many runs; one that dies is replaced."""
+    """Train in `count` processes of this machine, each kept for many runs; one that dies is replaced."""
 
     def __init__(self, work: Work, count: int) -> None:
         self.capacity = count
@@ -101,7 +101,7 @@ class Local:
         worker = self._idle.pop() if self._idle else Process()
         try:
             future = worker.submit(self._work, run)
-        except BrokenProcessPool:  # it died while it had nothing to do
+        except BrokenProcessPool:  # it died while idle
             worker = Process()
             future = worker.submit(self._work, run)
         self._busy[future] = worker

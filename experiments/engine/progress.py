@@ -19,7 +19,7 @@ LOG_LINES = 20
 
 @dataclass
 class Tally:
-    """How far a sweep is."""
+    """Counts of a sweep's finished runs, by status."""
 
     title: str
     total: int
@@ -27,7 +27,7 @@ class Tally:
     start: float = field(default_factory=time.monotonic)
 
     def add(self, record: Record) -> int:
-        """One more run is done; returns how many are."""
+        """Count one more run as done; return the number of runs done."""
         self.counts[record.status] += 1
         done = self.counts.total()
         self.total = max(self.total, done)
@@ -35,7 +35,7 @@ class Tally:
 
     @property
     def state(self) -> str:
-        """What came of the runs besides results."""
+        """Numbers of runs that diverged and failed, as text."""
         return f"{self.counts['diverged']} diverged, {self.counts['failed']} failed"
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Tally:
 
 @contextmanager
 def progress(title: str, total: int, console: Console) -> Iterator[Report]:
-    """A function to call with each new record, which shows runs done, divergences, failures and the time left."""
+    """Yield a function to call with each new record; it shows runs done, diverged and failed, and the time left."""
     tally = Tally(title, total)
     if console.is_jupyter:
         yield _notebook(tally)
@@ -72,7 +72,7 @@ def progress(title: str, total: int, console: Console) -> Iterator[Report]:
 
 
 def _notebook(tally: Tally) -> Report:
-    # One output, changed in place: rich's own bar needs ipywidgets, and adds an output a line without it.
+    # One output that is changed in place: rich's own bar needs ipywidgets, and without it adds an output for each line.
     display: Callable[..., object] = importlib.import_module("IPython.display").display
 
     def show(*, update: bool) -> None:

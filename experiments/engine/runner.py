@@ -1,4 +1,4 @@
-"""Runs to records: skip what is recorded, train the rest somewhere, append each result as it comes."""
+"""Train the runs of a sweep that have no record yet, and append each record when its run ends."""
 
 import os
 import threading
@@ -32,12 +32,12 @@ _TURN = threading.Lock()
 
 @dataclass(frozen=True)
 class Where:
-    """Where a sweep reads, writes and runs.
+    """Where a sweep runs, and where it reads and writes its records.
 
-    `fresh` repeats runs whose record is stale (see `study.Result.stale`); otherwise a record under the same key is
-    taken as it is. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is
-    the number of runs that one process has under way at once, where there is one process. No run is begun after `until`
-    of `time.monotonic`: `dispatch.OutOfTime` says so.
+    `fresh` repeats runs whose record is stale (see `study.Result.stale`); otherwise a stale record counts like any
+    other. `scheduler` is the address of a dask cluster, in place of local `workers`. `streams` is the number of runs
+    that a single process has in progress at once. No run is begun after `until` (of `time.monotonic`): then
+    `dispatch.OutOfTime` is raised.
     """
 
     profile: str
@@ -51,15 +51,16 @@ class Where:
 
 
 def default_workers(device: torch.device) -> int:
-    """One process a core on a CPU, where each trains on one thread; one on a GPU."""
+    """Number of worker processes: one for each core on a CPU, where each trains on one thread; one on a GPU."""
     return len(os.sched_getaffinity(0)) if device.type == "cpu" and hasattr(os, "sched_getaffinity") else 1
 
 
 def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
-    """Search, then final runs; every record is on disk before it is reported. Returns all records of the sweep.
+    """Train the search, then the final runs, and return all records of the sweep.
 
-    A KeyboardInterrupt stops the workers and passes on: finished runs are kept, and the next call goes on from there.
-    Several processes may do the same sweep in one folder: they share its runs, and each waits for those of the others.
+    Every record is on the disk before it is reported. A KeyboardInterrupt stops the workers and is raised again:
+    finished runs are kept, and the next call goes on from there. Several processes may train the same sweep in one
+    folder: they share its runs, and each waits for the runs of the others.
     """
     records.check_writable(where.results)
     path = records.path_of(where.results, sweep.name)
@@ -74,20 +75,20 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
                 study = Study(sweep, journal.ledger)
                 if journal.ledger.torn:
                     warnings.warn(journal.ledger.torn, stacklevel=2)
-                # A setting that was not tried to the end must not lose to others for that.
+                # A setting whose runs are incomplete must not lose to others because of that.
                 if stage and (lacking := study.pending(study.search_runs)):
                     failed = [record for run in lacking if (record := journal.ledger.of(run.key, run.seed))]
                     if failed:
                         warnings.warn(
                             f"{len(failed)} runs of the search of {sweep.name!r} failed, the first with "
-                            f"{failed[0].reason!r}: no rate is chosen, and no final run made, until the same command "
-                            "has repeated them",
+                            f"{failed[0].reason!r}: no setting is chosen, and no final run is made, until the same "
+                            "command has repeated them",
                             stacklevel=2,
                         )
                     if failed or last:
                         break
-                # Seed by seed, so that a sweep that is stopped leaves all cells with some of their seeds; for each seed
-                # the long runs first, so that no worker is left alone with one at the end.
+                # Seed by seed, so that all cells of an interrupted sweep have some of their seeds. For each seed the
+                # long runs come first, so that no worker still has a long run when all others have ended.
                 runs = sorted(
                     study.pending(study.final_runs if last else study.search_runs, fresh=where.fresh),
                     key=lambda run: (run.seed, -run.effort(where.device.type)),
@@ -103,19 +104,19 @@ def run_sweep(sweep: Sweep, where: Where, report: Report) -> Ledger:
     if backend is not None:
         backend.close(now=False)
         if where.fresh:
-            records.rewrite(path)  # without the records that were repeated
+            records.rewrite(path)  # drop the records whose runs were repeated
     return records.read(path)
 
 
 def backend_for(sweep: Sweep, where: Where, count: int) -> Backend:
-    """What trains the runs of a sweep, of which at least `count` are left."""
+    """The backend that trains the runs of a sweep, of which at least `count` are left."""
     job = partial(_job, sweep=sweep.name, profile=where.profile, device=where.device)
     work = partial(_work, job)
     if where.scheduler:
         from experiments.engine.cluster import Cluster
 
         return Cluster(work, where.scheduler)
-    # The final runs follow the search's in the same processes.
+    # The final runs use the same processes as the search.
     workers = min(where.workers, max(count, len(sweep.cells) * len(sweep.seeds)))
     if workers > 1:
         return Local(work, workers)
@@ -124,16 +125,16 @@ def backend_for(sweep: Sweep, where: Where, count: int) -> Backend:
 
 
 def _work(job: Callable[[Run], Generator[None, None, Record]], run: Run) -> Record:
-    # Training uses torch's global generator and number of threads: a process that has threads takes turns.
+    # Training uses torch's global generator and number of threads, so threads of one process take turns.
     with _TURN:
         return drain(job(run))
 
 
 def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[None, None, Record]:
-    device = resolve_device(str(device))  # a worker elsewhere may not have it
+    device = resolve_device(str(device))  # a worker on another machine may lack the device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    # The wall clock may jump; it is noted, and never computed with.
+    # The wall clock may jump: it is recorded, and never used in arithmetic.
     started, energy = _now(), energy_j(device)
     origin = provenance(device)
     steps, outcome, seconds = run.steps(device), None, 0.0
@@ -145,7 +146,7 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
             outcome = end.value
         except Exception as error:
             outcome = Outcome("failed", _reason(error), {})
-        seconds += time.perf_counter() - clock  # runs that take turns share the time between them
+        seconds += time.perf_counter() - clock  # only this run's turns count
         if outcome is None:
             yield
     origin |= {"start": started, "seconds": round(seconds, 3), "peak_memory_mb": round(peak_memory_mb(device), 1)}
@@ -154,8 +155,8 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
     if energy is not None:
         origin["energy_j"] = round((energy_j(device) or energy) - energy, 1)
     if outcome.status == "failed" and device.type == "cuda":
-        torch.cuda.empty_cache()  # what an out of memory left behind is not the next run's burden
-    # JSON has no NaN. A run that diverges as late as on the images it is judged on has some; its reason says so.
+        torch.cuda.empty_cache()  # memory that a failed run left behind must not burden the next run
+    # JSON has no NaN. A run that diverges as late as on its test images has some; its reason says so.
     metrics = {name: value for name, value in outcome.metrics.items() if isfinite(value)}
     return Record(
         sweep, profile, run.method, run.key, run.seed, outcome.status, outcome.reason, run.resolved, metrics,
@@ -164,7 +165,7 @@ def _job(run: Run, sweep: str, profile: str, device: torch.device) -> Generator[
 
 
 def lost(sweep: str, where: Where, run: Run, reason: str, seconds: float) -> Record:
-    """The record of a run that left none, because its process died."""
+    """The failed record of a run whose process died."""
     name = str(where.device) if where.scheduler else device_name(where.device)
     origin = provenance(torch.device("cpu")) | {"device": name, "start": _now(), "seconds": round(seconds, 3)}
     return Record(

@@ -1,4 +1,4 @@
-"""Record files for a pull request: packed into one archive where every record is sound, else refused with reasons."""
+"""Record files for a pull request: packed into one archive if every record is sound, else refused with reasons."""
 
 import zipfile
 import zlib
@@ -18,10 +18,10 @@ ORIGIN = ("commit", "dirty", "versions", "device", "start", "seconds", "peak_mem
 
 
 def pack(folder: Path, target: Path, profile: str) -> list[str]:
-    """Write the finished runs of the record files of `folder` to a zip archive; return why not, if one is unsound.
+    """Write the finished runs of the record files in `folder` to a zip archive, and return an empty list.
 
-    The archive holds ``PROFILE/CONFIG.jsonl``, the last record of each run, without runs that failed. Where a reason is
-    returned, no archive is written.
+    The archive holds ``PROFILE/CONFIG.jsonl`` with the last record of each run, without runs that failed. If a record
+    is not sound, no archive is written, and the reasons are returned.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def pack(folder: Path, target: Path, profile: str) -> list[str]:
         raise FileNotFoundError(f"folder={str(folder)!r} holds no record files (*.jsonl); give the folder of a profile")
     reasons = [reason for path in paths for reason in faults(path, profile)]
     if not reasons:
-        # An earlier archive is left alone until all lines are there.
+        # All lines are read before an earlier archive is overwritten.
         lines = {p.name: b"".join(r.line() for r in records.read(p).records if r.done) for p in paths}
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, text in lines.items():
@@ -42,12 +42,12 @@ def pack(folder: Path, target: Path, profile: str) -> list[str]:
 
 
 def check(archive: Path) -> list[str]:
-    """Why an archive of `pack` is refused; an empty list: it is accepted.
+    """Reasons why an archive made by `pack` is refused; an empty list if it is accepted.
 
     Raises
     ------
     ValueError
-        For a file that is no zip archive.
+        If the file is no zip archive.
     """
     try:
         with zipfile.ZipFile(archive) as packed, TemporaryDirectory() as place:
@@ -78,14 +78,14 @@ def _members(packed: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
             raise ValueError(f"{info.filename}: is in the archive twice, or larger than {LARGEST} bytes")
         try:
             yield info.filename, packed.read(info)
-        except (zlib.error, RuntimeError) as error:  # damaged, encrypted, or compressed in a way that is not known
+        except (zlib.error, RuntimeError) as error:  # damaged, encrypted, or compressed by an unknown method
             raise ValueError(
                 f"{info.filename}: cannot be read ({error}); make the archive anew from a folder"
             ) from None
 
 
 def faults(path: Path, profile: str) -> Iterator[str]:
-    """What speaks against each record of a file, with the path and the run."""
+    """Reasons against the records of a file, each with the path and the run."""
     if path.stem not in configs.names():
         yield f"{path}: {path.stem!r} is no config; use the name of one from `python -m experiments list`"
         return
@@ -99,7 +99,7 @@ def faults(path: Path, profile: str) -> Iterator[str]:
     if not any(record.done for record in ledger.records):
         yield f"{path}: holds no finished run; delete it"
     if odd := [f"{path}: {r.method}, seed {r.seed}: {fault}" for r in ledger.records for fault in _forms(r)]:
-        yield from odd  # no setting can be chosen by such numbers
+        yield from odd  # with these numbers no setting can be chosen, so the other checks would fail
         return
     sweep = configs.sweep(path.stem, profile)
     known = possible(sweep) | {run.key: run for run in Study(sweep, ledger).runs}
@@ -108,7 +108,7 @@ def faults(path: Path, profile: str) -> Iterator[str]:
         if record.key not in known:
             yield f"{where}: is no run of the present sweep at profile {profile!r}"
         elif not _agrees(record.config, known[record.key].resolved):
-            yield f"{where}: its config is not that of its key"
+            yield f"{where}: its config does not belong to its key"
         elif record.numerics != known[record.key].NUMERICS:
             yield f"{where}: is stale, its numerics are {record.numerics}, not {known[record.key].NUMERICS}"
         if (record.sweep, record.profile) != (path.stem, profile):
@@ -117,7 +117,7 @@ def faults(path: Path, profile: str) -> Iterator[str]:
 
 
 def _agrees(recorded: Any, run: Any) -> bool:
-    """Whether all that was recorded of a run's fields is as it is now; fields that came later need not be there."""
+    """Whether the recorded fields of a run equal the present ones; fields that were added later may be missing."""
     if isinstance(recorded, dict) and isinstance(run, dict):
         return all(name in run and _agrees(value, run[name]) for name, value in recorded.items())
     if isinstance(recorded, list) and isinstance(run, (list, tuple)):
@@ -126,7 +126,7 @@ def _agrees(recorded: Any, run: Any) -> bool:
 
 
 def _forms(record: Record) -> Iterator[str]:
-    """Fields that `experiments run` would have written otherwise."""
+    """Reasons against fields that `experiments run` cannot have written."""
     if type(record.seed) is not int or record.seed < 0:
         yield f"seed={record.seed!r} is no whole number from 0 on"
     if record.status not in ("ok", "diverged", "failed"):

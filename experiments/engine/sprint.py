@@ -1,4 +1,4 @@
-"""A few minutes on a borrowed machine: checks, tests, sweeps and timings, each ended at its limit, in one folder."""
+"""Checks, tests, sweeps and timings in a few minutes on a borrowed machine, each stopped at its time limit."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from experiments.profiles import check
 from experiments.records.provenance import commit
 
 ROOT = Path(__file__).resolve().parents[2]
-PLANNED = 14.0  # minutes that the seconds below are for; they shrink and grow with the minutes given
+PLANNED = 14.0  # minutes of a sprint for which the seconds below are meant; they scale with the length of the sprint
 CHECKS, TESTS, LAST, BENCH = 60.0, 120.0, 150.0, 120.0
 LEFT = "MINUTES LEFT"
-EARLY = 0.95  # of its seconds, after which a part with `LEFT` begins nothing more
-GRACE = 3.0  # seconds that a part has to write what it holds before it is killed
+EARLY = 0.95  # share of its seconds after which a part with `LEFT` begins no more runs
+GRACE = 3.0  # seconds that an interrupted part has to finish before it is killed
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Part:
     command : tuple of str
         Arguments of the Python interpreter. `LEFT` stands for the minutes that the part has.
     end : float
-        Second of the sprint by which it ends; it begins when the part before ends.
+        Second of the sprint by which the part has to end; it begins when the part before it ends.
     resumes : bool
-        True: a second sprint runs it again, and it goes on from its records. False: once is enough.
+        True: the next sprint runs the part again, and it goes on from its records. False: once is enough.
     needs : str
-        A module without which the part is skipped.
+        A module; if it is not installed, the part is skipped.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Part:
 
 
 def parts(minutes: float, device: str, folder: Path, profile: str) -> tuple[Part, ...]:
-    """The parts of a sprint, most telling first, with the second by which each has to end."""
+    """The parts of a sprint, the most informative first, each with the second by which it has to end."""
     unit, total = minutes / PLANNED, 60 * minutes
     sweeps = total - unit * LAST
     run = ("-m", "experiments", "run", "all", "--profile", profile, "--device", device, "--minutes", LEFT)
@@ -62,23 +62,23 @@ def parts(minutes: float, device: str, folder: Path, profile: str) -> tuple[Part
 
 
 def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> Iterator[tuple[str, bool]]:
-    """Run the parts one after the other; of each, say how it ended and whether it failed.
+    """Run the parts one after the other; for each, yield how it ended and whether it failed.
 
-    Each part writes to a log in `folder`. A part that is not through at its limit is interrupted, and killed 3 seconds
-    later; records of finished runs are kept. A part that was through leaves a file ``NAME.done`` and is left out by the
-    next sprint in the same folder, on the same device and at the same commit. The sweeps go on where they stopped.
+    Each part writes to a log in `folder`. A part that has not finished at its limit is interrupted, and killed 3
+    seconds later; records of finished runs are kept. A part that finished leaves a file ``NAME.done``. The next sprint
+    in the same folder, on the same device and at the same commit, skips it. The sweeps go on where they stopped.
 
     Parameters
     ----------
     minutes : float
         Length of the sprint. Limits are in proportion: of 14 minutes, the checks have 1 and the tests 2. Sweeps begin
-        no run in the last 2.5 minutes, and timings have 2 of these.
+        no run in the last 2.5 minutes, of which the timings have 2.
     device : str
         ``"cuda"``, ``"cpu"``, ...
     folder : Path
-        Logs, and the records in a folder named like the profile.
+        Folder of the logs, and of the records, which are in a folder named like the profile.
     profile : str
-        Scale of the sweeps.
+        Profile of the sweeps.
     """
     if not (isfinite(minutes) and minutes > 0):
         raise ValueError(f"minutes={minutes} must be above 0")
@@ -101,13 +101,14 @@ def sprint(minutes: float, device: str, folder: Path, profile: str = "gpu") -> I
 
 
 def _run(part: Part, log: Path, seconds: float) -> str:
-    """How a part ended: through, failed with a status, or stopped at its limit."""
+    """Run a part; return how it ended: through, failed with a status, or stopped at its limit."""
     if seconds <= 0:
         return "not begun, no time is left; ended"
     command = [f"{EARLY * seconds / 60:.3f}" if argument == LEFT else argument for argument in part.command]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))  # nothing need be installed
+    # With this path the package need not be installed.
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with log.open("a", encoding="utf-8") as out:
-        # A session of its own: its workers are stopped with it.
+        # In a session of its own, so that its workers are stopped with it.
         process = subprocess.Popen(
             (sys.executable, *command), cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=out,
             stderr=subprocess.STDOUT, start_new_session=True,
@@ -124,7 +125,7 @@ def _run(part: Part, log: Path, seconds: float) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process and all that it started, and kill what is left after the grace, or if interrupted again."""
+    """Interrupt a process and all that it started; after `GRACE`, or if interrupted again, kill those that remain."""
     try:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(GRACE)
@@ -138,7 +139,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside the block a request to end, or a closed terminal, raises SystemExit: what was started is stopped then."""
+    """Turn SIGTERM and SIGHUP inside the block into SystemExit, so that processes it started are stopped."""
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Several runs at once in one process, their steps in turn: small networks fill a device together."""
+"""Several runs at once in one process, step by step in turns, because one small network does not fill a GPU."""
 
 import threading
 import warnings
@@ -15,13 +15,13 @@ Job = Callable[[Run], Generator[None, None, Record]]
 
 
 class Streams:
-    """A thread that goes round its runs, a step of each at a time.
+    """Backend with one thread that advances its runs in turns, one step at a time.
 
-    A run puts its kernels on a CUDA stream of its own and waits for the device now and then only, so the kernels of all
-    of them are under way together. On a CPU the steps just alternate.
+    Each run puts its kernels on its own CUDA stream and rarely waits for the device, so the kernels of all runs execute
+    together. On a CPU the steps alternate.
 
-    A run that is out of memory beside others is repeated, and from then on no more runs are under way at once than were
-    left. A run that is out of memory alone has failed.
+    If a run is out of memory while others are in progress, it is repeated, and from then on only as many runs as were
+    left are in progress at once. A run that is out of memory while alone has failed.
     """
 
     def __init__(self, job: Job, count: int) -> None:
@@ -39,14 +39,14 @@ class Streams:
         return future
 
     def result(self, future: Future[Record]) -> Record:
-        while self._lowered:  # said here, because a warning that is made an error would end the thread
+        while self._lowered:  # warned here, because a warning that is made an error would end the thread
             warnings.warn(self._lowered.popleft(), stacklevel=2)
         return future.result()
 
     def close(self, *, now: bool) -> None:
         self._stop.set()
         self._wake.release()
-        if now:  # a step is short; what is under way is dropped after it
+        if now:  # a step is short; the runs in progress are dropped after it
             self._thread.join()
 
     def _go_round(self) -> None:

@@ -1,4 +1,4 @@
-"""What a process that works for another one does first: how it ends, and what it does with freed memory."""
+"""Set-up of a worker process: how it ends, and what it does with freed memory."""
 
 import ctypes
 import multiprocessing
@@ -7,12 +7,13 @@ import signal
 import sys
 import threading
 
-# Of glibc's malloc.h: what may lie free at the top of the heap, what is asked for beside the heap, and the largest int.
+# From glibc's malloc.h: the options for free memory at the top of the heap and for allocations outside of the heap, and
+# the largest int.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST = -1, -3, 2**31 - 1
 
 
 def start_worker() -> None:
-    """Make a worker leave Ctrl-C to its parent, not outlive it, and keep the memory that it has."""
+    """Make a worker process ignore Ctrl-C, end with its parent, and keep freed memory."""
     # Ctrl-C reaches the whole process group; the parent decides what happens to a worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -20,10 +21,10 @@ def start_worker() -> None:
 
 
 def _keep_memory() -> None:
-    """Keep freed memory for what comes next, where the C library is glibc; elsewhere nothing happens.
+    """Keep freed memory in the process, if the C library is glibc; do nothing otherwise.
 
-    Each step of a training frees its activations and asks for as many again. By default large ones go back to the
-    system in between, and every page of them is faulted in and cleared once more (docs/decisions has what that takes).
+    Each step of a training frees its activations, and the next step allocates as much again. By default glibc returns
+    large blocks to the system in between, and every page is faulted in and cleared again (docs/decisions has the cost).
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""``torchrun --nproc-per-node N -m experiments.large CONFIG --data DIR``; without torchrun, on one process."""
+"""Command line: ``torchrun --nproc-per-node N -m experiments.large CONFIG --data DIR``, or one process with python."""
 
 import os
 import time
@@ -30,22 +30,22 @@ def train(
     data: Annotated[Path | None, typer.Option(help="folder with train/<class>/* and val/<class>/*")] = None,
     out: Annotated[Path | None, typer.Option(help="checkpoints, log, record (default: runs/CONFIG-PROFILE)")] = None,
     profile: Annotated[str, typer.Option(help=", ".join(PROFILES))] = "paper",
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of all random numbers")] = 0,
     sam: Annotated[bool, typer.Option("--sam", help="sharpness-aware, radius 0.05 on 20 % of the batch")] = False,
-    micro: Annotated[int | None, typer.Option(help="images in one pass of one process; the rest accumulates")] = None,
-    shard: Annotated[str, typer.Option(help="ddp, or fsdp (FSDP2) for models that do not fit")] = "ddp",
+    micro: Annotated[int | None, typer.Option(help="images in one pass of one process; passes accumulate")] = None,
+    shard: Annotated[str, typer.Option(help="ddp; or fsdp (FSDP2), if the model does not fit on one GPU")] = "ddp",
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile, block by block")] = False,
-    workers: Annotated[int, typer.Option(help="decoding processes, for each training process")] = _DEFAULT.workers,
+    workers: Annotated[int, typer.Option(help="decoding processes for each training process")] = _DEFAULT.workers,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    checkpoint_every: Annotated[int, typer.Option(help="in updates")] = _DEFAULT.checkpoint_every,
-    log_every: Annotated[int, typer.Option(help="in updates")] = _DEFAULT.log_every,
+    checkpoint_every: Annotated[int, typer.Option(help="updates between checkpoints")] = _DEFAULT.checkpoint_every,
+    log_every: Annotated[int, typer.Option(help="updates between log lines")] = _DEFAULT.log_every,
     stop_after: Annotated[int | None, typer.Option(help="stop after this update, with a checkpoint")] = None,
-    show_plan: Annotated[bool, typer.Option("--plan", help="print steps, cost and memory; touch nothing")] = False,
-    processes: Annotated[int | None, typer.Option(help="for --plan without torchrun")] = None,
-    tflops: Annotated[float, typer.Option(help="peak of one GPU, for --plan")] = Machine.tflops,
-    utilisation: Annotated[float, typer.Option(help="part of the peak, for --plan")] = Machine.utilisation,
+    show_plan: Annotated[bool, typer.Option("--plan", help="print steps, cost and memory; train nothing")] = False,
+    processes: Annotated[int | None, typer.Option(help="number of processes, for --plan without torchrun")] = None,
+    tflops: Annotated[float, typer.Option(help="peak TFLOP/s of one GPU, for --plan")] = Machine.tflops,
+    utilisation: Annotated[float, typer.Option(help="share of the peak in use, for --plan")] = Machine.utilisation,
 ) -> None:
-    """Train one of the papers' runs on an image folder; the same command again resumes it."""
+    """Train one of the papers' runs on an image folder; the same command resumes an interrupted run."""
     try:
         run = replace(config(name, profile), seed=seed)
         run = with_sam(run) if sam else run
@@ -89,7 +89,7 @@ def _train(run: LargeRun, data: Path, out: Path, layout: Layout) -> None:
 
 
 def record(run: LargeRun, result: "Result", at: World, started: str, seconds: float) -> Record:
-    """The line that the book reads; `seconds` are those since the last start, if the run was resumed."""
+    """The record that the book reads; `seconds` count from the last start, if the run was resumed."""
     origin = provenance(at.device) | {
         "start": started, "seconds": seconds, "peak_memory_mb": round(peak_memory_mb(at.device), 1),
         "processes": at.size,

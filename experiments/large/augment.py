@@ -1,7 +1,7 @@
-"""MixUp, CutMix, then RandAugment on a batch on the device, in the authors' order; and the soft labels.
+"""MixUp, CutMix and then RandAugment of a batch on the device, in the authors' order, with soft labels.
 
-All that is random is one table of uniform numbers a batch, a row an image, which depends on the seed and the update
-alone: however a batch is split over processes and accumulation steps, each image gets the same.
+All random numbers of a batch are one table of uniform numbers, with a row for each image. The table depends only on the
+seed and the update, so each image gets the same numbers however a batch is split over processes and accumulation steps.
 
 Axes: N images, C channels, H W space.
 """
@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed from several numbers, well spread."""
+    """One seed from several numbers, as if drawn at random."""
     return int(SeedSequence(numbers).generate_state(1, "uint64")[0]) >> 1
 
 
@@ -38,7 +38,7 @@ def normalize(x: Tensor) -> Tensor:
 def prepare(
     images: Tensor, labels: Tensor, u: Tensor, augment: Augment, classes: int, first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Decoded images to what the network takes: mixed, augmented, normalised; and the soft labels ``(N, classes)``.
+    """The network's input from decoded images, mixed, augmented and normalised; and the soft labels ``(N, classes)``.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def prepare(
 
 
 def mix(x: Tensor, targets: Tensor, u: Tensor, alpha: float, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Each pair of images to one, by MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899), and its labels."""
+    """Mix each pair of images to one, by MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899), and mix the labels."""
     height, width = x.shape[-2:]
     share = torch.from_numpy(betaincinv(alpha, alpha, u[:, 0].numpy()))
     # CutMix's share is Beta(1, 1), which is uniform; the patch, cut at the border, is the first image's.
@@ -74,7 +74,7 @@ def mix(x: Tensor, targets: Tensor, u: Tensor, alpha: float, first: int = 0) -> 
 
 
 def _inside(centre: Tensor, length: Tensor, side: int) -> Tensor:
-    """Which of `side` pixels are within half of ``length * side`` of a random pixel, ``(N, side)``."""
+    """Mask ``(N, side)`` of the pixels that are at most half of ``length * side`` away from a random pixel."""
     at, half = (centre * side).long()[:, None], (length * side).long()[:, None] // 2
     pixels = torch.arange(side)
     return (pixels >= at - half) & (pixels < at + half)

@@ -1,4 +1,4 @@
-"""Checkpoints of a large run: folders that appear whole, by one rename, or not at all."""
+"""Checkpoints of a large run: folders that appear by one rename, completely or not at all."""
 
 import json
 import os
@@ -21,7 +21,7 @@ KEEP = 2
 
 
 def _state(model: ResNet, optimizer: torch.optim.SGD, average: WeightAverage) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a run by name, momentum that does not exist yet as zeros; loading writes into them."""
+    """The tensors of a run by name, with zeros for momentum that does not exist yet; loading writes into them."""
     momentum = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
@@ -35,10 +35,10 @@ def _state(model: ResNet, optimizer: torch.optim.SGD, average: WeightAverage) ->
 def save(
     folder: Path, step: int, run: LargeRun, model: ResNet, optimizer: torch.optim.SGD, average: WeightAverage, at: World
 ) -> None:
-    """Write the state after `step` updates; every process calls it. Older checkpoints but one are removed after.
+    """Write the state after `step` updates, and remove all older checkpoints but one; every process calls it.
 
-    Each process writes its part into a hidden folder, flushed to the disk; the rename at the end is what makes it a
-    checkpoint, so that one killed in the middle never looks like one.
+    Each process writes its part to a hidden folder and flushes it to the disk. Only the rename at the end makes the
+    folder a checkpoint, so a run that is killed while it writes leaves none that is incomplete.
     """
     target, partial = folder / f"step-{step:08d}", folder / f".partial-{step:08d}"
     if at.rank == 0:
@@ -46,7 +46,7 @@ def save(
         partial.mkdir(parents=True)
     at.wait()
     with warnings.catch_warnings():
-        # Said of every save by one process without a group, which is what is meant here.
+        # torch warns at every save by a single process without a group, which is intended here.
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         dcp.save(  # type: ignore[attr-defined]  # public, but not re-exported explicitly
             _state(model, optimizer, average), checkpoint_id=partial, no_dist=not dist.is_initialized()
@@ -65,21 +65,21 @@ def save(
 
 
 def complete(folder: Path) -> list[Path]:
-    """The checkpoints there are, oldest first."""
+    """The complete checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step-*"))
 
 
 def load(
     folder: Path, run: LargeRun, model: ResNet, optimizer: torch.optim.SGD, average: WeightAverage, at: World
 ) -> int:
-    """Take over the newest checkpoint, if there is one; returns the number of updates done.
+    """Load the newest checkpoint, if there is one; return the number of updates done.
 
-    The number of processes, their layout and DDP or FSDP2 may differ from when it was written.
+    The number of processes, their layout, and DDP or FSDP2 may differ from those that wrote the checkpoint.
 
     Raises
     ------
     ValueError
-        If the checkpoint is another run's.
+        If the checkpoint belongs to another run.
     """
     at.wait()
     if at.rank == 0:

@@ -1,11 +1,12 @@
-"""Images in folders, one folder a class: found, decoded, cropped, and handed out in an order that can be resumed.
+"""Images in class folders: finding, decoding and cropping them, and an order of them that can be resumed.
 
-The layout, ``imagenet``'s and most others'::
+The layout is that of ``imagenet`` and most other image folders::
 
     DIR/train/<class>/*.jpg      1,281,167 images in 1000 classes for ImageNet
     DIR/val/<class>/*.jpg        50,000 images in the same classes
 
-.jpg, .jpeg, .png and .webp, in any case. A class's number is its place in the sorted folder names.
+Files end in .jpg, .jpeg, .png or .webp, in upper or lower case. A class's number is its place in the sorted folder
+names.
 """
 
 import os
@@ -31,8 +32,8 @@ IGNORED = -100  # the label of padding, which cross entropy leaves out
 class Folder:
     """One split: its files in a fixed order, the class number of each, and the names of the classes.
 
-    `files` are bytes in one array, relative to `root`: a million paths as Python objects would be copied into every
-    decoding process, little by little, by their reference counts.
+    `files` are bytes in one array, relative to `root`. A million paths as Python objects would gradually be copied into
+    every decoding process, because their reference counts change.
     """
 
     root: Path
@@ -55,7 +56,7 @@ def scan(root: Path, split: str, classes: tuple[str, ...] | None = None) -> Fold
     FileNotFoundError
         If the folder is missing.
     ValueError
-        If there is no class, a class has no image, or its classes are not `classes`.
+        If there is no class, if a class has no image, or if the classes are not `classes`.
     """
     folder = root / split
     if not folder.is_dir():
@@ -84,7 +85,7 @@ def scan(root: Path, split: str, classes: tuple[str, ...] | None = None) -> Fold
 
 
 def decode(path: Path) -> Image.Image:
-    """The image in RGB; a file that cannot be read is a ValueError that names it."""
+    """The image in RGB; raises a ValueError that names a file that cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -95,8 +96,8 @@ def decode(path: Path) -> Image.Image:
 def random_crop(image: Image.Image, size: int, rng: Generator) -> Image.Image:
     """A random part of the image ("inception" crop), resized to a square, flipped half the time.
 
-    8 to 100 % of the area, sides in a proportion of 3/4 to 4/3 (uniform in the logarithm); after ten draws that do not
-    fit, the largest centred square. Going deeper with convolutions (arXiv 1409.4842), section 6.
+    The part has 8 to 100 % of the area, and an aspect ratio of 3/4 to 4/3 (uniform in the logarithm). After ten draws
+    that do not fit, it is the largest centred square. Going deeper with convolutions (arXiv 1409.4842), section 6.
     """
     width, height = image.size
     side = min(width, height)
@@ -114,7 +115,7 @@ def random_crop(image: Image.Image, size: int, rng: Generator) -> Image.Image:
 
 
 def squash_and_crop(image: Image.Image, size: int, margin: int = 32) -> Image.Image:
-    """The whole image squashed to ``size + margin``, bicubic, and its centre (NFNet, appendix A.1).
+    """The centre of the whole image, resized to a square of ``size + margin``, bicubic (NFNet, appendix A.1).
 
     Pillow smooths when it shrinks; the authors' TensorFlow resize does not.
     """
@@ -133,10 +134,9 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 class TrainImages(Dataset[tuple[Tensor, int]]):
-    """The endless stream of training images: item k, uint8 ``(3, size, size)``, depends on `seed` and k alone.
+    """The endless stream of training images: item k, uint8 ``(3, size, size)``, depends only on `seed` and k.
 
-    Each pass over the files is a permutation of its own, and each item has its own crop, whichever worker or process
-    asks for it.
+    Each pass over the files has its own permutation, and each item has its own crop, in whichever worker or process.
     """
 
     def __init__(self, folder: Folder, size: int, seed: int) -> None:
@@ -151,7 +151,7 @@ class TrainImages(Dataset[tuple[Tensor, int]]):
 class TestImages(Dataset[tuple[Tensor, int]]):
     """The evaluation images in order, uint8 ``(3, size, size)``; any index past the end is padding, label -100."""
 
-    __test__ = False  # no test class, whatever pytest makes of its name
+    __test__ = False  # otherwise pytest would collect the class, because of its name
 
     def __init__(self, folder: Folder, size: int) -> None:
         self.folder, self.size = folder, size
@@ -163,10 +163,10 @@ class TestImages(Dataset[tuple[Tensor, int]]):
 
 
 class Groups(Sampler[list[int]]):
-    """Which items each forward pass of one process takes: plain arithmetic, so that it can start at any update.
+    """The items of each forward pass of one process, computed from the update's number, so that it can start anywhere.
 
-    Update t takes the items from ``t * batch`` on; process `rank` of `world` has one contiguous part of them, in groups
-    of `micro`.
+    Update t takes the items from ``t * batch`` on. Process `rank` of `world` has one contiguous part of the batch, in
+    groups of `micro` items.
     """
 
     def __init__(self, start: int, stop: int, batch: int, micro: int, rank: int, world: int) -> None:

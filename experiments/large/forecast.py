@@ -1,4 +1,4 @@
-"""What a run would take, printed before anything is read or trained."""
+"""Forecast of a run's steps, cost and memory, printed before anything is read or trained."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from nfnets_lite.models import create_model
 
 @dataclass(frozen=True)
 class Machine:
-    """The assumption under the hours: peak of one GPU in bf16, and the part of it that training keeps busy.
+    """Assumptions for the forecast of hours: peak of one GPU in bf16, and the share of it that training uses.
 
     989 TFLOP/s is the H100's and H200's published dense peak. The utilisation is an assumption, not a measurement:
     grouped 3x3 convolutions and the standardisation of weights keep NFNets well below what dense layers reach.
@@ -42,32 +42,32 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """Training images that pass forward and backward, not counting SAM's ascent."""
+        """Number of training images that pass forward and backward, without SAM's ascent."""
         return self.run.steps * self.run.recipe.batch_size
 
     @property
     def passes(self) -> float:
-        """Multiply-adds of an update over those of its forward pass: backward counts double; SAM adds its ascent."""
+        """Multiply-adds of an update over those of its forward pass; backward counts double, SAM adds its ascent."""
         return 3 * (1 if self.run.recipe.sam_radius is None else 1 + self.run.recipe.sam_fraction)
 
     @property
     def multiply_adds(self) -> float:
-        """Of the whole training."""
+        """Multiply-adds of the whole training."""
         return self.macs * self.passes * self.images
 
     @property
     def gpu_hours(self) -> float:
-        """At the stated peak and utilisation; a multiply-add is two operations."""
+        """Hours on one GPU at the assumed peak and utilisation; a multiply-add is two operations."""
         return 2 * self.multiply_adds / (self.machine.tflops * 1e12 * self.machine.utilisation) / 3600
 
     @property
     def memory(self) -> tuple[float, float]:
-        """GiB of one process: weights, gradients, momentum and average in float32; activations of one pass."""
+        """GiB of one process: weights, gradients, momentum and average in float32; and activations of one pass."""
         shards = self.processes if self.layout.shard == "fsdp" else 1
         return 16 * self.parameters / shards / 2**30, self.activations * self.layout.micro / 2**30
 
     def lines(self) -> list[str]:
-        """The plan in words."""
+        """The plan as lines of text."""
         run, (state, activations) = self.run, self.memory
         each = 2 if run.augment.mix else 1
         groups = self.layout.accumulation(run.recipe.batch_size, self.processes)
@@ -86,7 +86,7 @@ class Plan:
 
 
 def plan(run: LargeRun, layout: Layout, processes: int = 1, machine: Machine | None = None) -> Plan:
-    """Cost of a run, from its specification alone: the model is built on the meta device."""
+    """Cost of a run, from its specification alone; the model is built on the meta device."""
     with torch.device("meta"):
         model = create_model(run.model)
     parameters = sum(p.numel() for p in model.parameters())
@@ -95,7 +95,7 @@ def plan(run: LargeRun, layout: Layout, processes: int = 1, machine: Machine | N
 
 
 def _activations(model: nn.Module, side: int) -> int:
-    """Bytes that the backward pass needs of one image, roughly: the output of every layer without parts, in bf16."""
+    """Estimate of the bytes that the backward pass needs for one image: the outputs of all leaf modules, in bf16."""
     total = 0
 
     def count(_module: nn.Module, _inputs: object, out: Tensor) -> None:

@@ -1,12 +1,12 @@
 """ImageNet: the papers' runs of NFNet-F0 to F6, from scratch.
 
 Question: Does the package, with the paper's recipe, reach the paper's accuracy on ImageNet?
-Paper: NFNet (arXiv 2102.06171) table 3 and appendix A.1; ledger claims NF-16 (recipe) and NF-13 (SAM).
+Paper: NFNet (arXiv 2102.06171) table 3 and appendix A.1; claims NF-16 (recipe) and NF-13 (SAM).
 Command: torchrun --nproc-per-node 8 -m experiments.large nfnet_f0 --profile paper --data DIR
 Cost: smoke seconds on 2 cores; small and gpu depend on the folder; paper is printed by --plan and was never run here.
 Expected: top-1 of 83.6, 84.7, 85.1, 85.7, 85.9, 86.0 (F0 to F5), 86.5 for F6 with SAM; untested.
 
-The same function serves any image folder: the profile changes numbers only. Variants are `replace()` of what it gives.
+`config` serves any image folder; the profile changes numbers only. Make variants with `replace()`.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ SCALES: Mapping[str, Scale] = {
 
 
 def config(name: str, profile: str = "paper") -> LargeRun:
-    """One run of the table, at a profile.
+    """The run of one NFNet at a profile.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def config(name: str, profile: str = "paper") -> LargeRun:
     if name not in NAMES:
         raise ValueError(f"config {name!r} is not known; use one of {', '.join(NAMES)}")
     scale, variant = SCALES[check(profile)], NAMES.index(name)
-    # Stem and group width follow the width, so that the number of groups stays.
+    # Stem and group width are scaled with the width, so that the number of groups stays the same.
     spec = model_spec(name, width=scale.width, stem_width=0.5, group_width=int(128 * scale.width))
     sides = [32 * max(1, round(side * scale.pixels / 32)) for side in RESOLUTIONS[name]]
     augment = Augment(
@@ -63,5 +63,5 @@ def config(name: str, profile: str = "paper") -> LargeRun:
 
 
 def with_sam(run: LargeRun, radius: float = 0.05) -> LargeRun:
-    """The same run with sharpness-aware minimisation, the ascent on 20 % of the batch (claim NF-13)."""
+    """The run with sharpness-aware minimisation, whose ascent sees 20 % of the batch (claim NF-13)."""
     return replace(run, recipe=replace(run.recipe, sam_radius=radius))

@@ -1,4 +1,4 @@
-"""What one large run is, as frozen data, and its learning-rate schedule. Nothing here executes."""
+"""One large run as frozen data, and its learning-rate schedule. Nothing here is executed."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,19 +13,19 @@ APART = ("name", "profile", "seed")  # the fields of a run that do not enter its
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a batch on the device, after crop and flip.
+    """Augmentation of a batch on the device, after crop and flip.
 
     Attributes
     ----------
     mix : bool
-        MixUp on one half of the batch and CutMix on the other; each image then has a partner of its own, so that
-        twice as many are read.
+        MixUp on one half of the batch and CutMix on the other. Each image then has its own partner, so twice as many
+        images are read.
     mixup : float
-        Both parameters of MixUp's Beta distribution; CutMix's are 1.
+        Both parameters of MixUp's Beta distribution; those of CutMix are 1.
     layers, magnitude : int, float
-        RandAugment: operations on each image, and their strength on the scale of 10.
+        RandAugment: number of operations on each image, and their strength on a scale of 10.
     cutout, translate : int
-        Pixels at magnitude 10: half the side of the grey square, and the shift.
+        Half the side of the grey square, and the shift, in pixels at magnitude 10.
     """
 
     mix: bool = True
@@ -43,15 +43,15 @@ class LargeRecipe:
     Attributes
     ----------
     batch_size : int
-        Over all processes and accumulation steps.
+        Images of an update, over all processes and accumulation steps.
     rate : float
         Peak learning rate for each 256 images of the batch.
     decay : float
-        Of the average of the weights; see `nfnets_lite.averaging`.
+        Decay of the averaged weights; see `nfnets_lite.averaging`.
     sam_radius : float, optional
-        Sharpness-aware minimisation with an ascent step of this length; None: without.
+        Length of the ascent step of sharpness-aware minimisation; None: no sharpness-aware minimisation.
     sam_fraction : float
-        The part of each batch that the ascent gradient is computed on.
+        The share of each batch on which the ascent gradient is computed.
     """
 
     batch_size: int = 4096
@@ -70,7 +70,7 @@ class LargeRecipe:
 
 @dataclass(frozen=True)
 class LargeRun:
-    """One run, fully resolved. `key` names everything but the seed and the name."""
+    """One run with all of its settings. `key` identifies everything but the seed and the name."""
 
     NUMERICS: ClassVar[int] = 1  # not raised yet
 
@@ -85,12 +85,12 @@ class LargeRun:
 
     @property
     def steps(self) -> int:
-        """Updates of the whole run; the last epoch is cut to whole batches, as in the authors' code."""
+        """Number of updates of the run; the last epoch is cut to whole batches, as in the authors' code."""
         return max(1, int(self.recipe.epochs * self.images / self.recipe.batch_size))
 
     @property
     def warmup(self) -> float:
-        """Warm-up in updates; not whole, as in the authors' code."""
+        """Warm-up in updates; not rounded, as in the authors' code."""
         return self.recipe.warmup_epochs * self.images / self.recipe.batch_size
 
     @property
@@ -105,26 +105,26 @@ class LargeRun:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the fields that differ from their defaults: the same key is the same experiment."""
+        """Hash of the fields that differ from their defaults; equal keys are the same experiment."""
         return key_of(self, APART)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run is laid out on machines: nothing here changes what is computed, but for rounding.
+    """How a run is laid out on machines; this changes the results only by rounding.
 
     Attributes
     ----------
     micro : int
-        Images in one forward pass of one process; the rest of the batch is accumulated. Dropout and stochastic depth
-        draw anew for each such group, so with them this size does change the numbers.
+        Images in one forward pass of one process; passes are accumulated to a batch. Dropout and stochastic depth draw
+        anew for each pass, so with them this number does change the results.
     shard : "ddp" or "fsdp"
     workers : int
         Processes that decode images, for each training process.
     checkpoint_every, log_every : int
-        In updates.
+        Updates between checkpoints, and between log lines.
     stop_after : int, optional
-        Updates after which to stop, with a checkpoint, as if the time of a queue were up.
+        Update after which the run stops, with a checkpoint, as at the time limit of a queue.
     """
 
     micro: int = 64

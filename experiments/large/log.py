@@ -1,4 +1,4 @@
-"""The log of a large run: one JSON line now and then, cut back to the checkpoint that a run resumes from."""
+"""The log of a large run: JSON lines, cut back to the checkpoint from which a run resumes."""
 
 import json
 import time
@@ -10,9 +10,9 @@ from experiments.large.world import World
 
 
 class Log:
-    """``log.jsonl``: update, mean loss since the line before, rate, clipped fraction, images a second.
+    """``log.jsonl``: update, mean loss since the line before, learning rate, clipped fraction, images per second.
 
-    Process 0 writes; the others keep the same lines in memory.
+    Process 0 writes the file; other processes keep the same lines in memory.
     """
 
     def __init__(self, path: Path, start: int, at: World) -> None:
@@ -27,7 +27,7 @@ class Log:
             fresh.replace(path)
 
     def write(self, update: int, loss: float, rate: float, clipped: float, images: int) -> None:
-        """Add one line; JSON has no NaN, so that a number which is not finite is null."""
+        """Add one line; a number that is not finite becomes null, because JSON has no NaN."""
         now = time.perf_counter()
         line = {
             "update": update, "loss": loss if isfinite(loss) else None, "rate": rate,
@@ -47,7 +47,7 @@ class Log:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a torn last one is passed over."""
+    """The lines of a log, without a torn last line."""
     if not path.exists():
         return []
     whole, _, _ = path.read_text().rpartition("\n")

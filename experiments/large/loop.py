@@ -1,4 +1,4 @@
-"""The training loop of one large run: resume, update, log, checkpoint, evaluate. Divergence is an outcome."""
+"""The training loop of one large run: resume, update, log, checkpoint, evaluate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from experiments.large.world import World
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run: status ``"ok"``, ``"diverged"`` or ``"stopped"``, metrics, and the logged losses."""
+    """Outcome of a run: status ``"ok"``, ``"diverged"`` or ``"stopped"``, metrics, and the logged losses."""
 
     status: str
     reason: str
@@ -29,7 +29,7 @@ class Result:
 
 
 def on_folder(run: LargeRun, data: Path) -> LargeRun:
-    """The run with the number of images and classes of a folder, which the steps and the classifier follow."""
+    """The run with the numbers of images and classes of a folder, from which steps and classifier follow."""
     train = scan(data, "train")
     scan(data, "val", train.classes)
     return replace(run, model=replace(run.model, num_classes=len(train.classes)), images=len(train))
@@ -38,8 +38,8 @@ def on_folder(run: LargeRun, data: Path) -> LargeRun:
 def fit(run: LargeRun, data: Path, out: Path, layout: Layout, at: World) -> Result:
     """Train from the newest checkpoint in `out` to the end, to `layout.stop_after` or to a loss that is not finite.
 
-    `run` is taken as it is: pass it through `on_folder` first. Everything random comes from ``run.seed`` and the
-    position in the run; torch's global generator is left as it was found.
+    Pass `run` through `on_folder` first. All random numbers come from ``run.seed`` and the position in the run; the
+    state of torch's global generator is restored.
     """
     with torch.random.fork_rng(devices=[at.device] if at.device.type == "cuda" else []):
         return _fit(run, data, out, layout, at)
@@ -98,7 +98,7 @@ def _batches(run: LargeRun, train: Folder, layout: Layout, at: World, start: int
 def evaluate(model: nn.Module, run: LargeRun, val: Folder, layout: Layout, at: World) -> dict[str, float]:
     """Accuracy (in [0, 1]) and mean cross entropy (nats) over a folder, shared among the processes."""
     images, count = TestImages(val, run.size.test), len(val)
-    # Padded to the same number of passes everywhere: a sharded model gathers its weights in each.
+    # All processes need the same number of passes, because a sharded model gathers its weights in each pass.
     passes = -(-count // (at.size * layout.micro))
     begin = at.rank * passes * layout.micro
     order = [list(range(begin + i * layout.micro, begin + (i + 1) * layout.micro)) for i in range(passes)]

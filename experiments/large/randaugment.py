@@ -1,4 +1,4 @@
-"""RandAugment on a batch on the device, by kornia where it has the operation.
+"""RandAugment of a batch on the device, with kornia's operations where it has them.
 
 Differences from the authors' list of 16 operations (their ``autoaugment.py``, all 16 are here):
 
@@ -32,9 +32,9 @@ GREY = 128 / 255
 
 
 def rand_augment(x: Tensor, u: Tensor, augment: Augment) -> Tensor:
-    """RandAugment (arXiv 1909.13719): on each image `layers` operations in turn, each chosen anew and always applied.
+    """RandAugment (arXiv 1909.13719): apply `layers` randomly chosen operations to each image, one after the other.
 
-    Images in [0, 1], held to the 256 levels of 8 bits between the operations, as the authors' are.
+    Images are in [0, 1] and rounded to the 256 levels of 8 bits between operations, as in the authors' code.
     """
     if not augment.layers:
         return x
@@ -57,7 +57,7 @@ def _levels(x: Tensor) -> Tensor:
 def _groups(
     chosen: Tensor, sign: Tensor, place: Tensor, augment: Augment
 ) -> list[tuple[Tensor, Callable[[Tensor], Tensor]]]:
-    """The images that share an operation, and the operation; all warps are one. Rows are known without the device."""
+    """Rows of the images that share an operation, and the operation; all warps count as one operation."""
     strength = augment.magnitude / 10
     warped = (chosen < GEOMETRIC).nonzero().flatten()
     cut = (chosen == OPERATIONS.index("cutout")).nonzero().flatten()

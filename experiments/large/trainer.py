@@ -28,7 +28,7 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.replicas = Replicas(model, layout, at)
         self.model = self.replicas.model
-        # Sharded and whole tensors do not go through one fused call: a group for each kind.
+        # One fused call cannot take sharded and whole tensors together, so each kind has its own group.
         parameters = [
             {**group, "params": same}
             for group in param_groups(self.model, recipe.weight_decay)
@@ -40,7 +40,7 @@ class Trainer:
         self.average = WeightAverage(self.model, recipe.decay)
 
     def update(self, step: int, batches: list[Batch]) -> tuple[Tensor, Tensor]:
-        """One update from this process's part of the batch; its mean loss, and the clipped fraction, on the device."""
+        """Update from this process's part of the batch; return its mean loss and clipped fraction, on the device."""
         run, recipe = self.run, self.run.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(step, run.steps, run.warmup, run.peak)
@@ -70,12 +70,12 @@ class Trainer:
         return ready
 
     def _backward(self, step: int, batches: list[Batch]) -> Tensor:
-        """Gradients of the mean loss over the batch, all processes and groups; returns this process's mean loss."""
+        """Compute gradients of the mean loss over the batch of all processes; return this process's mean loss."""
         recipe, device = self.run.recipe, self.at.device
         total = torch.zeros((), device=device)
         for group, (x, targets) in enumerate(batches):
-            # Dropout and stochastic depth draw from here on; a number for each group makes them independent of what
-            # ran before, which is what lets a resumed run, and one on fewer processes, draw the same.
+            # Dropout and stochastic depth draw below. A seed for each group makes the draws independent of earlier
+            # ones, so a resumed run, or a run on fewer processes, draws the same numbers.
             torch.manual_seed(augment.seed_of(self.run.seed, 4, step, self.at.rank * self.groups + group))
             if device.type == "cuda":
                 x = x.contiguous(memory_format=torch.channels_last)

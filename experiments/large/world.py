@@ -1,4 +1,4 @@
-"""Processes that train one model: who is who, DDP or FSDP2 around the model, gradients averaged over all of them."""
+"""Processes that train one model: their ranks, DDP or FSDP2 around the model, and averaged gradients."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from nfnets_lite.models import ResNet
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size` others; alone, without torchrun, rank 0 of 1."""
+    """This process among `size` processes; without torchrun it is rank 0 of 1."""
 
     rank: int
     size: int
@@ -36,14 +36,14 @@ class World:
         return x
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has come here."""
         if dist.is_initialized():
             dist.barrier()
 
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Join the process group that ``torchrun`` describes in the environment, if there is one, and leave it after."""
+    """Join the process group that ``torchrun`` describes in the environment, if there is one; leave it at the end."""
     found = resolve_device(device)
     if "RANK" not in os.environ:
         yield World(0, 1, found)
@@ -65,16 +65,16 @@ class Replicas:
     Attributes
     ----------
     model : ResNet
-        What the optimizer, clipping and averaging see; its parameters are shards under FSDP2.
+        The model for optimizer, clipping and averaging; its parameters are shards under FSDP2.
     forward : nn.Module
-        What to call in training.
+        The module to call in training.
     """
 
     def __init__(self, model: ResNet, layout: Layout, among: World) -> None:
         self.model, self.world = model, among
         self.forward: nn.Module = model
         if layout.compile:
-            # Block by block: many are alike, so they compile once, and sharding works around each.
+            # Block by block: equal blocks compile once, and each block can be sharded.
             for block in model.blocks:
                 block.compile()
         self._whole: list[nn.Parameter] = []
@@ -95,7 +95,7 @@ class Replicas:
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
-        """Around each forward and backward of an update: gradients are exchanged in the last of them only."""
+        """Context for each forward and backward pass of an update; gradients are exchanged in the last pass only."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(last)
         no_sync = isinstance(self.forward, DistributedDataParallel) and not last

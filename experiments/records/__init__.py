@@ -1,4 +1,4 @@
-"""What is recorded of a run: one record, the file it stands in, numbers over seeds, and where a record came from."""
+"""Records of runs: one record, the file that holds it, statistics over seeds, and the origin of a record."""
 
 from experiments.records.ledger import Ledger as Ledger
 from experiments.records.ledger import append as append

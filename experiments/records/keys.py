@@ -1,4 +1,4 @@
-"""The key of a run: a hash that a new field with a default leaves alone."""
+"""The key of a run: a hash that does not change when a field with a default is added."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 
 def key_of(run: Any, apart: Container[str] = ()) -> str:
-    """Hash of a run's class name and of its fields that differ from their defaults, those in `apart` left out.
+    """Hash of a run's class name and of its fields that differ from their defaults, without those in `apart`.
 
     A new field with a default changes no key. A changed default gives old keys another meaning: whoever changes one
     raises the `NUMERICS` of every kind of run that has the field.
@@ -19,7 +19,7 @@ def key_of(run: Any, apart: Container[str] = ()) -> str:
 
 
 def _told(value: Any, declared: Any = None) -> Any:
-    """Plain data that tells a value from all others of its `declared` type.
+    """Plain data that distinguishes a value from all others of its `declared` type.
 
     A dataclass becomes its fields that differ from their defaults. Its class name joins them unless the declared type
     admits no other class.

@@ -1,4 +1,4 @@
-"""Records of a sweep: appended to a file in one write under a lock, read back with a torn last line recognised."""
+"""The file with the records of a sweep: appending in one write under a lock; reading, also with a torn last line."""
 
 import os
 import tempfile
@@ -19,7 +19,7 @@ except ImportError:  # not on Windows, where two sweeps on one folder are not gu
 
 @dataclass(frozen=True)
 class Ledger:
-    """The records of one sweep at one profile, the last of each run; and what was wrong with the file."""
+    """The last record of each run of one sweep at one profile; `torn` is a warning about the file, or empty."""
 
     path: Path
     records: tuple[Record, ...] = ()
@@ -35,20 +35,20 @@ class Ledger:
 
 
 def path_of(results: Path, sweep: str) -> Path:
-    """Where the records of a sweep are."""
+    """The file of the records of a sweep."""
     return results / f"{sweep}.jsonl"
 
 
 def read(path: Path) -> Ledger:
     """Read a record file; a missing one is empty.
 
-    A last line without its newline is torn: it is reported in `Ledger.torn` and its run counts as not done. A line in
-    the middle that is no record is corruption that no crash of ours leaves: a ValueError names file and line. So does
-    one of a newer schema, which this code cannot know how to read.
+    A last line without its newline is torn: it is reported in `Ledger.torn`, and its run counts as not done. Any other
+    line that is no record raises a ValueError with file and line, because no crash of ours leaves one. So does a line
+    of a newer schema, which this code cannot read.
     """
     try:
         with path.open("rb") as file:
-            with suppress(OSError):  # a read-only place may have no locks, and no writer either
+            with suppress(OSError):  # a read-only file system may have no locks, and it has no writers
                 _lock(file, shared=True)
             return _parsed(file, path)
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def read(path: Path) -> Ledger:
 
 def _parsed(file: IO[bytes], path: Path) -> Ledger:
     latest: dict[tuple[str, int], Record] = {}
-    names: dict[bytes, str] = {}  # few differ: each is kept once
+    names: dict[bytes, str] = {}  # many lines share few names: each is kept once
     torn = ""
     for number, line in enumerate(file, 1):
         if line[-1:] != b"\n":
@@ -77,17 +77,17 @@ def _parsed(file: IO[bytes], path: Path) -> Ledger:
 
 
 def append(path: Path, record: Record) -> int:
-    """Append one record in one write and flush it to the disk; a torn last line is cut off first.
+    """Append one record in one write and flush it to the disk; return the size of the file.
 
-    Returns the size of the file after. Where the write fails (a full disk, a quota) nothing of it stays: an OSError
-    says so, and the records before it are whole.
+    A torn last line is cut off first. If the write fails (a full disk, a quota), an OSError is raised, nothing of the
+    record stays in the file, and the records before it are whole.
     """
     with _alone(path) as file:
         size = _cut_torn(file)
         line = record.line()
         try:
             written = 0
-            while written < len(line):  # a disk that fills up takes a part, and says why at the next call
+            while written < len(line):  # a disk that fills up takes a part, and fails at the next call
                 written += file.write(line[written:]) or 0
             os.fsync(file.fileno())
         except OSError as error:
@@ -101,10 +101,10 @@ def append(path: Path, record: Record) -> int:
 
 
 def rewrite(path: Path, change: Callable[[Record], Record] = lambda record: record) -> None:
-    """Put the last record of each run, changed, in the place of what a file holds: all or nothing of it.
+    """Replace a file by the last record of each run, changed by `change`: completely or not at all.
 
-    Records that later ones replaced go, and so does a torn last line. What others append meanwhile waits for the new
-    file.
+    Records that later ones replaced are dropped, and so is a torn last line. Other processes that append meanwhile wait
+    for the new file.
     """
     part = path.with_suffix(".part")
     with _alone(path) as file:
@@ -121,7 +121,7 @@ def rewrite(path: Path, change: Callable[[Record], Record] = lambda record: reco
 
 @contextmanager
 def _alone(path: Path) -> Iterator[IO[bytes]]:
-    """A file to append to, locked. One that `rewrite` replaced while the lock was waited for is let go."""
+    """Open a file to append to, and lock it. If `rewrite` replaced it while the lock was awaited, open the new one."""
     while True:
         with path.open("ab+", buffering=0) as file:
             _lock(file)
@@ -148,7 +148,7 @@ def check_writable(results: Path) -> None:
     """Raise, before any training, if records could not be written to this folder, or if its disk is full."""
     try:
         results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results) as probe:  # no name that another sweep could use as well
+        with tempfile.TemporaryFile(dir=results) as probe:  # a name that no other sweep uses
             probe.write(bytes(2**12))
             probe.flush()
     except OSError as error:

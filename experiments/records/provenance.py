@@ -1,4 +1,4 @@
-"""Where a number comes from: the device by its name, commit, versions."""
+"""Origin of a number: name of the device, commit, versions."""
 
 import importlib
 import platform
@@ -19,7 +19,7 @@ SOURCE = ("nfnets_lite", "experiments", "data_scripts", ":!experiments/results")
 
 @cache
 def commit() -> tuple[str, bool | None]:
-    """Commit of the checkout, and whether the source that makes records differs; ("unknown", None) outside git."""
+    """Commit of the checkout, and whether its record-making source has changes; ("unknown", None) outside git."""
 
     def git(*args: str) -> str:
         return subprocess.run(("git", "-C", str(ROOT), *args), capture_output=True, text=True, check=True).stdout
@@ -31,7 +31,7 @@ def commit() -> tuple[str, bool | None]:
 
 
 def resolve_device(name: str, *, here: bool = True) -> torch.device:
-    """``"auto"`` is the GPU if there is one; any other name is torch's. `here`: the device is to be on this machine."""
+    """The torch device of a name; ``"auto"`` is the GPU if there is one. `here`: it must be on this machine."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -44,7 +44,7 @@ def resolve_device(name: str, *, here: bool = True) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's."""
+    """Name of the accelerator, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "a CUDA device"
     try:
@@ -56,7 +56,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory used: allocated on the accelerator since its counter was reset; of the process so far on a CPU."""
+    """Peak memory in MiB: allocated on a GPU since its counter was reset, or used by the process so far on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -66,7 +66,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def energy_j(device: torch.device) -> float | None:
     """Joules that the device has used since its driver was loaded; None where no driver reports it.
 
-    A difference of two readings is the device's, with all that others did on it meanwhile.
+    The difference of two readings includes the energy that other processes used on the device meanwhile.
     """
     if device.type != "cuda":
         return None
@@ -75,12 +75,12 @@ def energy_j(device: torch.device) -> float | None:
         nvml.nvmlInit()
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         return float(nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid))) / 1000
-    except Exception:  # NVML's own errors among them: a device without the counter, a container without the driver
+    except Exception:  # also NVML's own errors: a device without the counter, a container without the driver
         return None
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What is the same for every run of a process on a device."""
+    """The part of a record's provenance that is the same for every run of a process on a device."""
     revision, dirty = commit()
     return {
         "commit": revision,

@@ -1,4 +1,4 @@
-"""One record: a line of JSON, whose large fields are decoded when they are first asked for."""
+"""One record: a line of JSON, whose large fields are decoded when one of them is first read."""
 
 import json
 import re
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 SCHEMA = 2
 DONE = ("ok", "diverged")
-# Decoding all of 100,000 lines takes seconds and most of a gigabyte, and most readers want a few of them. So a line
-# begins with the small fields, and the late ones are decoded when one of them is first asked for.
+# Decoding all of 100,000 lines takes seconds and most of a gigabyte, and most readers need a few lines. So a line
+# begins with the small fields, and the late fields are decoded when one of them is first read.
 EARLY = ("schema", "sweep", "method", "key", "seed", "status", "numerics")
 LATE = ("config", "curve", "metrics", "profile", "provenance", "reason")
 START = b'{"schema": '
@@ -16,16 +16,16 @@ HEAD = re.compile(
     rb'\{"schema": (\d+), "sweep": "([^"\\]*)", "method": "([^"\\]*)", "key": "([^"\\]*)", "seed": (\d+), '
     rb'"status": "(\w+)", "numerics": (\d+), "config": \{'
 )
-UNTOLD = {"numerics": 0}  # a line of schema 1 does not say it
+UNTOLD = {"numerics": 0}  # for lines of schema 1, which lack the field
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run and what came of it.
+    """One run and its outcome.
 
-    `key` is the run's key, `config` every field of the run but its seed and its label; `status` is ``"ok"``,
-    ``"diverged"`` (a result) or ``"failed"`` (an error, repeated at the next start), with the reason. `numerics` is the
-    `NUMERICS` of the run's kind when the run was computed; 0 if a record of schema 1 does not say.
+    `key` is the run's key, and `config` holds every field of the run but its seed and its label. `status` is ``"ok"``,
+    ``"diverged"`` (a result) or ``"failed"`` (an error; the next start repeats the run), with the reason. `numerics` is
+    the `NUMERICS` of the run's kind when the run was computed, or 0 in a record of schema 1.
     """
 
     sweep: str
@@ -44,7 +44,7 @@ class Record:
 
     @property
     def done(self) -> bool:
-        """Whether there is a result; an error is none."""
+        """Whether the run has a result; an error is none."""
         return self.status in DONE
 
     @property
@@ -53,12 +53,12 @@ class Record:
         return self.status == "failed" and self.reason.startswith("OutOfMemoryError")
 
     def line(self) -> bytes:
-        """The record as it stands in the file."""
+        """The record as a line of the file."""
         parts = ((name, getattr(self, name)) for name in (*EARLY, *LATE))
         fields = (f'"{name}": {json.dumps(value, sort_keys=True, allow_nan=False)}' for name, value in parts)
         return f"{{{', '.join(fields)}}}\n".encode()
 
-    if not TYPE_CHECKING:  # a type checker would take it for leave to ask for any name
+    if not TYPE_CHECKING:  # with it, a type checker would allow every attribute name
 
         def __getattr__(self, name: str) -> Any:
             line = self.__dict__.get("_line")
@@ -77,13 +77,13 @@ class Record:
 
 
 class NewerSchema(ValueError):
-    """A line written by a later version, with fields that are unknown here."""
+    """Raised for a line that was written by a later version, with fields that are unknown here."""
 
 
 def parse(line: bytes, names: dict[bytes, str]) -> Record:
-    """The record of a line; a ValueError or TypeError says why there is none. `names` keeps equal strings once."""
+    """The record of a line; a ValueError or TypeError if it is none. `names` keeps equal strings only once."""
     head = HEAD.match(line)
-    # A second start is that of the line after a torn one, run together with it.
+    # A second start inside a line means that the line was torn and the next one follows without a newline.
     if head is None or line.find(START, 1) > 0 or not line.endswith(b"}\n"):
         fields = json.loads(line)
         _check_schema(fields.get("schema", SCHEMA) if isinstance(fields, dict) else SCHEMA)

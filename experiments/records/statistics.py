@@ -1,4 +1,4 @@
-"""Numbers from records: a mean over seeds with its interval, and what a run that did not train counts as."""
+"""Statistics of records: means over seeds with intervals, and the value that a run counts as if it did not train."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy import stats
 
 from experiments.records.record import Record
 
-NEAR_CHANCE = 0.02  # accuracy above that of guessing up to which a run failed to train
+NEAR_CHANCE = 0.02  # a run failed to train if its accuracy is at most this far above that of guessing
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Estimate:
     failed: int = 0
 
     def __format__(self, spec: str) -> str:
-        """Mean and interval, each number by `spec` (default ``.1f``); a dagger marks a single seed.
+        """Mean and interval as text, each number by `spec` (default ``.1f``); a dagger marks a single seed.
 
         An interval that is not symmetric about the mean is written with both of its ends.
         """
@@ -44,7 +44,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], diverged: int = 0, level: float = 0.95, failed: int = 0) -> Estimate:
-    """Mean and t interval.
+    """Mean of the values with Student's t interval at `level`.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def failed_to_train(record: Record) -> bool:
 
 
 def accuracy(record: Record) -> float:
-    """Accuracy in per cent. A run that diverged or failed to train counts as chance: it is not dropped."""
+    """Accuracy in per cent; a run that diverged or failed to train counts as chance and is not dropped."""
     if record.status == "ok" and not failed_to_train(record):
         return 100 * record.metrics["accuracy"]
     return 100 * (chance(record) or 0.0)

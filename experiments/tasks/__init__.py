@@ -1,1 +1,1 @@
-"""What runs compute: each kind of run is a frozen dataclass with `steps` and `NUMERICS`."""
+"""The kinds of runs: each is a frozen dataclass with `steps`, which computes the run, and `NUMERICS`."""

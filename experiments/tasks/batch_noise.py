@@ -1,4 +1,4 @@
-"""How much of what a network computes for an image is due to the other images of its batch."""
+"""How much the other images of a batch change a network's output for an image."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from nfnets_lite.models.spec import ResNetSpec
 
 @dataclass(frozen=True)
 class BatchNoise(Run):
-    """Logits of some images, each in many random batches, in training mode, at the network's start.
+    """Logits of `images` images, each in `draws` random batches of every size, in training mode, before training.
 
-    The noise at a batch size is the standard deviation of a logit over the batches, over that of the logit between
-    images. `images` are looked at, in `draws` batches each.
+    The noise at a batch size is the standard deviation of a logit over the batches, divided by the standard deviation
+    of the logit over the images.
     """
 
     NUMERICS: ClassVar[int] = 1  # not raised yet
@@ -68,9 +68,9 @@ class BatchNoise(Run):
 
 
 def _outcome(sizes: tuple[int, ...], logits: list[Tensor]) -> Outcome:
-    between = logits[-1].double().mean(0).var(0).mean().sqrt().item()  # as the largest batches have it
+    between = logits[-1].double().mean(0).var(0).mean().sqrt().item()  # over images, in the largest batches
     noise = [x.double().var(0).mean().sqrt().item() / between for x in logits]
     metrics = {"noise_smallest": noise[0], "noise_largest": noise[-1]}
-    if min(noise) > 1e-5:  # below it there is rounding alone
+    if min(noise) > 1e-5:  # below it there is only rounding
         metrics["noise_exponent"] = float(np.polyfit([log(s) for s in sizes], [log(n) for n in noise], 1)[0])
     return Outcome("ok", "", metrics, {"size": list(sizes), "noise": [float(f"{n:.5g}") for n in noise]})

@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph, and the eager step wherever a graph fails or computes something else."""
+"""A training step as a CUDA graph, or the eager step if the graph fails or computes something else."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,16 +7,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Additions in another order change an update a little; a wrong step is off by as much as itself.
+# Additions in another order change an update a little; a wrong step differs from the right one by about its own size.
 TOLERANCE = 0.1
-_refused: list[str] = []  # why this process goes on eagerly
+_refused: list[str] = []  # why this process captures no more steps
 
 
 class Replayed(Protocol):
     """A captured step."""
 
     def replay(self) -> None:
-        """Do the step once more."""
+        """Execute the captured step once."""
 
 
 def capture(step: Callable[[], None]) -> Replayed:
@@ -28,24 +28,24 @@ def capture(step: Callable[[], None]) -> Replayed:
 
 
 def refused() -> str:
-    """Why this process captures no more steps; empty: it does."""
+    """Reason why this process captures no more steps; empty if it still captures."""
     return _refused[0] if _refused else ""
 
 
 def tried(step: Callable[[], None], state: Sequence[Tensor], compared: int) -> Replayed | None:
-    """Do one step, eagerly and as a graph from the same state; return the graph if both agree, else None.
+    """Execute one step, eagerly and as a graph from the same state; return the graph if both agree, else None.
 
-    Where they do not, or the capture raises, the state is that after the eager step, a warning says why, and this
-    process captures no further step. Only where memory ran out, later steps are tried again.
+    If they do not agree, or the capture raises, the state is the one after the eager step, a warning says why, and this
+    process captures no further step. If memory ran out, later steps are still tried.
 
     Parameters
     ----------
     step : callable
-        It changes `state` in place.
+        The step, which changes `state` in place.
     state : sequence of Tensor
         All tensors that a step changes: weights, buffers, momentum, sums.
     compared : int
-        How many of them must agree, from the first on: the weights. 0 where the network draws random numbers.
+        Number of tensors that must agree, from the first on: the weights. 0 if the network draws random numbers.
     """
     before = _copies(state)
     step()
@@ -82,6 +82,6 @@ def _put(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def _distance(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """Norm of the difference, over all tensors; NaN counts as infinitely far."""
+    """Norm of the difference over all tensors; infinite if it is NaN."""
     squares = sum(float((a.detach() - b).double().square().sum()) for a, b in zip(some, others, strict=True))
     return squares**0.5 if squares == squares else float("inf")

@@ -1,4 +1,4 @@
-"""Gradient clipping by a `Clip`: what a step calls between its backward pass and its update."""
+"""Gradient clipping as a `Clip` says; a step calls it between its backward pass and its update."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +12,13 @@ from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.roles import Role, parameter_roles
 
 Clipping = Callable[[], Tensor]
-BY_PLACE = ("early", "late")  # need to know where a parameter is in the network
+BY_PLACE = ("early", "late")  # layers chosen by their place in the network
 
 
 def clipping(model: nn.Module, clip: Clip) -> Clipping:
-    """A function that clips the model's gradients in place and returns the clipped fraction of its units, 0-d.
+    """Return a function that clips the model's gradients in place and returns the clipped fraction of its units, 0-d.
 
-    For ``"global"`` the gradient of all that `clip.layers` covers is the one unit.
+    For ``"global"``, all parameters that `clip.layers` covers are one unit.
     """
     blocks = len(_blocks(model)) if clip.layers in BY_PLACE else 0
     chosen = {
@@ -34,9 +34,9 @@ def clipping(model: nn.Module, clip: Clip) -> Clipping:
 
 
 def _clip_whole(parameters: list[Tensor], bound: float) -> Tensor:
-    """Shorten the whole gradient to `bound` where it is longer; returns 1 where it was, else 0."""
+    """Scale the whole gradient down to norm `bound` if it is longer; return 1 if it was, else 0."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    # A norm that overflows would make every gradient zero. NaN is seen.
+    # A norm that overflows would make every gradient zero and go unnoticed; NaN is noticed.
     nn.utils.clip_grads_with_norm_(parameters, bound, torch.where(norm == torch.inf, torch.nan, norm))
     return (norm > bound).float()
 

@@ -23,7 +23,7 @@ from nfnets_lite.models import ResNetSpec, create_model
 
 LAYOUTS = ("pairs", "shuffled")
 JUDGED = 20  # batches
-RIDGE = 1e-2  # of the linear probe, times the number of images
+RIDGE = 1e-2  # ridge of the linear probe, for each image
 CHUNK = 500  # images of a forward pass for the probe
 
 
@@ -32,8 +32,8 @@ class Contrastive(Run):
     """Train embeddings so that an image's second view is the nearest among all second views of the batch.
 
     `recipe.batch_size` counts pairs. `layout` ``"pairs"`` puts the views of an image next to each other, so that norms
-    over parts of a batch see both; ``"shuffled"`` sends the second views through in another order, drawn anew for each
-    batch. `jitter` is how much views differ. `model.num_classes` is the width of the embedding.
+    over parts of a batch see both; ``"shuffled"`` passes the second views in another order, drawn anew for each batch.
+    `jitter` says how much the views differ. `model.num_classes` is the width of the embedding.
 
     Metrics: `train_accuracy` and `eval_accuracy`, the share of test images whose other view is the nearest of the
     batch, in training and evaluation mode on the same views; `probe_accuracy`, of a linear classifier (ridge
@@ -53,7 +53,7 @@ class Contrastive(Run):
         if self.layout not in LAYOUTS:
             raise ValueError(f"layout={self.layout!r} is not known; use one of {', '.join(LAYOUTS)}")
         if not self.recipe.updates:
-            raise ValueError(f"recipe.updates={self.recipe.updates} must be given: nothing counts epochs here")
+            raise ValueError(f"recipe.updates={self.recipe.updates} must be given: this kind of run has no epochs")
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class Contrastive(Run):
         return replace(outcome, metrics=outcome.metrics | judged)
 
     def _likeness(self, model: nn.Module, split: Split, generator: torch.Generator) -> Tensor:
-        """Cosine of every first view of a new batch with every second one, ``(P, P)``."""
+        """Cosine between every first and every second view of a new batch, ``(P, P)``."""
         pairs, device = self.recipe.batch_size, split.images.device
         rows = torch.randperm(len(split), generator=generator, device=device)[:pairs]
         first, second = (view(split.images[rows], self.jitter, generator) for _ in range(2))
@@ -105,7 +105,7 @@ class Contrastive(Run):
 
     @torch.no_grad()
     def _matched(self, model: nn.Module, split: Split) -> float:
-        """Share of views whose nearest is the other view of their image; the same views in either mode."""
+        """Share of views whose nearest view is the other one of their image; both modes judge the same views."""
         generator = torch.Generator(split.images.device).manual_seed(self.seed + 1)
         right = []
         for _ in range(JUDGED):
@@ -134,7 +134,7 @@ def view(x: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def probe(model: nn.Module, train: Split, test: Split, classes: int) -> float:
-    """Test accuracy of ridge regression onto the classes, on what the model's classifier takes, in evaluation mode."""
+    """Test accuracy of ridge regression onto the classes, from the classifier's input in evaluation mode."""
     body = deepcopy(model).eval()
     body.classifier = nn.Identity()
 

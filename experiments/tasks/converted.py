@@ -1,4 +1,4 @@
-"""A residual network written as most torch code is, trained after its norms were left, taken out, or converted."""
+"""A residual network in plain torch, trained with its norms kept, removed or converted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ MEASURED = 256  # training images on which a conversion sets gains and biases
 
 @dataclass(frozen=True)
 class Conversion(Training):
-    """One training of a `PlainResNet`, of the depth, width and strides of `model`.
+    """One training of a `PlainResNet` with the depth, width and strides of `model`.
 
-    `change`: ``"none"`` leaves batch norm, ``"out"`` takes it out, ``"converted"`` calls `nfnets_lite.convert`.
+    `change`: ``"none"`` keeps batch norm, ``"out"`` removes it, ``"converted"`` calls `nfnets_lite.convert`.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -43,7 +43,7 @@ class Conversion(Training):
 
 
 class PlainResNet(nn.Module):
-    """Basic blocks with batch norm behind each convolution and the activation behind the sum (ResNet, 1512.03385)."""
+    """Basic blocks with batch norm after each convolution and the activation after the sum (ResNet, 1512.03385)."""
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequen
 
 
 def take_norms_out(model: nn.Module) -> None:
-    """Identities in the places of batch norms: what removing them without a conversion gives."""
+    """Replace every batch norm by an identity, in place, without converting the network."""
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             model.set_submodule(path, nn.Identity())

@@ -1,4 +1,4 @@
-"""Data on the device: one tensor of images, one of labels, split once and for all; no loader, no workers.
+"""Data sets as one tensor of images and one of labels on the device, with fixed splits; no loader, no workers.
 
 Axes: N images, C channels, H W space.
 """
@@ -28,8 +28,8 @@ FULL = {"digits": 1437, "cifar10": 50_000, "fashion_mnist": 60_000, "imagenet": 
 class Split:
     """Images ``(N, C, H, W)`` float32, zero mean and unit variance over the training images; labels ``(N,)`` int64.
 
-    `mean` and `std`, ``(1, C, 1, 1)``, lead back to pixels of 0 to 255. `filters` whiten patches; None: a network sees
-    the pixels.
+    ``images * std + mean`` are pixels of 0 to 255, with `mean` and `std` of shape ``(1, C, 1, 1)``. `filters` whiten
+    patches; None: a network sees the pixels.
     """
 
     images: Tensor
@@ -42,19 +42,19 @@ class Split:
         return len(self.labels)
 
     def seen(self, images: Tensor) -> Tensor:
-        """What a network is given of these images, which may have been augmented."""
+        """The network's input for these images, which may be augmented: the images, or their whitened patches."""
         return images if self.filters is None else seen_through(self.filters, images)
 
     def first(self, count: int) -> "Split":
-        """The first so many."""
+        """The first `count` images and labels."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
 def prepare(name: str) -> None:
-    """Make a data set ready for `load`, once, before any worker needs it.
+    """Make a data set ready for `load`, before any worker needs it.
 
-    Where ``$NFNETS_LITE_DATA`` holds published files that were not converted yet, they are verified and converted into
-    the repository's ``data/``. Raises as `load` does if the data set is unknown, missing or damaged.
+    If ``$NFNETS_LITE_DATA`` holds published files that were not converted yet, they are verified and converted into the
+    repository's ``data/``. Raises the errors of `load` if the data set is unknown, missing or damaged.
     """
     _published(name)
 
@@ -66,7 +66,7 @@ def converted(name: str) -> Path | None:
 
 
 def _root(name: str) -> Path:
-    """The root to read `name` from, where published files at `data_root` are converted first."""
+    """The root from which `name` is read; published files at `data_root` are converted first."""
     if (folder := converted(name)) is not None:
         return folder.parent
     if (data_root() / name).is_dir():
@@ -76,12 +76,12 @@ def _root(name: str) -> Path:
 
 def _published(name: str) -> dict[str, np.ndarray]:
     if name == "digits":
-        # scikit-learn's own file, read without scikit-learn, whose import takes longer than a training on it.
+        # scikit-learn's file is read without importing scikit-learn, which takes longer than a training on it.
         found = find_spec("sklearn")
         if found is None or found.origin is None:
             raise ModuleNotFoundError("data set 'digits' is a file of scikit-learn: `pip install scikit-learn`")
         rows = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-        # These are 1,797 scans in the publisher's order; their last fifth is the test set, by other writers.
+        # The file has 1,797 scans in the publisher's order. The last fifth, by other writers, is the test set.
         images = (rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
         labels = rows[:, -1].astype(np.uint8)
         return {
@@ -95,14 +95,14 @@ def _published(name: str) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=2)
 def load(data: Data, device: torch.device, apart: Data | None = None) -> dict[str, Split]:
-    """The three splits of a data set, on the device; without the images that `apart` keeps for validation.
+    """The three splits of a data set on the device, without the images that `apart` keeps for validation.
 
     Raises
     ------
     ValueError
-        For an unknown data set, or when more images are asked for than there are.
+        If the data set is unknown, or has fewer images than `data` asks for.
     FileNotFoundError, ValueError
-        From `data_scripts.read`, when files are missing, truncated or have a wrong sum.
+        From `data_scripts.read`, if files are missing, truncated or have a wrong sum.
     """
     published = _kept(_published(data.name), data.classes, apart)
     of_train, of_validation = _drawn(data, len(published["train_labels"]))
@@ -129,7 +129,7 @@ def load(data: Data, device: torch.device, apart: Data | None = None) -> dict[st
 
 
 def _drawn(data: Data, available: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of so many published training images are trained on, and which are kept for validation."""
+    """Rows of the `available` training images that are trained on, and rows that are kept for validation."""
     train = available - data.validation if data.train is None else data.train
     if not 0 < train + data.validation <= available:
         raise ValueError(
@@ -141,7 +141,7 @@ def _drawn(data: Data, available: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kept(published: dict[str, np.ndarray], classes: int | None, apart: Data | None) -> dict[str, np.ndarray]:
-    """The published images of the first classes, but for those that `apart`, of all classes, validates on."""
+    """The published images of the first `classes` classes, without the validation images of `apart`."""
     if classes is None and apart is None:
         return published
     labels = {part: published[f"{part}_labels"] for part in ("train", "test")}

@@ -1,4 +1,4 @@
-"""The loop of a training, whatever its update is: schedule, losses, and where it stops. Divergence is an outcome."""
+"""The loop of a training with any kind of update: schedule, losses, and the stop at the first loss not finite."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from experiments.tasks.recipe import Recipe
 from nfnets_lite.norm import progress_setter
 
 CURVE_POINTS = 20
-LAST = 10  # updates whose mean loss is reported
-LOOK_EVERY = 32  # updates, where reading a loss waits for the device
+LAST = 10  # number of last updates whose mean loss is reported
+LOOK_EVERY = 32  # updates between two looks at the loss, on devices on which reading it has to wait
 
 
 def rate_at(step: int, updates: int, recipe: Recipe) -> float:
@@ -37,18 +37,18 @@ def rate_at(step: int, updates: int, recipe: Recipe) -> float:
 def descend(
     model: nn.Module, step: Callable[[int, float], Tensor], recipe: Recipe, updates: int, device: torch.device
 ) -> Generator[None, None, Outcome]:
-    """Call ``step(update, rate)``, which returns its loss, to the end, or until a loss is not finite.
+    """Call ``step(update, rate)``, which returns the loss, for every update, or until a loss is not finite.
 
-    The outcome holds `updates`, `initial_loss`, `train_loss` (mean of the last ones) and the loss curve.
+    The outcome holds `updates`, `initial_loss`, `train_loss` (mean over the last updates) and the loss curve.
     """
     model.train()
-    set_progress = progress_setter(model)  # to walk through a deep network takes longer than to start its captured step
+    set_progress = progress_setter(model)  # once: walking through a deep network takes longer than replaying a step
     losses = torch.full((updates,), float("nan"), device=device)
     look_every = 1 if device.type == "cpu" else LOOK_EVERY
     for update in range(updates):
         set_progress(update / updates)
         losses[update] = step(update, rate_at(update, updates, recipe)).detach()
-        # A NaN never goes away again, so that it is enough to look now and then.
+        # A NaN never goes away again, so it is enough to look now and then.
         if update % look_every == look_every - 1 and not bool(losses[update].isfinite()):
             losses = losses[: update + 1]
             break
@@ -67,7 +67,7 @@ def descend(
 def steps_down(
     model: nn.Module, loss: Callable[[int], Tensor], recipe: Recipe, device: torch.device
 ) -> Callable[[int, float], Tensor]:
-    """The step of a loss that is not that of labelled images: backward pass, clipping, optimizer, run eagerly."""
+    """Return a step for any loss: backward pass, clipping and optimizer, executed eagerly."""
     update_weights = optimizer(model, recipe, device)
     clip = clipping(model, recipe.clip) if recipe.clip else None
 
@@ -85,7 +85,7 @@ def steps_down(
 
 
 def curve(losses: list[float]) -> dict[str, list[Any]]:
-    """The loss at some twenty evenly spaced updates, each the mean since the one before; JSON has no NaN: None."""
+    """The loss at about twenty evenly spaced updates, each the mean since the one before; None for NaN, for JSON."""
     edges = sorted({round((i + 1) * len(losses) / CURVE_POINTS) for i in range(CURVE_POINTS)} - {0})
     means = [sum(losses[a:b]) / (b - a) for a, b in zip([0, *edges], edges)]
     return {"update": list(edges), "loss": [round(mean, 4) if isfinite(mean) else None for mean in means]}
@@ -93,7 +93,7 @@ def curve(losses: list[float]) -> dict[str, list[Any]]:
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """One thread a run on a CPU: its numbers then do not depend on the number of cores, and runs share them well."""
+    """Use one thread on a CPU, so that a run's numbers do not depend on the number of cores, and runs share cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
@@ -104,7 +104,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators start from the seed inside the block, and are left as they were found."""
+    """Seed torch's global generators inside the block, and restore their states afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

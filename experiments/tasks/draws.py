@@ -1,7 +1,7 @@
-"""Everything random about the batches of a training, drawn at its start; and a batch made from its part of it.
+"""All random numbers of a training's batches, drawn before the training; and batches that are made from them.
 
-The generator is a CPU one, so the batches are the same on every device; what was drawn is moved to the device once, and
-a step then takes its rows there without waiting for the CPU.
+The generator is on the CPU, so the batches are the same on every device. The numbers are moved to the device once, and
+a step then reads its part there without waiting for the CPU.
 
 Axes: N images, C channels, H W space.
 """
@@ -17,15 +17,15 @@ from torch.nn import functional as F
 from experiments.tasks.data import Split
 from experiments.tasks.recipe import Augment
 
-LAYERS = 4  # of RandAugment, as in the NFNet recipe
+LAYERS = 4  # layers of RandAugment, as in the NFNet recipe
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What `updates` batches take, or one of them: ``(updates, N, ...)`` or ``(N, ...)``.
+    """Random numbers of all batches, ``(updates, N, ...)``, or of one batch, ``(N, ...)``.
 
-    `rows` of the images; `shift` down and right and `flip` of the crop; `share` and `box` (centre down, centre right)
-    of the mixing, in [0, 1]; `ops`, RandAugment's uniform numbers. None where the augmentation does not ask for it.
+    `rows`: the images. `shift` (down and right) and `flip`: the crops. `share` and `box` (centre down, centre right),
+    in [0, 1]: the mixing. `ops`: RandAugment's uniform numbers. None where the augmentation does not need it.
     """
 
     rows: Tensor
@@ -36,15 +36,15 @@ class Draws:
     ops: Tensor | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> "Draws":
-        """The same with a function applied to every tensor."""
+        """Apply a function to every tensor."""
         return replace(self, **{name: f(value) for name, value in vars(self).items() if value is not None})
 
     def at(self, update: int) -> "Draws":
-        """Those of one batch."""
+        """The numbers of one batch."""
         return self.map(lambda x: x[update])
 
     def copy_(self, other: "Draws") -> None:
-        """Take over another's numbers in place."""
+        """Copy the numbers of `other` in place."""
         for name, value in vars(self).items():
             if value is not None:
                 value.copy_(getattr(other, name))
@@ -53,10 +53,10 @@ class Draws:
 def draw(
     count: int, batch_size: int, updates: int, generator: torch.Generator, augment: Augment, device: torch.device
 ) -> Draws:
-    """All that is random about `updates` batches of one endless stream of epochs over `count` images.
+    """Draw the random numbers of `updates` batches from an endless stream of epochs over `count` images.
 
-    Each epoch is a fresh permutation. The stream is cut without regard to where an epoch ends, so every batch is full
-    and every batch size sees the same number of images for the same number of epochs.
+    Each epoch is a fresh permutation. Batches may cross the end of an epoch, so every batch is full, and every batch
+    size sees the same number of images in the same number of epochs.
     """
     total = updates * batch_size
     epochs = [torch.randperm(count, generator=generator) for _ in range(-(-total // count))]
@@ -73,12 +73,12 @@ def draw(
         found = replace(found, share=share.float(), box=box)
     if augment.randaugment:
         ops = torch.rand((updates, batch_size, 4 * LAYERS), generator=generator, dtype=torch.float64)
-        return replace(found.map(lambda x: x.to(device)), ops=ops)  # its operations are picked on the CPU
+        return replace(found.map(lambda x: x.to(device)), ops=ops)  # on the CPU, where operations are picked
     return found.map(lambda x: x.to(device))
 
 
 def batch(split: Split, drawn: Draws, augment: Augment, classes: int) -> tuple[Tensor, Tensor]:
-    """Images of a batch, and their labels: ``(N,)``, or ``(N, classes)`` where images are mixed."""
+    """Images of a batch and their labels, ``(N,)``, or ``(N, classes)`` if images are mixed."""
     images, labels = split.images[drawn.rows], split.labels[drawn.rows]
     if drawn.shift is not None and drawn.flip is not None:
         images = crop_and_flip(images, drawn.shift, drawn.flip, augment.pad)
@@ -111,8 +111,8 @@ def crop_and_flip(x: Tensor, shift: Tensor, flip: Tensor, pad: int) -> Tensor:
 def mix(x: Tensor, labels: Tensor, share: Tensor, box: Tensor, augment: Augment, classes: int) -> tuple[Tensor, Tensor]:
     """MixUp (arXiv 1710.09412) and CutMix (arXiv 1905.04899) of each image with the one before it in the batch.
 
-    The batch is a random one, so its neighbour is a random partner. An image keeps `share` of itself: of every pixel,
-    or of the area but for a box cut at the border, whose true part is what the labels are weighed by.
+    The batch is random, so its neighbour is a random partner. MixUp keeps `share` of every pixel. CutMix replaces a box
+    and keeps `share` of the area; a box at the border is cut, and labels are weighted by the area that is really kept.
     """
     height, width = x.shape[-2:]
     length = (1 - share).sqrt()
@@ -130,14 +130,14 @@ def mix(x: Tensor, labels: Tensor, share: Tensor, box: Tensor, augment: Augment,
 
 
 def _mixed(batch_size: int, augment: Augment) -> list[tuple[slice, float]]:
-    """Which rows of a batch have which Beta parameter."""
+    """Rows of a batch, with the parameter of their Beta distribution."""
     if augment.mixup and augment.cutmix:
         return [(slice(0, batch_size, 2), augment.mixup), (slice(1, batch_size, 2), augment.cutmix)]
     return [(slice(0, batch_size), augment.mixup or augment.cutmix)]
 
 
 def _span(centre: Tensor, length: Tensor, side: int) -> Tensor:
-    """Which of `side` pixels are within half of ``length * side`` of a centre, ``(N, side)``."""
+    """Mask ``(N, side)`` of the pixels that are at most half of ``length * side`` away from a centre."""
     at, half = (centre * side)[:, None], (length * side)[:, None] / 2
     pixels = torch.arange(side, device=centre.device) + 0.5
     return (pixels >= at - half) & (pixels < at + half)
@@ -145,9 +145,9 @@ def _span(centre: Tensor, length: Tensor, side: int) -> Tensor:
 
 def _randaugment(x: Tensor, u: Tensor, magnitude: float, split: Split) -> Tensor:
     from experiments.large.large_run import Augment as Large
-    from experiments.large.randaugment import rand_augment  # needs kornia, which only this augmentation does
+    from experiments.large.randaugment import rand_augment  # here, because only this augmentation needs kornia
 
-    # The square and the shift at magnitude 10 are the recipe's parts of a side of 224 pixels.
+    # The recipe's square and its shift at magnitude 10 are for 224 pixels: they are scaled to this side.
     cutout, translate = (max(1, round(length * x.shape[-1] / 224)) for length in (40, 100))
     large = Large(layers=LAYERS, magnitude=magnitude, cutout=cutout, translate=translate)
     pixels = (x * split.std + split.mean) / 255

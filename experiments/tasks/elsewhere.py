@@ -1,4 +1,4 @@
-"""A sweep on other images than its own: CIFAR-100 in CIFAR-10's place, for whoever has it."""
+"""A sweep on another data set than its own: CIFAR-100 in place of CIFAR-10, for readers who have it."""
 
 from dataclasses import fields, replace
 
@@ -8,18 +8,18 @@ from experiments.tasks.training import Training
 from experiments.tasks.transfer import Transfer
 
 OWN, CLASSES = "cifar10", 10
-OTHERS = {"cifar100": 100}  # with their classes; as many images, of the same size
+OTHERS = {"cifar100": 100}  # data sets with as many images of the same size as CIFAR-10, and their numbers of classes
 
 
 def on_data(sweep: Sweep, name: str) -> Sweep:
-    """The same sweep on another data set, of which each cell takes as many images and the same share of the classes.
+    """The sweep on another data set, with as many images and the same share of the classes in each cell.
 
-    Learning rates are searched there again: the grid is the sweep's own.
+    Learning rates are searched again, with the sweep's own grid.
 
     Raises
     ------
     ValueError
-        For a data set without a place here, and for a sweep that is not one of trainings on all classes of CIFAR-10.
+        If the data set is not in `OTHERS`, or the sweep has a run that is no training on all classes of CIFAR-10.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def on_data(sweep: Sweep, name: str) -> Sweep:
 
 
 def stuck(sweep: Sweep) -> Run | None:
-    """A cell that asks for its own data set; None if all could be moved."""
+    """The first cell that needs its own data set; None if all cells can move to another one."""
     return next((cell for cell in sweep.cells if not _can_move(cell)), None)
 
 
@@ -51,7 +51,7 @@ def _sources(run: Run) -> dict[str, Data]:
 
 
 def _can_move(run: Run) -> bool:
-    # Kinds that derive from these ask more of the data: domains, two classes, changed images.
+    # Kinds derived from Training or Transfer need more of the data: domains, two classes, changed images.
     if type(run) not in (Training, Transfer):
         return False
     assert isinstance(run, Training | Transfer)

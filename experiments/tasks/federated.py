@@ -23,7 +23,7 @@ from nfnets_lite.models import create_model
 
 
 def _tinted(x: Tensor) -> Tensor:
-    """A power of its own for each channel, from 0.4 to 2.5; 2.5 where there is one channel."""
+    """Raise each channel to its own power, from 0.4 to 2.5; a single channel to 2.5."""
     powers = torch.logspace(0, 1, x.shape[1], base=2.5 / 0.4) * 0.4 if x.shape[1] > 1 else torch.tensor([2.5])
     return x ** powers.to(x.device)[:, None, None]
 
@@ -32,19 +32,19 @@ def _tinted(x: Tensor) -> Tensor:
 DOMAINS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"plain": lambda x: x, "inverted": lambda x: 1 - x, "faded": lambda x: 0.35 + 0.3 * x, "tinted": _tinted}
 )
-STEP = 5e-4  # seconds an update takes on a GPU beside its arithmetic, captured, with its part of the averaging
+STEP = 5e-4  # seconds of a captured update on a GPU beside its arithmetic, with its share of the averaging
 
 
 @dataclass(frozen=True)
 class Federated(Training):
-    """One client a domain, each with its own share of the training images: `rounds` of local training and averaging.
+    """Federated averaging with one client for each domain: `rounds` of local training and averaging.
 
-    `recipe.updates` counts those of a client in a round, at a rate that falls with the rounds. Clients keep no state
-    between rounds, so the recipe is to be without momentum. `local_norms` leaves the batch norms, parameters and
-    statistics, out of the averaging: each client keeps its own (FedBN). After the last averaging each domain's test
-    images are given to its client's model.
+    Each client has its own share of the training images. `recipe.updates` is the number of updates of a client in a
+    round; the learning rate falls with the rounds. Clients keep no state between rounds, so the recipe must have no
+    momentum. `local_norms` excludes batch norms, parameters and statistics, from the averaging: each client keeps its
+    own (FedBN). After the last averaging, each client's model is tested on images of its domain.
 
-    Metrics: ``DOMAIN_accuracy``, `mean_accuracy` over the domains (also as `accuracy`, by which a search goes) and
+    Metrics: ``DOMAIN_accuracy``, `mean_accuracy` over the domains (also as `accuracy`, by which the search chooses) and
     `worst_domain_accuracy`.
     """
 
@@ -129,7 +129,7 @@ def in_domain(split: Split, domain: str) -> Split:
 
 
 def shared_state(clients: Sequence[nn.Module], local_norms: bool) -> list[list[Tensor]]:
-    """What is averaged: for each parameter and each buffer of floats, the tensors of all clients."""
+    """The tensors to average: for each parameter and each buffer of floats, the tensors of all clients."""
     norms = [name for name, module in clients[0].named_modules() if isinstance(module, _BatchNorm)]
     kept = tuple(f"{name}." for name in norms) if local_norms else ()
     states = [client.state_dict() for client in clients]
@@ -139,7 +139,7 @@ def shared_state(clients: Sequence[nn.Module], local_norms: bool) -> list[list[T
 
 @torch.no_grad()
 def average(shared: Sequence[Sequence[Tensor]]) -> None:
-    """Give every client the mean over the clients, in place: a captured step goes on reading the same memory."""
+    """Replace each client's tensors by the mean over clients, in place: a captured step reads the same memory."""
     for tensors in shared:
         mean = torch.stack(list(tensors)).mean(0)
         for tensor in tensors:

@@ -19,20 +19,20 @@ from nfnets_lite import adaptive_clip_grad_
 from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.macs import count_macs
 
-TINY = 1e-6  # a threshold that every filter's gradient exceeds
+TINY = 1e-6  # a clipping threshold that every filter's gradient exceeds
 OPTIMIZERS = ("sgd", "muon", "rows")
 
 
 @dataclass(frozen=True)
 class Flagship(Run):
-    """One training by `examples.cifar10`, judged by its averaged weights and mirrored images.
+    """One training by `examples.cifar10`, judged with averaged weights and mirrored images.
 
-    A search tries values of ``recipe.lr``, or of ``recipe.filter_lr`` where convolutions have updates of another kind:
-    ``"muon"`` makes them orthogonal. ``"rows"``, which the file does not have, gives each filter a step in proportion
-    to its norm: what adaptive clipping does where every gradient exceeds its threshold.
+    A search tries values of ``recipe.lr``, or of ``recipe.filter_lr`` if convolutions have another optimizer. With
+    ``"muon"`` their updates are orthogonal. ``"rows"``, which the file does not have, gives each filter an update in
+    proportion to its norm: adaptive clipping does so if every gradient exceeds its threshold.
 
     Metrics beside those of `Training`: `operations`, two for each multiply-add and three passes for each image of each
-    epoch. `clipped_fraction` is the mean over the last update of each epoch.
+    epoch. `clipped_fraction` is the mean over the last updates of the epochs.
     """
 
     NUMERICS: ClassVar[int] = 1
@@ -66,7 +66,7 @@ class Flagship(Run):
         return replace(self, recipe=replace(self.recipe, epochs=round(epochs)))
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
-        yield  # and never again: the file draws from torch's own generator, which it cannot share with another run
+        yield  # only once: the file draws from torch's global generator, which it cannot share with another run
         with one_thread(device), seeded(self.seed, device):
             return self._trained(load(self.data, device))
 
@@ -107,7 +107,7 @@ class Flagship(Run):
 
 
 def rows(net: cifar10.Net, recipe: cifar10.Recipe) -> list[torch.optim.Optimizer]:
-    """Steps of filters that are `recipe.filter_lr` times the filter's norm (before momentum), and SGD for the rest."""
+    """Optimizers: filter updates of `recipe.filter_lr` times the filter's norm (before momentum), SGD for the rest."""
     filters = cifar10.matrices(net)
     others = [p for p in net.parameters() if p.dim() != 4]
     scaled = torch.optim.SGD(filters, recipe.filter_lr / TINY, momentum=0.9, nesterov=True)
@@ -121,6 +121,6 @@ def _clip_all(filters: list[nn.Parameter]) -> None:
 
 @lru_cache(maxsize=64)
 def _macs(width: tuple[int, ...], side: int, channels: int = 3) -> int:
-    """Multiply-adds for one image; those of the fixed filters, which have no backward pass, are left out."""
+    """Multiply-adds for one image, without those of the fixed filters, which have no backward pass."""
     net = cifar10.Net(torch.zeros(8, channels, 4, 4), cifar10.Recipe(width=width), classes=10)
     return count_macs(net, side, in_channels=channels)

@@ -19,18 +19,18 @@ from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import on_stream
 from nfnets_lite.models import Spec, create_model
 
-STEP = {"cpu": 0.01, "cuda": 0.005}  # seconds an update: small batches, run eagerly; a trial takes half of it
+STEP = {"cpu": 0.01, "cuda": 0.005}  # seconds of an update of a small batch, run eagerly; a trial takes half of it
 
 
 @dataclass(frozen=True)
 class LeakProbe(Run):
-    """Train on batches whose first image is noise; its label is the class, 0 or 1, that all the others have.
+    """Train on batches whose first image is noise, and whose label is the class, 0 or 1, of all other images.
 
-    The loss is of the first image alone. A network without a path between examples cannot do better than chance, 50 %.
+    The loss is that of the first image. A network without a path between images cannot do better than chance, 50 %.
 
-    Metrics: `accuracy` over `trials` batches of the judged split in training mode, `eval_accuracy` on the same batches
-    in evaluation mode; `coupling`, at the start, the largest derivative of the first image's output by another image
-    over the largest by itself, with that of every image as a curve.
+    Metrics: `accuracy` over `trials` batches of the judged split in training mode, and `eval_accuracy` on the same
+    batches in evaluation mode. `coupling`, before training: the largest derivative of the first image's output by
+    another image, over the largest by itself; the curve has every image's.
     """
 
     NUMERICS: ClassVar[int] = 1  # not raised yet
@@ -91,7 +91,7 @@ class LeakProbe(Run):
 
 
 class Batches:
-    """So many batches, drawn at once; one is the images ``(N, C, H, W)``, noise first, and the first one's label."""
+    """`count` batches, drawn at once; a batch is the images ``(N, C, H, W)``, noise first, and the label."""
 
     def __init__(self, split: Split, size: int, count: int, generator: torch.Generator) -> None:
         device, labels = split.images.device, split.labels.cpu()
@@ -113,7 +113,7 @@ class Batches:
 
 
 def coupling(model: nn.Module, images: Tensor) -> Tensor:
-    """Largest derivative of the first image's outputs by each image of the batch, ``(N,)``, in training mode."""
+    """Largest derivative of the first image's output by each image of the batch, ``(N,)``, in training mode."""
     images = images.clone().requires_grad_()
     # On a copy: a forward pass in training mode moves running statistics.
     (gradient,) = torch.autograd.grad(deepcopy(model).train()(images)[0].square().sum(), images)

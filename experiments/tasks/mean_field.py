@@ -1,8 +1,8 @@
-"""What an infinitely wide ReLU network does to the moments of a channel: the analysis that measurements stand beside.
+"""Moments of a channel in an infinitely wide ReLU network: the analysis with which measurements are compared.
 
-The variance recursion of NF-ResNet (arXiv 2101.08692, section 3) follows the second moment. Splitting it into variance
-and squared mean takes one more number: two examples share a channel's mean, so the squared mean is the covariance of
-two examples, and a ReLU maps covariances by the arc-cosine kernel (Cho and Saul, NIPS 2009).
+The variance recursion of NF-ResNet (arXiv 2101.08692, section 3) follows the second moment. One more number splits it
+into variance and squared mean. Two examples share a channel's mean, so the squared mean is the covariance of two
+examples, and a ReLU maps covariances by the arc-cosine kernel (Cho and Saul, NIPS 2009).
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from nfnets_lite.models.spec import BlockSpec, ResNetSpec
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a channel over examples and positions, averaged over channels: variance plus squared mean, and the latter.
+    """Moments of a channel over examples and positions, averaged over channels.
 
-    `level` is the average over channels of one example's activations, which is 0 before an activation.
+    `second` is variance plus squared mean, `sq_mean` the squared mean. `level` is the average over channels of one
+    example's activations, which is 0 before an activation.
     """
 
     second: float
@@ -30,11 +31,11 @@ class Moments:
         return self.second - self.sq_mean
 
     def scaled(self, factor: float) -> "Moments":
-        """Those of `factor` times the signal."""
+        """Moments of `factor` times the signal."""
         return Moments(factor**2 * self.second, factor**2 * self.sq_mean, factor * self.level)
 
     def plus(self, other: "Moments") -> "Moments":
-        """Those of a sum with a signal that fresh random weights made independent."""
+        """Moments of the sum with a signal that fresh random weights made independent."""
         return Moments(self.second + other.second, self.sq_mean + other.sq_mean)
 
 
@@ -51,16 +52,16 @@ def kernel(correlation: float) -> float:
 
 
 def rectified(x: Moments) -> Moments:
-    """Behind a ReLU, from channels that are normal with mean 0 over the channels."""
+    """Moments after a ReLU, for inputs that are normal with mean 0 over the channels."""
     return Moments(x.second / 2, x.second * kernel(x.sq_mean / x.second) / 2, sqrt(x.second / (2 * pi)))
 
 
 def predict(spec: ResNetSpec, stem: Moments, side: int) -> list[tuple[Moments, Moments]]:
-    """Moments after each block, and at the end of its branch before any factor, from those measured at the stem.
+    """Moments after each block, and at the end of its branch before any factor, from moments measured at the stem.
 
-    `side` is the height and width of the stem's output: zeros in the padding take their share of each convolution.
-    Empty for what is outside of the analysis: other activations than ReLU, other norms than batch norm, activated
-    shortcuts, squeeze-excite, and weights that are standardised but not scaled, or not in every convolution.
+    `side` is the height and width of the stem's output: zeros in the padding reduce the output of each convolution. The
+    list is empty for networks outside of the analysis: other activations than ReLU, other norms than batch norm,
+    activated shortcuts, squeeze-excite, and weights that are standardised but not scaled, or not in every convolution.
     """
     scales = joins(spec.residual, spec.depth, spec.alpha, spec.skip_gain)
     outside = spec.activation != "relu" or spec.norm not in ("none", "batch")
@@ -102,7 +103,7 @@ def _branch(spec: ResNetSpec, x: Moments, plan: BlockSpec, side: int) -> Moments
 
 
 def _convolved(spec: ResNetSpec, x: Moments, share: float = 1.0, sq_share: float = 1.0) -> Moments:
-    if spec.conv == "scaled_ws":  # filters of sum 0 do not see what all channels have in common
+    if spec.conv == "scaled_ws":  # filters of sum 0 remove the level that all channels have in common
         common = x.level**2
         return Moments(share * x.second - sq_share * common, share * max(0.0, x.sq_mean - common))
     gain = 1.0 if spec.act_first else 2.0
@@ -110,7 +111,7 @@ def _convolved(spec: ResNetSpec, x: Moments, share: float = 1.0, sq_share: float
 
 
 def inside(side: int, kernel_size: int, stride: int) -> tuple[float, float]:
-    """Share of a SAME convolution's taps that are not on padding: its mean over the outputs, and that of its square.
+    """Share of a SAME convolution's taps that are not on padding: the mean over outputs, and the mean of the square.
 
     Examples
     --------

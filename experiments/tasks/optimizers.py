@@ -1,4 +1,4 @@
-"""Optimizers by name, each with its learning rate as a tensor, so that a captured step can follow a schedule."""
+"""Optimizers by name; the learning rate of each is a tensor, so that a captured step can follow a schedule."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from nfnets_lite.optim import param_groups
 
 
 def optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> Optimizer:
-    """The recipe's optimizer over the model, at rate 0; `set_rate` gives it one."""
+    """The recipe's optimizer for a model, with learning rate 0; `set_rate` sets it."""
     groups = param_groups(model, recipe.weight_decay)
     if recipe.decay_gains:
         groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
@@ -23,8 +23,8 @@ def optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> Optimiz
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=rate, fused=True, capturable=captured)
     if recipe.optimizer == "rmsprop":
-        # Its loop over tensors reads the rate as a number, which a captured step cannot follow. Its other form does
-        # not, but takes such a rate only where it can be captured.
+        # torch's loop over tensors reads the learning rate as a number, which a captured step cannot follow. Its
+        # foreach form does not, but takes a tensor as learning rate only if it is capturable.
         return torch.optim.RMSprop(
             groups, lr=rate, momentum=recipe.momentum, eps=1e-3, foreach=captured, capturable=captured
         )
@@ -38,16 +38,16 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 class _Stepper(Optimizer):
-    """Every parameter by one rule, which sees the parameter, its gradient, its momentum and its group."""
+    """Base class of optimizers that update each parameter by `rule`."""
 
     def __init__(self, params: Iterable[Any], lr: Tensor, momentum: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "capturable": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update; gradients must be there already."""
+        """Update all parameters by their present gradients."""
         if closure is not None:
-            raise ValueError("closure: this optimizer takes none; compute the gradients first")
+            raise ValueError("closure is given, but this optimizer takes none; compute the gradients before the step")
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -62,7 +62,7 @@ class _Stepper(Optimizer):
 
 
 class Lion(_Stepper):
-    """Lion (arXiv 2302.06675): the sign of a mix of gradient and momentum; decoupled decay."""
+    """Lion (arXiv 2302.06675): updates are the sign of a mix of gradient and momentum; weight decay is decoupled."""
 
     def rule(self, p: Tensor, grad: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -73,11 +73,12 @@ class Lion(_Stepper):
 
 
 class Lars(_Stepper):
-    """LARS (arXiv 1708.03888, algorithm 1): the whole step of a tensor is in proportion to the tensor's norm.
+    """LARS (arXiv 1708.03888, algorithm 1): the update of a tensor is in proportion to the tensor's norm.
 
-    The rate is multiplied by ``trust |w| / (|g| + decay |w|)`` and stands inside the momentum. A tensor whose norm, or
-    whose gradient's, is zero keeps the rate itself, or it could never start. Gains and biases are scaled like all else:
-    at the rates that the small trust asks for, a network without norms does not survive their unscaled steps.
+    The learning rate is multiplied by ``trust |w| / (|g| + decay |w|)`` before the momentum. A tensor keeps the plain
+    learning rate if its norm or its gradient's norm is zero, because otherwise it could never change. Gains and biases
+    are scaled like all other tensors: the small trust needs large learning rates, at which a network without norms does
+    not train with unscaled updates of gains and biases.
     """
 
     trust = 1e-3
@@ -85,7 +86,7 @@ class Lars(_Stepper):
     def rule(self, p: Tensor, grad: Tensor, buffer: Tensor, group: dict[str, Any]) -> None:
         weight, norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(grad)
         ratio = self.trust * weight / (norm + group["weight_decay"] * weight)
-        ratio = torch.where(norm == torch.inf, torch.nan, ratio)  # squares that overflow are seen, not a step of 0
+        ratio = torch.where(norm == torch.inf, torch.nan, ratio)  # squares that overflow give NaN, not an update of 0
         scale = torch.where((weight > 0) & (norm > 0), ratio, 1.0)
         step = grad.add(p, alpha=group["weight_decay"]) * (scale * group["lr"])
         p.sub_(buffer.mul_(group["momentum"]).add_(step))

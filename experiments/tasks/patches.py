@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 1000  # images at a time
-FLOOR = 5e-4  # added to the variances: noise in directions that hardly vary is not blown up
+FLOOR = 5e-4  # added to the variances, so that noise in directions that hardly vary is not amplified
 
 
 def whitening_filters(images: Tensor, side: int) -> Tensor:
@@ -47,9 +47,9 @@ def whitening_filters(images: Tensor, side: int) -> Tensor:
 
 
 def seen_through(filters: Tensor, images: Tensor) -> Tensor:
-    """What a network sees: responses ``(N, 2 C P P, H - P + 1, W - P + 1)``, each and its negative.
+    """The network's input: the filters' responses and their negatives, ``(N, 2 C P P, H - P + 1, W - P + 1)``.
 
-    The negatives let an activation behind them pass both signs.
+    The negatives let both signs pass the next activation.
     """
     found = F.conv2d(images, filters)
     return torch.cat([found, -found], 1)

@@ -1,4 +1,4 @@
-"""What adaptive clipping looks at: each unit's gradient norm over its weight norm, at every update of a training."""
+"""The ratio that adaptive clipping bounds: each unit's gradient norm over its weight norm, at every update."""
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ from nfnets_lite.agc import unitwise_norm
 from nfnets_lite.models import create_model
 from nfnets_lite.roles import Role, parameter_roles
 
-EPS = 1e-3  # the floor of a unit's weight norm, as in clipping
+EPS = 1e-3  # lower bound of a unit's weight norm, as in clipping
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # A gain or bias vector, and a scalar, is one unit as a whole.
 KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"weights": ("weight",), "vectors": ("gain", "bias"), "classifier": ("classifier",)}
 )
-POINTS = 40  # of the curves
+POINTS = 40  # most points of a curve
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Ratios(Training):
     """A training that also measures the ratio of every unit at every update, before any clipping.
 
     Metrics: those of a training, and ``above_<factor>``: the share of units and updates whose ratio is above a
-    threshold, the classifier's weight left out. Curves, each at the same up to `POINTS` updates, named in ``at``:
-    ``<kind>_<level>`` for the quantiles `LEVELS` over the units of a kind of `KINDS`; None where it is not finite.
+    threshold, without the classifier's weight. Curves: ``at`` lists up to `POINTS` updates, and ``<kind>_<level>`` has
+    the quantiles `LEVELS` over the units of a kind of `KINDS` at these updates; None where one is not finite.
     """
 
     NUMERICS: ClassVar[int] = 2  # channels last on a CPU, and fewer factors in weights
@@ -42,7 +42,7 @@ class Ratios(Training):
     thresholds: tuple[float, ...] = (0.01, 0.04, 0.16)
 
     def effort(self, device: str) -> float:
-        # Eager, and a few operations a parameter more.
+        # The step is eager and has a few more operations for each parameter.
         return super().effort(device) + updates_of(self.recipe, self.data.train or 1) * (
             4e-3 if device == "cpu" else 1e-2
         )
@@ -52,7 +52,7 @@ class Ratios(Training):
 
 
 class Watch:
-    """The ratios of a model's units by kind, roles resolved once; call it after a backward pass.
+    """A function that returns the ratios of a model's units by kind; call it after a backward pass.
 
     Examples
     --------
@@ -78,14 +78,14 @@ class Watch:
 
 
 def ratio(parameter: Tensor, role: Role) -> Tensor:
-    """Gradient norm over weight norm, ``(units,)``, of one parameter that has a gradient."""
+    """Gradient norm over weight norm of each unit of a parameter, ``(units,)``; the parameter must have a gradient."""
     assert parameter.grad is not None
     weight = unitwise_norm(parameter, role.unit_dim, role.groups).clamp(min=EPS)
     return (unitwise_norm(parameter.grad, role.unit_dim, role.groups) / weight).flatten()
 
 
 class WatchedStep(Step):
-    """A step that notes the quantiles of the ratios, and how many are above each threshold, before it clips."""
+    """A step that records, before it clips, quantiles of the ratios and the share above each threshold."""
 
     def __init__(self, model: nn.Module, run: Ratios, split: Split, drawn: Draws, updates: int, how: How) -> None:
         super().__init__(model, run.recipe, split, run.model.num_classes, drawn, None, how)
@@ -116,10 +116,10 @@ def _watched(run: Ratios, device: torch.device) -> Generator[None, None, Outcome
             model = create_model(run.model).to(device)
         generator = torch.Generator().manual_seed(run.seed)
         drawn = draw(len(split), recipe.batch_size, updates, generator, recipe.augment, device)
-        # What a step writes to a new place at each update cannot be captured.
+        # A step that writes to a new place at each update cannot be captured.
         step = WatchedStep(model, run, split, drawn, updates, replace(How.on(device), graph=False))
         outcome = yield from descend(model, step, recipe, updates, device)
-        finite = int(outcome.metrics.get("diverged_at", updates + 1)) - 1  # updates before the loss stopped being so
+        finite = int(outcome.metrics.get("diverged_at", updates + 1)) - 1  # updates before the loss was not finite
         shares = step.above[: max(1, finite)].mean(0).tolist()
         metrics = outcome.metrics | {f"above_{t:g}": share for t, share in zip(run.thresholds, shares)}
         outcome = replace(outcome, metrics=metrics, curve=outcome.curve | _curve(step.quantiles))
@@ -134,7 +134,7 @@ def _watched(run: Ratios, device: torch.device) -> Generator[None, None, Outcome
 
 
 def _curve(quantiles: Tensor) -> dict[str, list[Any]]:
-    """Quantiles at evenly spaced updates; a unit's ratio jumps less than a batch's loss: no mean is taken."""
+    """Quantiles at evenly spaced updates, without a mean over updates: a ratio varies less than a batch's loss."""
     updates = len(quantiles)
     at = sorted({round(i * (updates - 1) / (POINTS - 1)) for i in range(POINTS)})
     found: dict[str, list[Any]] = {"at": [i + 1 for i in at]}

@@ -1,4 +1,4 @@
-"""What a training is made of, as frozen data: images, augmentation, clipping, optimizer and schedule."""
+"""Settings of a training as frozen dataclasses: images, augmentation, clipping, optimizer and schedule."""
 
 from dataclasses import dataclass, field
 
@@ -10,12 +10,12 @@ TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "fashion_mnist": "Fash
 
 @dataclass(frozen=True)
 class Data:
-    """A data set and how much of it.
+    """A data set and the numbers of its images that are used.
 
-    `train` and `validation` are disjoint parts of the published training images, drawn once, the same for every seed;
-    `test` images are the first ones of the published test set. None takes all that is left. `pool` averages pixels.
-    `classes` keeps the labels below it only; None: all. `patches`, a side in pixels, has the network see whitened
-    patches of that side in place of pixels (`experiments.tasks.patches`); 0: pixels.
+    `train` and `validation` are disjoint parts of the published training images, drawn once, the same for every seed.
+    `test` images are the first ones of the published test set. None takes all images left. `pool` averages squares of
+    pixels of that side. `classes` keeps only the labels below it; None: all. With `patches`, a side in pixels, the
+    network sees whitened patches in place of pixels (`experiments.tasks.patches`); 0: pixels.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Data:
 class Augment:
     """Random changes of the training images.
 
-    `crop_flip`: crop from `pad` pixels of zero padding and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
-    distribution of an image's share (0: off); with both, each takes half of the batch. `randaugment`: magnitude of 4
-    layers (0: off).
+    `crop_flip`: crop after zero padding by `pad` pixels, and horizontal flip. `mixup`, `cutmix`: parameter of the Beta
+    distribution of an image's share (0: off); with both, each takes half of the batch. `randaugment`: magnitude of its
+    4 layers (0: off).
     """
 
     crop_flip: bool = False
@@ -52,10 +52,10 @@ class Augment:
 class Clip:
     """Gradient clipping.
 
-    `rule`: ``"agc"`` unit by unit, ``"layer"`` with each tensor as one unit, ``"global"`` by the norm of the whole
-    gradient, which `factor` bounds by itself. `layers`: ``"body"`` all but the classifier's weight, ``"all"``,
-    ``"weights"`` no gains and biases, ``"no_stem"``, ``"early"`` and ``"late"`` the first and the second half of the
-    blocks.
+    `rule`: ``"agc"`` clips unit by unit, ``"layer"`` takes each tensor as one unit, ``"global"`` bounds the norm of the
+    whole gradient by `factor`. `layers`: ``"body"`` is all but the classifier's weight, ``"all"`` everything,
+    ``"weights"`` the body without gains and biases, ``"no_stem"`` the body without the stem, ``"early"`` and ``"late"``
+    the first and the second half of the body.
     """
 
     rule: str = "agc"
@@ -70,7 +70,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sam:
-    """Sharpness-aware minimisation: radius of the ascent, share of the batch that it sees, or another batch's."""
+    """Sharpness-aware minimisation: radius of the ascent, and the share of the batch, or the other batch, it sees."""
 
     radius: float = 0.05
     share: float = 1.0
@@ -79,8 +79,10 @@ class Sam:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: linear warm-up, cosine to zero. `updates` overrides `epochs`; `vcl` weighs the variance constancy
-    loss; `ema` is the decay of the averaged weights that are judged (0: the last ones).
+    """How to train: batch size, length, optimizer and regularisers; linear warm-up, then a cosine to zero.
+
+    `updates` overrides `epochs`. `vcl` is the weight of the variance constancy loss. `ema` is the decay of the averaged
+    weights that are judged (0: the last weights are judged).
     """
 
     batch_size: int

@@ -1,7 +1,7 @@
-"""What plots of signal propagation do otherwise, knowingly or not: each change alone, made to one of our networks.
+"""Changes to our networks that explain differences between published plots of signal propagation, one at a time.
 
-Most are differences that were found between the authors' description and public code that draws such plots; here
-they are only their arithmetic.
+Most changes are differences between the authors' description and public code that draws such plots. Only their
+arithmetic is repeated here.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Change = Callable[[ResNet], None]
 
 
 class ScaledBefore(nn.Module):
-    """``gain * g(beta * x)``, as the formula has it, where the authors' code computes ``gain * beta * g(x)``."""
+    """``gain * g(beta * x)``, as in the paper's formula; the authors' code computes ``gain * beta * g(x)``."""
 
     def __init__(self, name: str, beta: float) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ScaledBefore(nn.Module):
 
 
 class RawShortcut(nn.Module):
-    """The shortcut of a transition, applied to the block's raw input in place of its activated and scaled one."""
+    """The shortcut of a transition, applied to the block's raw input in place of the activated and scaled input."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _raw_shortcut(model: ResNet) -> None:
 
 
 def _restart(model: ResNet) -> None:
-    # The expected variance starts at 1 in every stage: the transition's own input is taken for a fresh one.
+    # The predicted variance starts at 1 in every stage, as if the input of the transition had variance 1.
     for block in blocks(model):
         if block.transition:
             block.enter.act = ScaledActivation(model.spec.activation)
@@ -79,7 +79,7 @@ def _activated_pooled_stem(model: ResNet) -> None:
 
 
 def _stem_gain(model: ResNet) -> None:
-    # A gain that is kept in the weights is in the stem's too, which follows no activation.
+    # Code that keeps the activation's gain in the weights has it in the stem's too, which follows no activation.
     with torch.no_grad():
         for layer in model.stem:
             if isinstance(layer, ScaledStdConv2d):
@@ -87,7 +87,7 @@ def _stem_gain(model: ResNet) -> None:
 
 
 def _silent(model: ResNet) -> None:
-    # Without a skip gain of its own, a port that wants the authors' quiet start begins with the last gain at 0.
+    # A port without a skip gain starts with the last gain at 0, for a start with silent branches like the authors'.
     with torch.no_grad():
         for block in blocks(model):
             convs = [layer for layer in block.branch if isinstance(layer, ScaledStdConv2d)]
@@ -113,7 +113,7 @@ def _rescaled(model: ResNet) -> None:
         block.join = Join(skip=join.skip, branch=join.branch * join.start)
 
 
-# Of evaluation nothing is changed in the modules: `Signals` measures in that mode.
+# "evaluation" changes no module: `Signals` measures in evaluation mode.
 CHANGES: Mapping[str, Change] = MappingProxyType(
     {
         "": lambda model: None,

@@ -1,4 +1,4 @@
-"""Signal propagation at initialisation: moments after every block, beside the analysis."""
+"""Signal propagation at initialisation: moments after every block, measured and predicted."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -28,17 +28,17 @@ _macs = lru_cache(maxsize=512)(count_macs)
 
 @dataclass(frozen=True)
 class Signals(Run):
-    """Moments of one network at its start, in training mode, over one batch.
+    """Moments of one network before training, in training mode, over one batch.
 
     Attributes
     ----------
     model : ResNetSpec
     data : Data or None
-        Whose training images are taken; None: unit normal noise.
+        Data set whose training images are used; None: unit normal noise.
     batch, side : int
-        Examples, and pixels of the noise's side (0 for images, which have their own).
+        Number of examples, and side of the noise in pixels (0 for images, which have their own side).
     change : str
-        A key of `CHANGES`; ``"evaluation"`` measures in that mode.
+        A key of `CHANGES`; ``"evaluation"`` measures in evaluation mode.
     """
 
     NUMERICS: ClassVar[int] = 1  # not raised yet
@@ -59,7 +59,7 @@ class Signals(Run):
 
     def effort(self, device: str) -> float:
         side = self.side or SIDE[self.data.name] // self.data.pool if self.data else self.side
-        macs = _macs(self.model.with_method("none"), side)  # a norm has none, so that methods share the count
+        macs = _macs(self.model.with_method("none"), side)  # norms have no multiply-adds: methods share the count
         return 0.02 + macs * self.batch / (2e10 if device == "cpu" else 2e12)
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
@@ -101,7 +101,7 @@ def _plain(value: float | None) -> float | None:
 
 
 def _watch_activated(model: ResNet) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
-    """Filled in the next forward pass: moments of each block's rectified output, and the side of the stem's output."""
+    """Lists that the next forward pass fills: moments of each block's rectified output; side of the stem's output."""
     found: list[tuple[Tensor, Tensor]] = []
     side: list[int] = []
 
@@ -153,7 +153,7 @@ def _metrics(spec: ResNetSpec, signals: Sequence[Signal], curve: Curve) -> dict[
 
 
 def _stages(spec: ResNetSpec) -> list[list[int]]:
-    """Points of each stage, 0 the stem and i the end of block i; what comes before a transition is not its stage's."""
+    """Points of each stage: 0 is the stem, i the end of block i; the input of a transition is not in its stage."""
     plans, ends = spec.blocks(), list(accumulate(spec.depth))
     firsts = [plans[end - depth] for end, depth in zip(ends, spec.depth)]
     resets = [plan.stride > 1 or plan.inputs != plan.outputs for plan in firsts]
@@ -161,7 +161,7 @@ def _stages(spec: ResNetSpec) -> list[list[int]]:
 
 
 def slope(values: Sequence[float], stages: Sequence[Sequence[int]]) -> float:
-    """Least-squares growth per block within stages: one slope for all of them, an intercept for each.
+    """Least-squares growth per block within stages: one slope for all stages, an intercept for each.
 
     Examples
     --------

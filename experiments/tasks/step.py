@@ -1,6 +1,6 @@
-"""One update of a training: batch, forward, backward, clipping, optimizer; eagerly, or captured as a CUDA graph.
+"""One update of a training: batch, forward, backward, clipping, optimizer; eager, or captured as a CUDA graph.
 
-The learning rate and the batch's random numbers are tensors that stay where they are, so that one code serves both.
+The learning rate and the batch's random numbers are tensors at fixed addresses, so that the same code can be captured.
 """
 
 from collections.abc import Generator
@@ -20,15 +20,15 @@ from experiments.tasks.recipe import Recipe
 from nfnets_lite.norm.variance_constancy import VarianceConstancy
 from nfnets_lite.sam import ascended
 
-EAGER = 3  # updates before a capture: an optimizer's first is not like the others
+EAGER = 3  # updates before a capture, because an optimizer's first update differs from the others
 
 
 @dataclass(frozen=True)
 class How:
-    """How a step is executed; it changes a run by no more than rounding, so it is no part of its key.
+    """How a step is executed; it changes a run only by rounding, so it is not part of the run's key.
 
-    `graph`: the whole step is captured as a CUDA graph and replayed, where that gives the eager step's numbers.
-    `channels_last`: memory format of the images.
+    `graph`: the whole step is captured as a CUDA graph and replayed, if the graph gives the eager step's numbers.
+    `channels_last`: memory format of model and images.
     """
 
     graph: bool = False
@@ -36,12 +36,12 @@ class How:
 
     @classmethod
     def on(cls, device: torch.device) -> "How":
-        """What a device does best."""
+        """The fastest way on a device."""
         return cls(graph=device.type == "cuda", channels_last=True)
 
 
 class Step:
-    """The update of a model by a recipe; call it with the update's number and rate, and it returns the loss, 0-d."""
+    """The update of a model by a recipe; a call with the update's number and learning rate returns the loss, 0-d."""
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, split: Split, classes: int, drawn: Draws, other: Draws | None, how: How
@@ -50,7 +50,7 @@ class Step:
         device = split.images.device
         if how.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # RandAugment groups a batch by operation, on the CPU; nothing of that can be captured.
+        # RandAugment groups a batch by operation, on the CPU, which cannot be captured.
         self._captures = how.graph and not recipe.augment.randaugment and not capture.refused()
         self._constancy = VarianceConstancy(model, split.images[:1]).to(device) if recipe.vcl else None
         self._optimizer = optimizer(model, recipe, device)
@@ -92,7 +92,7 @@ class Step:
         return [*self._model.parameters(), *self._model.buffers(), *layers, *moments, self._loss, self._clipped]
 
     def clipped_fraction(self) -> float:
-        """Mean over the updates of the fraction of units that was clipped."""
+        """Mean over the updates of the fraction of units that were clipped."""
         return float(self._clipped) / max(1, self._updates)
 
     def _run(self) -> None:
@@ -120,7 +120,7 @@ class Step:
 
     def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
         recipe = self._recipe
-        # What a cast left in autocast's cache outside of a graph would be missing inside.
+        # Casts that autocast cached outside of a graph would be missing inside.
         with torch.autocast(
             images.device.type, torch.bfloat16, enabled=recipe.autocast, cache_enabled=not self._captures
         ):
@@ -137,7 +137,7 @@ def draws_random_numbers(model: nn.Module) -> bool:
 
 
 def on_stream(steps: Generator[None, None, T], device: torch.device) -> Generator[None, None, T]:
-    """The same steps on a CUDA stream of their own, which several runs' kernels share the device through."""
+    """Run the steps on a CUDA stream of their own, so that kernels of several runs share the device."""
     if device.type != "cuda":
         return (yield from steps)
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

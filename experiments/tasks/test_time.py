@@ -24,7 +24,7 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def _blurred(x: Tensor, _: torch.Generator) -> Tensor:
-    """The mean over 3 by 3 pixels, twice."""
+    """Average over 3 by 3 pixels, twice."""
     blur = nn.Sequential(nn.ReplicationPad2d(1), nn.AvgPool2d(3, 1))
     out: Tensor = blur(blur(x))
     return out
@@ -35,7 +35,7 @@ def _faint(x: Tensor, _: torch.Generator) -> Tensor:
     return mean + 0.3 * (x - mean)
 
 
-# Of pixels in [0, 1], which they are cut off to again afterwards.
+# Functions of pixels in [0, 1]; their results are clamped to [0, 1].
 CORRUPTIONS: Mapping[str, Change] = MappingProxyType(
     {
         "clean": lambda x, _: x,
@@ -48,26 +48,26 @@ CORRUPTIONS: Mapping[str, Change] = MappingProxyType(
 STREAMS = ("shuffled", "sorted")
 ALPHAS = (0.1, 0.5, 0.9)
 TEST_IMAGES = 10_000
-EAGER = 0.002  # seconds a pass on a GPU, not captured
+EAGER = 0.002  # seconds of a pass on a GPU that is not captured
 
 
 @dataclass(frozen=True)
 class TestTime(Training):
-    """One training, then the first `images` of the judged split in batches of `stream_batch`, changed and ordered.
+    """One training, then tests on the first `images` of the judged split, changed, in batches of `stream_batch`.
 
-    `adapt` also judges what the model becomes with other statistics in its batch norms. In a search, on validation
-    images, nothing of this is looked at: rates are chosen on images as they are.
+    With `adapt` the model is also tested with other statistics in its batch norms. A search uses unchanged validation
+    images only.
 
     Metrics: those of a training, and ``ADAPTATION_STREAM_CORRUPTION_accuracy`` for every combination of an adaptation
     (``source``: the model in evaluation mode; with `adapt`, ``batch``, ``alpha_10``, ``alpha_50``, ``alpha_90``,
-    ``mixed``, ``unmix``), a stream (``shuffled``, ``sorted``) and a corruption; for the corruption ``corrupted``, the
-    mean over all that change the images. ``mixed`` is the mixture of ``alpha_*`` that does best on validation images
-    changed and ordered in the same way.
+    ``mixed``, ``unmix``), a stream (``shuffled``, ``sorted``) and a corruption. The corruption ``corrupted`` is the
+    mean over all corruptions that change the images. ``mixed`` is the ``alpha_*`` that is best on validation images
+    with the same change and order.
     """
 
     NUMERICS: ClassVar[int] = 2  # channels last on a CPU, and fewer factors in weights
 
-    __test__: ClassVar[bool] = False  # else pytest takes it for tests, by its name
+    __test__: ClassVar[bool] = False  # otherwise pytest would collect the class, because of its name
 
     images: int | None = None
     stream_batch: int = 64
@@ -126,7 +126,7 @@ class TestTime(Training):
         return made
 
     def _stream(self, split: Split, stream: str, corruption: str) -> Split:
-        """Images changed, then ordered; both streams of a seed hold the same images."""
+        """The split with its images changed, then ordered; both streams of a seed have the same images."""
         split = split.first(self.images or len(split))
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(split), generator=generator).to(split.labels.device)

@@ -1,4 +1,4 @@
-"""Time of a training step beside that of a reference, in turns in one process; memory where the device counts it."""
+"""Time of a training step and of a reference's, in turns in one process; memory where the device counts it."""
 
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,10 +20,10 @@ from experiments.tasks.recipe import Clip, Recipe
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import Spec, create_model
 
-# Operations a second of large networks' eager steps, and of those in bfloat16: one CPU thread; a large GPU (assumed
-# from published rates, until there are records). And seconds to compile a network's forward and backward pass.
+# Operations per second of large networks' eager steps, in float32 and in bfloat16, on one CPU thread and on a large GPU
+# (assumed from published speeds until there are records).
 SPEED = {"cpu": (4.5e10, 4.5e10), "cuda": (2e13, 6e13)}
-COMPILING = 60.0
+COMPILING = 60.0  # seconds to compile a network's forward and backward pass
 REPEATS = 3  # steps that are timed in one go
 
 
@@ -31,9 +31,9 @@ REPEATS = 3  # steps that are timed in one go
 class Throughput(Run):
     """The step (forward, backward, clipping, SGD) of a network on random images, beside a reference network's.
 
-    Metrics: `step_ms` (median over rounds), `reference_ms`, `ratio` (median of the rounds' own ratios, step over
-    reference), `images_per_s`, `saved_mb` (what the forward pass keeps for the backward pass, in 2**20 bytes, without
-    the parameters); on CUDA `peak_memory_mb`. The two take turns, so what else the machine does falls on both. Nothing
+    Metrics: `step_ms` and `reference_ms` (medians over rounds), `ratio` (median over rounds of step over reference),
+    `images_per_s`, `saved_mb` (memory that the forward pass keeps for the backward pass, in 2**20 bytes, without the
+    parameters); on CUDA `peak_memory_mb`. The two networks take turns, so other load on the machine slows both. Nothing
     is searched or learnt: the seed draws the images and the weights.
     """
 
@@ -51,7 +51,7 @@ class Throughput(Run):
     rounds: int = 10
 
     def effort(self, device: str) -> float:
-        # All of the rounds of both networks, and what warms them up; two operations a multiply-add, thrice backward.
+        # All rounds of both networks and their warm-up; a multiply-add is two operations, training has three passes.
         macs = sum(_macs(spec.with_method("none"), self.side) for spec in (self.model, self.reference))
         steps, passes = REPEATS * (self.rounds + 1) + 0.5, 3 if self.training else 1
         per_second = SPEED["cpu" if device == "cpu" else "cuda"][self.autocast]
@@ -59,7 +59,7 @@ class Throughput(Run):
         return 0.1 + compiling + 2 * passes * macs * self.batch_size * steps / per_second
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
-        # Never paused: another run's steps between the two would be measured, too.
+        # Never paused, because another run's steps in between would be measured, too.
         with one_thread(device), seeded(self.seed, device), _compiled_anew() if self.compiled else nullcontext():
             step = self._step(self.model, self.clip, device)
             saved, peak = _saved_mb(step, self.training), _peak_mb(step, device)
@@ -110,10 +110,10 @@ class Throughput(Run):
 
 @contextmanager
 def _compiled_anew() -> Iterator[None]:
-    """What is compiled inside is compiled indeed.
+    """Make sure that networks are compiled inside the block.
 
-    All networks share one `forward`, of which torch keeps a few versions a process; past those it would go on eagerly
-    without a word.
+    All networks share one `forward`, of which torch keeps a few compiled versions in a process. After these it would
+    run eagerly without a warning.
     """
     from torch._dynamo import config  # not at the top: it takes a second
 
@@ -128,7 +128,7 @@ def _macs(spec: Spec, side: int) -> int:
 
 
 def _timed(step: Callable[[], None], device: torch.device, repeats: int = REPEATS) -> float:
-    """Seconds a step."""
+    """Mean seconds of a step."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     clock = time.perf_counter()
@@ -140,7 +140,7 @@ def _timed(step: Callable[[], None], device: torch.device, repeats: int = REPEAT
 
 
 def _saved_mb(step: Callable[[], None], training: bool) -> float:
-    """What a step keeps from its forward for its backward pass, parameters left out."""
+    """Memory that a step keeps from its forward for its backward pass, in 2**20 bytes, without the parameters."""
     if not training:
         return 0.0
     kept: dict[int, int] = {}
@@ -156,7 +156,7 @@ def _saved_mb(step: Callable[[], None], training: bool) -> float:
 
 
 def _peak_mb(step: Callable[[], None], device: torch.device) -> float | None:
-    """Warm up, and the most memory that the steps allocated; None where only the whole process's is known."""
+    """Warm up and return the peak memory that the steps allocated; None on a CPU, where it is not counted."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     _timed(step, device)

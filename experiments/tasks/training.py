@@ -1,4 +1,4 @@
-"""One training, plainly: model, batches, step, evaluation."""
+"""One training: model, batches, step and evaluation."""
 
 from collections.abc import Generator, Mapping
 from contextlib import nullcontext
@@ -21,17 +21,17 @@ from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import Spec, create_model
 
-# Seconds a layer and update, and operations a second, of networks as small as these: one CPU thread; a large GPU with
-# the step captured (assumed from published rates of such networks, until there are records).
+# Seconds that each layer adds to an update, and operations per second, for small networks: on one CPU thread, and on a
+# large GPU with a captured step (assumed from published speeds until there are records).
 SPEED = {"cpu": (5e-4, 4.5e10), "cuda": (5e-5, 1.5e13)}
-OTHER = 1_000_003  # from a seed to that of the batches that SAM may climb on instead (the generator takes 32 bits)
-SEEN = 2000  # training images whose accuracy is taken at the end
+OTHER = 1_000_003  # added to a seed for the other batches of SAM's ascent (a generator takes 32 bits)
+SEEN = 2000  # number of training images whose accuracy is measured at the end
 EVALUATED = 1000  # images of a forward pass in an evaluation
 
 
 @dataclass(frozen=True)
 class Training(Run):
-    """One training of a model on data by a recipe, judged on its split."""
+    """One training of a model on data by a recipe, judged on the images of `split`."""
 
     NUMERICS: ClassVar[int] = 2  # channels last on a CPU, and fewer factors in weights
 
@@ -61,7 +61,7 @@ class Training(Run):
         return replace(self, recipe=replace(self.recipe, epochs=epochs, updates=None))
 
     def network(self, splits: Mapping[str, Split]) -> nn.Module:
-        """The network to train, newly started, on the device of the images."""
+        """The network to train, newly initialised, on the device of the images."""
         return create_model(self.model).to(splits["train"].images.device)
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
@@ -69,7 +69,7 @@ class Training(Run):
 
 
 def update_time(spec: Spec, data: Data, images: int, device: str, backward: bool = True) -> float:
-    """Seconds that a pass over so many images takes, by arithmetic; two operations a multiply-add, thrice backward."""
+    """Seconds of an update on `images` images, by arithmetic; without `backward`, of a forward pass."""
     per_layer, per_second = SPEED["cpu" if device == "cpu" else "cuda"]
     layers, macs = _size(spec, SIDE.get(data.name, 32) // data.pool)
     return layers * per_layer + (6 if backward else 2) * macs * images / per_second
@@ -77,22 +77,22 @@ def update_time(spec: Spec, data: Data, images: int, device: str, backward: bool
 
 @lru_cache(maxsize=512)
 def _size(spec: Spec, side: int) -> tuple[int, int]:
-    """Layers and multiply-adds an image."""
+    """Number of layers, and of multiply-adds for one image."""
     with torch.device("meta"):
         layers = sum(p.dim() > 1 for p in create_model(spec).parameters())
     return layers, count_macs(spec, side)
 
 
 def updates_of(recipe: Recipe, images: int) -> int:
-    """Updates of a training on so many images."""
+    """Number of updates of a training on `images` images."""
     return recipe.updates or max(1, round(recipe.epochs * images / recipe.batch_size))
 
 
 def train(run: Training, device: torch.device, how: How | None = None) -> Generator[None, None, Outcome]:
     """Train one run to its end, or to the first loss that is not finite, and judge it on its split.
 
-    Everything random comes from ``run.seed``: the start through torch's global generator, the order and augmentation
-    through a generator of their own, so that methods are paired by seed.
+    All random numbers come from ``run.seed``: the initial weights from torch's global generator, order and augmentation
+    of the images from another generator, so that methods are paired by seed.
     """
     with one_thread(device):
         splits = load(run.data, device)
@@ -103,7 +103,7 @@ def train(run: Training, device: torch.device, how: How | None = None) -> Genera
 
 
 def fit(model: nn.Module, run: Training, splits: dict[str, Split], how: How) -> Generator[None, None, Outcome]:
-    """Train a model by the run's recipe and judge it; the model is left as trained."""
+    """Train a model in place by the run's recipe, and judge it."""
     recipe, split = run.recipe, splits["train"]
     device = split.images.device
     updates = updates_of(recipe, len(split))
@@ -123,7 +123,7 @@ def fit(model: nn.Module, run: Training, splits: dict[str, Split], how: How) -> 
         return loss
 
     training = descend(model, stepped, recipe, updates, device)
-    # What draws from torch's own generator within a step cannot share it with another run's: it is not paused.
+    # A network that draws from torch's global generator within a step cannot share it with other runs: no pauses.
     if draws_random_numbers(model):
         with seeded(run.seed, device):
             outcome = drain(training)

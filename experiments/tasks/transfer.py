@@ -1,4 +1,4 @@
-"""Train on one data set, then on another with a new classifier: what the first leaves behind for the second."""
+"""Transfer: training on one data set, then fine-tuning on another one with a new classifier."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ from nfnets_lite.models import Spec, create_model
 
 @dataclass(frozen=True)
 class Transfer(Run):
-    """Pre-training, if there is any, then fine-tuning; judged after the second.
+    """Pre-training on `source`, then fine-tuning on `data`; judged after fine-tuning.
 
-    `source` None trains from scratch. `frozen` fine-tunes the new classifier alone; batch norms still see the new
-    images and move their running statistics. The searched rate is that of the fine-tuning.
+    Without a `source` the network is trained from scratch. `frozen` fine-tunes only the new classifier; batch norms
+    still update their running statistics on the new images. The searched learning rate is that of fine-tuning.
     """
 
     NUMERICS: ClassVar[int] = 2  # channels last on a CPU, and fewer factors in weights
@@ -66,7 +66,7 @@ class Transfer(Run):
                 model = create_model(parts[0].model).to(device)
             metrics: dict[str, float] = {}
             if len(parts) > 1:
-                # What chooses the fine-tuning's rate must not have been trained on, under any label.
+                # Pre-training must not see the images that choose the learning rate of fine-tuning.
                 apart = self.data if self.data.name == parts[0].data.name else None
                 first = yield from fit(model, parts[0], load(parts[0].data, device, apart), How.on(device))
                 if first.status != "ok":

@@ -1,4 +1,4 @@
-"""A training judged in both modes: evaluation, and training mode on batches made as those it was trained on."""
+"""A training judged in evaluation mode, and in training mode on batches made like the training batches."""
 
 from collections.abc import Generator, Iterator
 from copy import deepcopy
@@ -19,10 +19,10 @@ from nfnets_lite.models import create_model
 
 @dataclass(frozen=True)
 class TwoModes(Training):
-    """One training; every batch, of training and of judging, holds so many `classes` (0: as they come).
+    """One training whose batches, of training and of judging, hold `classes` classes each (0: ordinary batches).
 
     Metrics: `accuracy` and `loss` in evaluation mode, `batch_accuracy` in training mode, all on the same images: whole
-    batches of the judged split, each image in one of them at most.
+    batches of the judged split, with each image in at most one batch.
     """
 
     NUMERICS: ClassVar[int] = 2  # channels last on a CPU, and fewer factors in weights
@@ -31,7 +31,7 @@ class TwoModes(Training):
 
     def __post_init__(self) -> None:
         if not 0 <= self.classes <= self.model.num_classes:
-            raise ValueError(f"classes={self.classes} must be from 0 (as they come) to {self.model.num_classes}")
+            raise ValueError(f"classes={self.classes} must be from 0 (ordinary batches) to {self.model.num_classes}")
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
         return on_stream(self._steps(device), device)
@@ -65,9 +65,9 @@ class TwoModes(Training):
 
 
 def blocks(labels: Tensor, size: int, classes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of `size` rows, each of so many classes: classes are grouped at random, rows shuffled in a group and cut.
+    """Yield batches of `size` rows with `classes` classes each: random groups of classes, shuffled and cut to batches.
 
-    What is left of a group, less than a batch, is dropped.
+    The rows of a group that do not fill a batch are dropped.
     """
     present = torch.unique(labels)
     order = present[torch.randperm(len(present), generator=generator)]
@@ -76,12 +76,12 @@ def blocks(labels: Tensor, size: int, classes: int, generator: torch.Generator) 
         rows = torch.isin(labels, group).nonzero()[:, 0]
         batches += list(_whole(rows[torch.randperm(len(rows), generator=generator)], size))
     if not batches:
-        raise ValueError(f"size={size}: no group of {classes} classes has so many images; use smaller batches")
+        raise ValueError(f"size={size}: no group of {classes} classes has that many images; use smaller batches")
     yield from (batches[i] for i in torch.randperm(len(batches), generator=generator).tolist())
 
 
 def endless(labels: Tensor, size: int, classes: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Epoch after epoch of `blocks`, each grouped anew."""
+    """Yield the batches of `blocks`, epoch after epoch, with new groups in each."""
     while True:
         yield from blocks(labels, size, classes, generator)
 
@@ -92,7 +92,7 @@ def _whole(rows: Tensor, size: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def in_training_mode(model: nn.Module, split: Split, rows: Tensor, autocast: bool = False) -> float:
-    """Accuracy over batches of rows ``(batches, size)``, each normalised as in training; the model stays as it is."""
+    """Accuracy over batches of rows ``(batches, size)``, in training mode; the model is not changed."""
     copy = deepcopy(model).train()  # its running statistics move
     with torch.autocast(split.images.device.type, torch.bfloat16, enabled=autocast):
         right = [copy(split.images[batch]).argmax(1) == split.labels[batch] for batch in rows]

@@ -1,4 +1,4 @@
-"""Networks that are built for their size alone."""
+"""A context to build networks of which only the size matters."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Undrawn(TorchFunctionMode):
-    """A context in which no weights are drawn: of 1,000 layers, or of an NFNet-F6, that takes seconds."""
+    """A context in which networks are built without drawing weights, which takes seconds for 1,000 layers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))

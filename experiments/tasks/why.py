@@ -1,4 +1,4 @@
-"""How smooth the loss is along the gradient, in the course of a training; with noise behind the norms, if asked for."""
+"""Smoothness of the loss along the gradient in the course of a training, with or without noise after the norms."""
 
 from collections.abc import Generator
 from copy import deepcopy
@@ -21,16 +21,16 @@ from nfnets_lite.models import create_model
 from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.norm.batch import BatchNorm2d
 
-STEPS = (0.5, 1.0, 2.0, 4.0)  # along the negative gradient, in learning rates
+STEPS = (0.5, 1.0, 2.0, 4.0)  # steps along the negative gradient, in multiples of the peak learning rate
 
 
 @dataclass(frozen=True)
 class Landscape(Run):
-    """A training that is stopped at some points to look along its gradient.
+    """A training that is stopped at `points` updates to measure the loss along its gradient.
 
-    At each point the loss and the gradient of the same batch are taken again after steps of half to four times the
-    recipe's peak rate along the negative gradient (Santurkar et al., arXiv 1805.11604, section 3.2). `noisy` puts
-    noise behind every batch norm whose mean and scale are new for every update (section 2.1).
+    At each point the loss and the gradient of the same batch are measured again after steps of half to four times the
+    recipe's peak learning rate along the negative gradient (Santurkar et al., arXiv 1805.11604, section 3.2). `noisy`
+    adds noise after every batch norm; its mean and scale are new for every update (section 2.1).
     """
 
     NUMERICS: ClassVar[int] = 1  # not raised yet
@@ -47,7 +47,7 @@ class Landscape(Run):
 
     def effort(self, device: str) -> float:
         passes = updates_of(self.recipe, self.data.train or FULL[self.data.name]) + self.points * (1 + len(STEPS))
-        # An update is never captured here: on a GPU its time is that of the launches.
+        # An update is never captured here, so on a GPU its time is that of launching kernels.
         slower = 1 if device == "cpu" else 8
         return slower * passes * update_time(self.model, self.data, self.recipe.batch_size, device)
 
@@ -84,9 +84,9 @@ class Landscape(Run):
 
 
 def along(model: nn.Module, images: Tensor, labels: Tensor, rates: list[float]) -> Tensor:
-    """Loss, norm of the gradient and its change, at the start and after each step: ``(1 + steps, 3)``.
+    """Loss, norm of the gradient, and norm of its change, at the start and after each step: ``(1 + steps, 3)``.
 
-    The model is left at its last step.
+    The model is left at the last step.
     """
     parameters: list[Tensor] = list(model.parameters())
 
@@ -124,12 +124,14 @@ def _landscape(found: Tensor) -> tuple[dict[str, float], dict[str, list[Any]]]:
 
 
 def _plain(value: float) -> float | None:
-    return float(f"{value:.5g}") if isfinite(value) else None  # a step may lead to where the loss is not finite
+    return float(f"{value:.5g}") if isfinite(value) else None  # the loss after a step may not be finite
 
 
 def disturb(model: nn.Module, generator: torch.Generator) -> None:
-    """Noise behind every batch norm, as the paper's appendix A has it: for every update and channel a new mean in
-    [-0.5, 0.5] and scale in [1, 1.25], and around them a shift and a scale for every image.
+    """Add noise after every batch norm, as in the paper's appendix A.
+
+    Every update and channel has a new mean in [-0.5, 0.5] and a new scale in [1, 1.25]; every image has a shift and a
+    scale around them.
     """
 
     def noise(module: nn.Module, _inputs: object, out: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def test_blocked_batches_hold_few_classes_and_no_image_twice() -> None:
     assert all(len(labels[rows].unique()) == 2 for rows in batches)
     rows = torch.cat(batches)
     assert len(rows.unique()) == len(rows)
-    with pytest.raises(ValueError, match="size=64: no group of 2 classes has so many images"):
+    with pytest.raises(ValueError, match="size=64: no group of 2 classes has that many images"):
         list(blocks(labels, 64, 2, torch.Generator()))
 
 

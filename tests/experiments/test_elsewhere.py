@@ -122,4 +122,4 @@ def test_of_all_configs_those_that_cannot_move_are_left_out(monkeypatch: pytest.
     said = CliRunner().invoke(cli.app, ["run", "all", *options])
     assert said.exit_code == 0, said.output
     assert "sam, gpu: 40 runs left on cpu" in said.output
-    assert "leak_probe, gpu: asks for its own data, left out" in said.output
+    assert "leak_probe, gpu: skipped, because it needs its own data set" in said.output

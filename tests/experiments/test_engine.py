@@ -101,7 +101,7 @@ def test_a_failed_run_is_recorded_and_tried_again(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(Training, "steps", broken)
-        with pytest.warns(UserWarning, match=r"2 runs of the search of 'tiny' failed.*no rate is chosen"):
+        with pytest.warns(UserWarning, match=r"2 runs of the search of 'tiny' failed.*no setting is chosen"):
             ledger = run_sweep(tiny(), where(tmp_path), lambda _: None)
     assert {(r.status, r.config["split"]) for r in ledger.records} == {("failed", "validation")}
     assert ledger.records[0].reason == "RuntimeError: out of memory, or so"

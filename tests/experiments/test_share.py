@@ -48,7 +48,7 @@ def test_sound_records_are_packed_and_accepted(folder: Path, monkeypatch: pytest
     monkeypatch.chdir(folder)
     failed = replace(RECORD, seed=RECORD.seed + 1, status="failed", reason="OutOfMemoryError: ...", metrics={})
     (folder / "batch_size.jsonl").write_bytes(RECORD.line() + failed.line())
-    assert share(folder) == (0, "packed: records.zip, to attach to a pull request\n")
+    assert share(folder) == (0, "packed: records.zip; attach it to a pull request\n")
     assert zipfile.ZipFile("records.zip").read("smoke/batch_size.jsonl") == RECORD.line()
     assert share(Path("records.zip")) == (0, "accepted\n")
 
@@ -67,7 +67,7 @@ FAULTS: list[tuple[Callable[[Record], bytes], str]] = [
     (lambda r: b"{}\n", "line 1 is not a record"),
     (lambda r: b"[" * 100_000 + b"\n", "line 1 is not a record"),
     (lambda r: b"", "holds no finished run; delete it"),
-    (lambda r: replace(r, config=changed(r.config, lr=99.0)).line(), "its config is not that of its key"),
+    (lambda r: replace(r, config=changed(r.config, lr=99.0)).line(), "its config does not belong to its key"),
     (lambda r: replace(r, profile="gpu").line(), "was made for sweep 'batch_size' at profile 'gpu'"),
     (lambda r: replace(r, seed=-1).line(), "seed=-1 is no whole number from 0 on"),
     (lambda r: r.line() + replace(r, seed=5, status="great").line(), "status='great' is none of ok, diverged, failed"),

@@ -1,4 +1,4 @@
-"""What else hangs on batch statistics: a working demonstration for each entry of the chapter `atlas`."""
+"""What else depends on batch statistics: a working demonstration for each entry of the chapter `atlas`."""
 
 from importlib import import_module
 
@@ -11,7 +11,7 @@ ENTRIES = (
 
 
 def demonstration(entry: str) -> Demonstration:
-    """The function of an entry that returns its numbers by seed, size and device."""
+    """The demonstration of an entry: a function of seed, size and device that returns numbers by name."""
     if entry not in ENTRIES:
         raise ValueError(f"entry={entry!r} is not known; use one of {', '.join(ENTRIES)}")
     found: Demonstration = import_module(f"experiments.demos.atlas.{entry}").demonstrate

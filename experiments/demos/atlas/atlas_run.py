@@ -14,7 +14,7 @@ from experiments.sweep import Outcome, Run
 
 @dataclass(frozen=True)
 class Atlas(Run):
-    """A demonstration of `experiments.demos.atlas`, by name, at a size. Metrics are what the demonstration returns."""
+    """A demonstration of `experiments.demos.atlas`, by name, at a size. Its numbers are the metrics."""
 
     NUMERICS: ClassVar[int] = 2  # points stay in the ball; pruned NF weights are 0 when they multiply
 
@@ -33,7 +33,7 @@ class Atlas(Run):
         return 0.03 * self.scale.updates
 
     def steps(self, device: torch.device) -> Generator[None, None, Outcome]:
-        yield from ()  # short, and at one with torch's global generator: never paused
+        yield from ()  # never paused: it is short, and draws from torch's global generator
         try:
             metrics = demonstration(self.entry)(self.seed, self.scale, device)
         except FloatingPointError as error:

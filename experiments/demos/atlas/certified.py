@@ -1,4 +1,4 @@
-"""Interval bounds through a network with and without batch norm, and with weights that start where bounds keep width.
+"""Interval bounds through a network with and without batch norm, and with a start that keeps the width of the bounds.
 
 Source: Fast certified robust training (Shi et al., NeurIPS 2021, arXiv 2103.17268). Images are pixels in [0, 1].
 """
@@ -29,7 +29,7 @@ def through_relu(bounds: Interval) -> Interval:
 
 
 def through_batch_norm(bounds: Interval, norm: nn.BatchNorm1d, clean: Tensor) -> Interval:
-    """Bounds of a batch norm with fixed statistics: those of the clean batch in training, else running averages."""
+    """Bounds of a batch norm with fixed statistics: of the clean batch in training, else the running averages."""
     if norm.training:
         variance, mean = torch.var_mean(clean, 0, correction=0)
     else:
@@ -49,7 +49,7 @@ def bounds_start(linear: nn.Linear) -> None:
 
 
 class Certified(nn.Module):
-    """Linear layers, each with ReLU and, if asked for, batch norm in front of it."""
+    """Linear layers, each with ReLU and, optionally, batch norm before the ReLU."""
 
     def __init__(self, inputs: int, width: int, outputs: int, *, norm: bool, start: bool, scaled: bool) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Certified(nn.Module):
                 nn.init.kaiming_normal_(linear.weight)
 
     def bounds(self, x: Tensor, radius: float) -> tuple[Tensor, list[Interval], Interval]:
-        """Outputs of the clean images, bounds in front of every ReLU, and bounds behind the last one."""
+        """Outputs for the clean images, bounds before every ReLU, and bounds after the last one."""
         bounds, found = ((x - radius).clamp(0, 1), (x + radius).clamp(0, 1)), []
         for linear, norm in zip(self.linears, self.norms):
             assert isinstance(linear, nn.Linear)
@@ -81,7 +81,7 @@ class Certified(nn.Module):
         return self.last(x), found, bounds
 
     def margins(self, bounds: Interval, labels: Tensor) -> Tensor:
-        """Lower bound of the label's output less each other output, ``(N, outputs)``; 0 at the label."""
+        """Lower bound of the label's output minus each other output, ``(N, outputs)``; 0 at the label."""
         weight = self.last.weight[labels][:, None] - self.last.weight  # (N, outputs, D)
         bias = self.last.bias[labels][:, None] - self.last.bias
         centre, radius = (bounds[1] + bounds[0]) / 2, (bounds[1] - bounds[0]) / 2

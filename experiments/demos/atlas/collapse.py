@@ -60,7 +60,7 @@ def spread_loss(latents: Tensor) -> Tensor:
 
 
 class WorldModel(nn.Module):
-    """Encoder ``(N, S S) -> (N, D)``, a norm behind each of its layers, and a predictor of the next latent."""
+    """Encoder ``(N, S S) -> (N, D)`` with a norm after each of its layers, and a predictor of the next latent."""
 
     def __init__(self, method: str, inputs: int, width: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class WorldModel(nn.Module):
         self.constrained = method == "constraint"
 
     def loss(self, before: Tensor, action: Tensor, after: Tensor) -> Tensor:
-        """Squared error of the prediction, most of it as a lesson to the predictor, the rest to the latents."""
+        """Squared error of the prediction; most of its weight trains the predictor, the rest the latents."""
         encoded = self.encoder(torch.cat((before, after)))
         now, then = encoded.chunk(2)
         predicted = self.predictor(torch.cat((now, action), 1))
@@ -86,7 +86,7 @@ class WorldModel(nn.Module):
 
 @reproducible
 def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, float]:
-    """Effective rank and spread of latents on test images, and how well a linear probe reads the place off them."""
+    """Effective rank and spread of latents on test images, and how well a linear probe predicts the place from them."""
     train, test = digits(scale, device)
     found: dict[str, float] = {}
     for method in ("bn", "ln", "none", "constraint"):

@@ -31,7 +31,7 @@ def statistics_loss(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def distil(model: nn.Module, shape: torch.Size, updates: int, rate: float = 0.1) -> Tensor:
-    """Images, from noise, whose activations have the running statistics of every batch norm; 0 and 1 at the input."""
+    """Images, made from noise, whose activations have every batch norm's running statistics; 0 and 1 at the input."""
     seen: list[Tensor] = []
     hooks = [norm.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for norm in batch_norms(model)]
     statistics = [(norm.running_mean, (norm.running_var + norm.eps).sqrt()) for norm in batch_norms(model)]
@@ -112,7 +112,7 @@ def designed_ranges(model: nn.Module, sigmas: float = 4.0) -> list[tuple[Tensor,
 
 @reproducible
 def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, float]:
-    """Accuracy in per cent of quantised networks, by bits and by what calibrated the ranges of activations."""
+    """Accuracy in per cent of quantised networks, by bits and by the images that calibrated ranges of activations."""
     train, test = digits(scale, device)
     found: dict[str, float] = {}
     shape = torch.Size((scale.items, *train.images.shape[1:]))

@@ -1,4 +1,4 @@
-"""The peak of double descent, where it is reached: random features and two-layer networks, normalised or not.
+"""The peak of double descent: random features and two-layer networks, normalised or not.
 
 Source: Understanding the role of optimization in double descent (Liu and Flanigan, 2023, arXiv 2312.03951).
 """
@@ -34,7 +34,7 @@ def features(x: Tensor, weight: Tensor, kind: str, like: Tensor | None = None) -
 
 
 def descend(phi: Tensor, targets: Tensor, steps: float) -> Tensor:
-    """Weights of least squares after some steps of gradient descent from 0 with rate 1 / largest eigenvalue, exactly.
+    """Exact weights of least squares after `steps` steps of gradient descent from 0, at rate 1 / largest eigenvalue.
 
     With ``phi = U S V^T`` and ``h = (S / S_1)^2``: ``V (1 - (1 - h)^steps) / S U^T targets``.
     """
@@ -45,7 +45,7 @@ def descend(phi: Tensor, targets: Tensor, steps: float) -> Tensor:
 
 
 def condition(phi: Tensor) -> tuple[float, float]:
-    """Largest eigenvalue of ``phi^T phi`` over the smallest, but for zeros, and over the median, as powers of ten."""
+    """Largest eigenvalue of ``phi^T phi`` over the smallest that is not zero, and over the median; powers of ten."""
     s = torch.linalg.svdvals(phi)
     s = s[s > 1e-10 * s[0]]
     return float(2 * (s[0] / s[-1]).log10()), float(2 * (s[0] / s.median()).log10())

@@ -15,7 +15,7 @@ from experiments.demos.atlas.shared import Scale, digits, fit, reproducible
 
 DEPTH, EPS = 4, 1e-6
 FLOW = 3  # steps of Karcher's flow inside a norm
-EDGE = {torch.float32: 4e-3, torch.float64: 1e-5}  # how near a point may come to the sphere: the authors' values
+EDGE = {torch.float32: 4e-3, torch.float64: 1e-5}  # smallest distance of a point from the sphere: the authors' values
 
 
 def square(x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def _length(v: Tensor) -> Tensor:
 
 
 def inside(x: Tensor) -> Tensor:
-    """Points moved back along their radius where rounding put them at the edge of the ball or beyond it."""
+    """Move points back along their radius if rounding put them at the edge of the ball or beyond."""
     return x * ((1 - EDGE[x.dtype]) / _length(x)).clamp_max(1)
 
 
@@ -76,7 +76,7 @@ def midpoint(x: Tensor) -> Tensor:
 
 
 def frechet(x: Tensor, steps: int = FLOW, tolerance: float = 0.0) -> tuple[Tensor, int]:
-    """Frechet mean of a batch by Karcher's flow, and the passes over the batch that it took."""
+    """Frechet mean of a batch by Karcher's flow, and the number of passes over the batch that it took."""
     mean = x.mean(0)
     for passes in range(1, steps + 1):
         step = log(mean, x).mean(0)
@@ -135,7 +135,7 @@ class PoincareNet(nn.Module):
         self.norms = nn.ModuleList(norms)
 
     def features(self, images: Tensor) -> Tensor:
-        """Points of the ball behind the last layer."""
+        """Points of the ball after the last layer."""
         origin = torch.zeros((), device=images.device)
         x = exp(origin, self.embed(images.flatten(1)))
         for layer, norm in zip(self.layers, self.norms):
@@ -162,9 +162,9 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def agreement(generator: torch.Generator, count: int = 32, features: int = 4) -> dict[str, float]:
-    """The order in the radius of a cloud of points to which midpoint and Frechet mean agree; the cost of the latter.
+    """The order in a cloud's radius to which midpoint and Frechet mean agree, and the cost of the Frechet mean.
 
-    At the largest radius: passes over the points, and the numbers written, over those that the midpoint writes.
+    The cost is measured at the largest radius: passes over the points, and numbers written, relative to the midpoint.
     """
     centre = 0.5 * F.normalize(torch.randn(features, generator=generator).double(), dim=0)
     # Skewed: the means of a symmetric cloud agree.

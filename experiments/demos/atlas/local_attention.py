@@ -53,7 +53,7 @@ class Attentive(nn.Sequential):
 
 @torch.no_grad()
 def company(model: Attentive, images: Tensor, draws: int = 8) -> float:
-    """Standard deviation of an image's gates over batches with other companions, a mean over images and gates."""
+    """Standard deviation of an image's gates over batches of different other images; mean over images and gates."""
     model.train()
     features, gate = model[0](images), model[1]
     assert isinstance(gate, LocalAttention)
@@ -68,7 +68,7 @@ def company(model: Attentive, images: Tensor, draws: int = 8) -> float:
 
 @reproducible
 def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, float]:
-    """Accuracy in per cent, trained on few images a batch; and how far companions move an image's gates."""
+    """Accuracy in per cent after training with few images a batch, and how much other images move an image's gates."""
     train, test = digits(scale, device)
     found: dict[str, float] = {}
     for norm in ("bn", "gn", "nf"):

@@ -85,7 +85,7 @@ def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, floa
         torch.manual_seed(seed)
         model = Network(method, scale.width, 1, channels=train.images.shape[1]).to(device)
         fit(model, lambda m=model: discriminator_loss(m, train.images, vae, size), scale.updates)  # type: ignore[misc]
-        model.train()  # batch norm goes on to use the statistics of the batch
+        model.train()  # so that batch norm keeps using the statistics of the batch
         for kind in CORRUPTIONS:
             cut = patches(torch.cat((clean, corrupt(bad, kind))), size)
             for name, order in orders.items() if method == "bn" else (("nf", own),):

@@ -1,4 +1,4 @@
-"""Pruned candidates of one network, ranked before and after their batch statistics are taken anew at the clients.
+"""Pruned candidates of one network, ranked before and after clients compute their batch statistics anew.
 
 Source: FedTiny (Huang et al., 2022, arXiv 2212.01977), adaptive batch norm selection.
 """

@@ -1,4 +1,4 @@
-"""One batch norm over all levels of a feature pyramid, in place of one for each level.
+"""One batch norm over all levels of a feature pyramid, instead of one for each level.
 
 Source: SEPC (Wang et al., CVPR 2020, arXiv 2005.03101), whose integrated batch norm joins the levels' positions.
 """
@@ -101,7 +101,7 @@ def statistics_noise(head: Head, images: Tensor, batches: int) -> float:
 
 @reproducible
 def demonstrate(seed: int, scale: Scale, device: torch.device) -> dict[str, float]:
-    """Test accuracy in per cent with 2 images per statistic, and the noise of statistics, by what shares them."""
+    """Test accuracy in per cent with 2 images per statistic, and the noise of statistics, by the norm of the head."""
     train, test = digits(scale, device)
     seen, unseen = placed(train.images), placed(test.images)
     found = {}

@@ -1,4 +1,4 @@
-"""What the demonstrations of the atlas share: their size, digits, a small network for each normaliser, and a training.
+"""Parts that demonstrations of the atlas share: their size, images, a network for each normaliser, and a training.
 
 Axes: N images, C channels, H W space.
 """
@@ -33,7 +33,7 @@ class Scale:
     width : int
         Channels or features of a hidden layer.
     items : int
-        Examples that are generated, scored or synthesised.
+        Number of examples that are generated, scored or synthesised.
     """
 
     data: Data
@@ -43,7 +43,7 @@ class Scale:
 
 
 class Demonstration(Protocol):
-    """A function of seed, size and device that returns numbers by name, the same ones for the same arguments."""
+    """A function of seed, size and device that returns numbers by name, equal ones for equal arguments."""
 
     def __call__(self, seed: int, scale: Scale, device: torch.device) -> dict[str, float]: ...
 
@@ -117,7 +117,8 @@ def fit(model: nn.Module, loss: Callable[[], Tensor], updates: int, rate: float 
     Raises
     ------
     FloatingPointError
-        If a parameter is not finite at the end: NaN outputs have an accuracy, and no unit of theirs breaks a bound.
+        If a parameter is not finite at the end. Otherwise NaN outputs would count: they have an accuracy, and no unit
+        of theirs breaks a bound.
     """
     optimizer = torch.optim.Adam(model.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)

@@ -1,4 +1,4 @@
-"""How smooth the loss is along its gradient with batch norm, without, and in NF networks.
+"""Smoothness of the loss along its gradient, with batch norm, without a norm, and in NF networks.
 
 Source: How does batch normalization help optimization? (Santurkar et al., NeurIPS 2018, arXiv 1805.11604), sections
 3.2 and 4. Chapter `why_normalize` has the same paths for networks with and without batch norm.
@@ -30,9 +30,9 @@ def layer_gradient(grad: Tensor, normed: Tensor, gamma: float, std: float) -> fl
 
 
 def path(probes: Tensor, rates: Tensor) -> dict[str, Tensor]:
-    """Of what `along` saw, ``(points, 1 + steps, 3)``: the range of the loss, and the effective smoothness, per point.
+    """Range of the loss and effective smoothness at each point, from what `along` returns, ``(points, 1 + steps, 3)``.
 
-    The latter is the largest change of the gradient over the distance that was gone.
+    The effective smoothness is the largest change of the gradient over the distance from the point.
     """
     loss, length, change = probes[..., 0], probes[:, :1, 1], probes[:, 1:, 2]
     return {"loss range": loss.amax(1) - loss.amin(1), "smoothness": (change / (rates * length)).amax(1)}

@@ -80,7 +80,7 @@ class SPDBatchNorm(nn.Module):
     def __init__(self, n: int, metric: str, momentum: float = 0.2) -> None:
         super().__init__()
         self.metric, self.momentum = metric, momentum
-        # The matrix that is learnt is the exponential of the symmetric part of this one.
+        # The learnt SPD matrix is the exponential of this matrix's symmetric part.
         self.bias = nn.Parameter(torch.zeros(n, n, dtype=torch.float64))
         self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
         self.register_buffer("mean", torch.eye(n, dtype=torch.float64))
