@@ -19,7 +19,7 @@ class Resolution(NamedTuple):
     Parameters
     ----------
     train, test : int
-        Side in training, and the larger one in test.
+        Side in training and in test; the test side is larger.
     """
 
     train: int
@@ -32,7 +32,7 @@ _BASE = ResNetSpec(
     stochastic_depth=0.25,
 ).with_method("nf")  # fmt: skip
 
-# Row i has i + 1 times F0's blocks: dropout, resolution in training, resolution in test.
+# Row i is Fi, with i + 1 times F0's blocks: dropout, resolution in training, resolution in test.
 _TABLE = (
     (0.2, 192, 256),
     (0.3, 224, 320),
