@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 
-# Imported on first use: few programs need these names, and they take an eighth of the import time.
+# Names that few programs need are imported on first use, which saves an eighth of the import time.
 _LATER = {
     "count_macs": "macs",
     "load_pretrained": "pretrained",

@@ -49,7 +49,7 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 )
 
 # The constants of the authors' code. They were estimated by sampling and are 0.01 to 0.09 % above the integral that
-# `gain_of` computes; networks that must reproduce published numbers need exactly these.
+# `gain_of` computes; networks that must reproduce published numbers need the authors' constants.
 GAINS: Mapping[str, float] = MappingProxyType(
     {
         "identity": 1.0,

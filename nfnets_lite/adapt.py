@@ -141,8 +141,8 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     Raises
     ------
     ValueError
-        If `alpha` is outside [0, 1], or the model has no such batch norm, or one whose class computes more than batch
-        norm. In the forward pass: if a channel has one value.
+        If `alpha` is outside [0, 1], if the model has no batch norm with running statistics, or if the class of one
+        computes more than batch norm. In the forward pass: if a channel has one value.
 
     Notes
     -----
@@ -197,8 +197,8 @@ def unmix_tns(
     Raises
     ------
     ValueError
-        For numbers out of range, or if the model has no such batch norm, or one whose class computes more than batch
-        norm.
+        For numbers out of range, if the model has no batch norm with running statistics, or if the class of one
+        computes more than batch norm.
 
     Notes
     -----

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from nfnets_lite.padding import pad_same
 from nfnets_lite.standardize import standardize_weight, unit_std_weight
 
-# torch.fx records each call of these as one step, because it cannot trace their checks.
+# torch.fx records a call of a wrapped function as one step; it cannot trace the checks inside.
 torch.fx.wrap("standardize_weight")
 torch.fx.wrap("unit_std_weight")
 

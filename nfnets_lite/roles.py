@@ -16,12 +16,12 @@ Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# The weights of these are (out, in, ...); the rows of an RNN's stacked gates are outputs, too.
+# Modules with weights (out, in, ...); the rows of an RNN's stacked gates are outputs, too.
 _ROWS = (
     *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
     *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
 )
-# The weight of these is a gain, even if it has several axes.
+# Modules whose weight is a gain, even if it has several axes.
 _AFFINE = (nn.LayerNorm, nn.RMSNorm)
 
 

@@ -1,6 +1,6 @@
 """The normalizer-free RegNets, B0 to B5, as data (NF-ResNet, arXiv 2101.08692).
 
-All values are those of the authors' code, google-deepmind/deepmind-research:
+All values are from the authors' code, google-deepmind/deepmind-research:
 
 - nfnets/base.py: stage widths, depths, resolutions and dropout.
 - nfnets/nf_regnet.py: a 3x3 stem of stride 2, as wide as the first stage, and a stride of 2 in all four stages. The

@@ -1,8 +1,7 @@
 """The NFNets: F0 to F7 and the wider F0+ to F7+, as data (NFNet, arXiv 2102.06171, table 1 and appendix A.3).
 
-Widths, dropout rates, resolutions and the rate of stochastic depth (0.25, which the authors' experiment sets; their
-class has 0.1) are those of the authors' code, google-deepmind/deepmind-research, nfnets/base.py and
-nfnets/experiment_nfnets.py.
+Widths, dropout rates, resolutions and the rate of stochastic depth (0.25 in the authors' experiment, 0.1 in their
+class) are from google-deepmind/deepmind-research, nfnets/base.py and nfnets/experiment_nfnets.py.
 """
 
 from collections.abc import Mapping

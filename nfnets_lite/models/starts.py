@@ -15,8 +15,8 @@ def _convs(layers: nn.Module) -> list[nn.Conv2d]:
 def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.Module) -> None:
     r"""Set FixUp's initial weights (arXiv 1901.09321, section 3): 0 in branches' last convolutions and the classifier.
 
-    The other convolutions are normal with He's variance over the *outgoing* connections; those of a branch with m
-    convolutions in a network of L blocks are scaled by :math:`L^{-1/(2m-2)}`.
+    The other convolutions are normal with He's variance over the *outgoing* connections. In a network of L blocks, they
+    are scaled by :math:`L^{-1/(2m-2)}` in a branch of m convolutions.
     """
     inside: dict[nn.Module, float] = {}
     for branch in branches:
