@@ -2,8 +2,8 @@
 
     python examples/cifar10.py cifar-10-batches-py --method nf --epochs 8
 
-The folder holds CIFAR-10's Python version. A fixed first layer that whitens patches, flips that alternate from epoch
-to epoch, and the mean over mirror images follow airbench (arXiv 2404.00498).
+The folder holds CIFAR-10's Python version. Three parts follow airbench (arXiv 2404.00498): a fixed first layer that
+whitens patches, mirroring that alternates from epoch to epoch, and the mean of the outputs for mirror images.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from nfnets_lite.averaging import WeightAverage
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training."""
+    """Settings of one training."""
 
     method: str = "nf"  # or "bn", "gn_ws", ...: nfnets_lite.models.METHODS
     width: tuple[int, ...] = (32, 128, 128)
     epochs: int = 8
     batch_size: int = 256
     lr: float = 0.5
-    clip: float = 0.08  # threshold of adaptive clipping; 0: none
-    optimizer: str = "sgd"  # or "muon": updates of filters are made orthogonal, and have a rate of their own
+    clip: float = 0.08  # threshold of adaptive clipping; 0: no clipping
+    optimizer: str = "sgd"  # or "muon": updates of filters are made orthogonal, and have their own learning rate
     filter_lr: float = 0.02
     weight_decay: float = 5e-4
     label_smoothing: float = 0.2
@@ -38,7 +38,7 @@ class Recipe:
 
 
 class Net(nn.Module):
-    """Responses of whitening filters, each with its negative, then three residual blocks of two convolutions."""
+    """Outputs of whitening filters and their negatives, then three residual blocks of two convolutions."""
 
     def __init__(self, images: Tensor, recipe: Recipe, classes: int) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class Net(nn.Module):
 
 
 def whitening(images: Tensor, side: int = 2) -> Tensor:
-    """Filters whose responses to patches of these images are uncorrelated and have variance 1."""
+    """Filters whose outputs on patches of `images` are uncorrelated and have variance 1."""
     patches = F.unfold(images[:5000].cpu(), side).transpose(1, 2).reshape(-1, images.shape[1] * side**2)
     variance, vectors = torch.linalg.eigh(patches.T.cov().double())
     return (vectors / (variance + 5e-4).sqrt()).T.reshape(-1, images.shape[1], side, side).to(images)
 
 
 def augmented(images: Tensor, mirrored: Tensor, pad: int = 2) -> Tensor:
-    """The images, mirrored where `mirrored` is true, and moved by up to `pad` pixels at random."""
+    """The images, mirrored where `mirrored` is true, and shifted at random by up to `pad` pixels."""
     n, channels, height, width = images.shape
     images = F.pad(torch.where(mirrored[:, None, None, None], images.flip(3), images), (pad,) * 4, mode="reflect")
     down, right = torch.randint(2 * pad + 1, (2, n, 1, 1, 1)).to(images.device)
@@ -72,7 +72,7 @@ def augmented(images: Tensor, mirrored: Tensor, pad: int = 2) -> Tensor:
 
 
 def matrices(net: Net) -> list[nn.Parameter]:
-    """Each convolution as a matrix with a row for each filter: in channels last, views of its weight and gradient."""
+    """Each convolution as a matrix with one row per filter: a view of its weight and gradient in channels last."""
     views = []
     for conv in (p for p in net.parameters() if p.dim() == 4):
         conv.grad = torch.zeros_like(conv)
@@ -82,7 +82,7 @@ def matrices(net: Net) -> list[nn.Parameter]:
 
 
 def optimizers(net: Net, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """SGD for all parameters, or Muon for filters and SGD for the rest."""
+    """SGD for all parameters, or Muon for filters and SGD for all others."""
     sgd = {"lr": recipe.lr, "momentum": 0.9, "nesterov": True}
     if recipe.optimizer == "sgd":
         return [torch.optim.SGD(nf.param_groups(net, recipe.weight_decay), **sgd)]  # gains and biases do not decay
@@ -91,7 +91,7 @@ def optimizers(net: Net, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(net: Net, average: WeightAverage, recipe: Recipe, images: Tensor, labels: Tensor, make=optimizers):
-    """Train on images of mean 0 and variance 1; after each epoch yields the last loss and the last clipped share."""
+    """Train on images of mean 0 and variance 1; after each epoch, yield the last loss and fraction of clipped units."""
     clip = nf.AdaptiveClip(net, recipe.clip, classifier=net.body.classifier) if recipe.clip else (lambda: 0.0)
     total = recipe.epochs * (per_epoch := len(images) // recipe.batch_size)
     parts = make(net, recipe)
@@ -113,7 +113,7 @@ def train(net: Net, average: WeightAverage, recipe: Recipe, images: Tensor, labe
 
 
 def accuracy(net: Net, images: Tensor, labels: Tensor) -> float:
-    """Share of the images that are named rightly by the mean output for an image and its mirror image."""
+    """Fraction of images classified correctly by the mean output for an image and its mirror image."""
     net.eval()
     with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
         found = torch.cat([(net(x) + net(x.flip(3))).argmax(1) for x in images.split(1000)])
@@ -129,7 +129,7 @@ def load(folder: Path, *names: str) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train, and judge the averaged weights on the test images once, at the end."""
+    """Train, then measure the test accuracy of the averaged weights, once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     for name in ("method", "epochs", "lr", "clip", "optimizer"):

@@ -1,4 +1,4 @@
-"""Normalizer-Free networks, adaptive gradient clipping and what they replace, in plain PyTorch.
+"""Normalizer-free networks, adaptive gradient clipping and the norms that they replace, in plain PyTorch.
 
 >>> import torch, nfnets_lite as nf
 >>> model = nf.create_model("cifar_resnet20", method="nf", num_classes=10)
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 
-# What few programs use is imported when it is asked for: an eighth of the time of the import.
+# Names that few programs need are imported on first use, which saves an eighth of the import time.
 _LATER = {
     "count_macs": "macs",
     "load_pretrained": "pretrained",

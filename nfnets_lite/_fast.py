@@ -1,4 +1,4 @@
-"""Faster ways to the same numbers on a CPU. Eager mode alone takes them; all else takes the plain operations."""
+"""Faster CPU forms of two operations, equal up to rounding; used in eager mode only."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from nfnets_lite.norm.common import at_least_float32
 
 
 def applies_to(x: Tensor) -> bool:
-    """Whether an operation on `x` runs now, on a CPU, and unobserved: nothing traces, compiles, exports or maps it."""
+    """Whether the fast form may compute on `x`: on a CPU, in eager mode, not traced, compiled, exported or vmapped."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, nn.Parameter)
@@ -21,20 +21,20 @@ def applies_to(x: Tensor) -> bool:
 
 
 def standardized(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor | None:
-    """`nfnets_lite.standardize_weight` by torch's group norm kernel, which takes one pass forward and one backward.
+    """`nfnets_lite.standardize_weight` by torch's group norm kernel, in one pass forward and one backward.
 
-    Returns None where the kernel would give other numbers or needs a copy: for a unit whose variance is below the
-    floor `eps`, and for a weight with gaps in its memory.
+    Returns None where the kernel would give other numbers (a unit is below the floor `eps`) or would need a copy (the
+    weight has gaps in its memory).
     """
     w, units, fan_in = at_least_float32(weight), len(weight), weight.shape[1:].numel()
     order = list(range(w.ndim))
-    if not w.is_contiguous():  # channels last: mean and variance do not depend on the order of a unit's numbers
+    if not w.is_contiguous():  # channels last: mean and variance do not depend on the order of a unit's weights
         order = [0, *sorted(order[1:], key=w.stride, reverse=True)]
         w = w.permute(order)
         if not w.is_contiguous():
             return None
     scale = w.new_full((units,), fan_in**-0.5) if gain is None else gain.to(w.dtype) * fan_in**-0.5
-    # The kernel adds its epsilon to the variance. This one is lost in rounding wherever the floor is not reached.
+    # The kernel adds its epsilon to the variance. Above the floor, this epsilon is lost in rounding.
     negligible = 1e-16 * eps / fan_in
     rows = w.view(1, units, fan_in)
     made, _, inverse_std = torch.native_group_norm(rows, scale, None, 1, units, fan_in, units, negligible)
@@ -44,7 +44,7 @@ def standardized(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor | No
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The tanh form of GELU, in float32 and without gradients: ``x * sigmoid(2u)``. torch's kernel has a slow tanh."""
+    """The tanh form of GELU, for float32 without gradients, as ``x * sigmoid(2u)``: torch's kernel has a slow tanh."""
     slope = 2 * (2 / torch.pi) ** 0.5
     gate = torch.addcmul(x.new_full((), slope), x, x, value=0.044715 * slope)
     return gate.mul_(x).sigmoid_().mul_(x)

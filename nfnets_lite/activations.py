@@ -18,7 +18,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def _gelu(x: Tensor) -> Tensor:
-    r"""The tanh form of GELU, to which the authors' framework defaults; the erf form differs by up to 5e-4.
+    r"""The tanh form of GELU, the default of the authors' framework; the erf form differs by up to 5e-4.
 
     .. math:: \frac{x}{2} (1 + \tanh u) = x\,\sigma(2u) \quad\text{with}\quad u = \sqrt{2/\pi}\,(x + 0.044715\,x^3)
     """
@@ -49,7 +49,7 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 )
 
 # The constants of the authors' code. They were estimated by sampling and are 0.01 to 0.09 % above the integral that
-# `gain_of` computes; networks that must reproduce published numbers need them to the last digit.
+# `gain_of` computes; networks that must reproduce published numbers need the authors' constants.
 GAINS: Mapping[str, float] = MappingProxyType(
     {
         "identity": 1.0,
@@ -80,9 +80,9 @@ class ScaledActivation(nn.Module):
     name : str
         A key of `ACTIVATIONS`.
     scale : float or None
-        The factor on the output. None takes the published gain, `GAINS[name]`; 1.0 is the plain activation. A block
-        of a normalizer-free network also folds its 1 / expected-std factor in here, because the authors' code
-        multiplies *after* the activation.
+        The factor on the output. None takes the published gain, `GAINS[name]`; 1.0 is the plain activation. Blocks of a
+        normalizer-free network include their factor 1 / expected std, which the authors' code applies *after* the
+        activation.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Test time: a trained batch-norm model whose batch norms mix their running statistics with the test data's."""
+"""Test-time adaptation: a trained model whose batch norms mix running statistics with those of the test data."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,12 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nfnets_lite.norm.common import at_least_float32, is_batch_norm
 
-_TEMPERATURE = 0.07  # of UnMix-TNS's similarities
-_SPREAD = 0.5  # of the source variance, the share that lies between the components' means at the start
+_TEMPERATURE = 0.07  # of UnMix-TNS's softmax over similarities
+_SPREAD = 0.5  # share of the source variance that is between the components' means at the start
 
 
 class _Adapting(nn.Module):
-    """What was a batch norm: its parameters and running statistics."""
+    """Parameters and running statistics of the batch norm that it replaces."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -29,7 +29,7 @@ class _Adapting(nn.Module):
         self.register_buffer("running_var", norm.running_var)
 
     def _normalised(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """By statistics ``(N, C)`` or ``(1, C)`` that gradients may follow, which torch's own kernel refuses."""
+        """Normalise by statistics ``(N, C)`` or ``(1, C)``, with a gradient through them, unlike torch's kernel."""
         scale = (var + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
@@ -38,14 +38,14 @@ class _Adapting(nn.Module):
 
 
 class AlphaBatchNorm(_Adapting):
-    """A batch norm of `alpha_bn`; in training mode the same as in evaluation.
+    """The layer by which `alpha_bn` replaces a batch norm; training mode changes nothing.
 
     Parameters
     ----------
     norm : batch norm
-        The trained one; its parameters and running statistics are shared.
+        A trained one; its parameters and running statistics are shared.
     alpha : float
-        Share of the running statistics, the rest is the test batch's.
+        Weight of the running statistics; the test batch's have the weight ``1 - alpha``.
     """
 
     def __init__(self, norm: _BatchNorm, alpha: float) -> None:
@@ -55,8 +55,8 @@ class AlphaBatchNorm(_Adapting):
     def forward(self, x: Tensor) -> Tensor:
         if self.alpha < 1 and x.numel() == x.shape[1]:
             raise ValueError(
-                f"input has shape {tuple(x.shape)}: with one value per channel there is no variance of the test batch "
-                "to mix in. Give it more examples, or use alpha=1, the model as it was"
+                f"input has shape {tuple(x.shape)}: one value per channel has no variance to mix in. Pass more "
+                "examples, or use alpha=1, the model as it was"
             )
         var, mean = torch.var_mean(at_least_float32(x), [0, *range(2, x.ndim)], correction=0)
         mean, var = (
@@ -70,17 +70,17 @@ class AlphaBatchNorm(_Adapting):
 
 
 class UnMixNorm(_Adapting):
-    """A batch norm of `unmix_tns`: each forward pass normalises, then moves the components.
+    """The layer by which `unmix_tns` replaces a batch norm: it normalises, then moves its components.
 
     Parameters
     ----------
     norm : batch norm
-        The trained one; its parameters and running statistics are shared.
+        A trained one; its parameters and running statistics are shared.
     components : int
     rate : float
-        How far a batch moves the components.
+        Step of the components per batch.
     generator : torch.Generator
-        Draws where the components start.
+        Draws the components' start.
     """
 
     means: Tensor
@@ -90,8 +90,7 @@ class UnMixNorm(_Adapting):
         super().__init__(norm)
         self.rate = rate
         mean, var = self.running_mean, self.running_var
-        # With one component nothing lies between: it is the source. Else the mixture has the source's variance, on
-        # average over the draw.
+        # A single component starts at the source. A mixture has the source's variance, on average over the draw.
         spread = _SPREAD if components > 1 else 0.0
         noise = torch.randn(components, len(mean), generator=generator).to(mean)
         scale = (spread * components / max(components - 1, 1)) ** 0.5
@@ -105,9 +104,9 @@ class UnMixNorm(_Adapting):
         own_var, own_mean = (s[:, None] for s in torch.var_mean(wide, 2, correction=0))
         at, spread = self.means.to(wide.dtype), self.variances.to(wide.dtype)
         with torch.no_grad():
-            likeness = F.cosine_similarity(own_mean, at, dim=2)  # no product of matrices: autocast narrows it
+            likeness = F.cosine_similarity(own_mean, at, dim=2)  # a matrix product would be narrowed by autocast
             share = torch.softmax(likeness / _TEMPERATURE, dim=1)[:, :, None]
-        # (N, K, C): each component moved towards the example by its share. Then the moments of their mixture.
+        # (N, K, C): each component moved towards the example by its share; then the moments of the mixture.
         means, variances = torch.lerp(at, own_mean, share), torch.lerp(spread, own_var, share)
         var, mean = variances.mean(1) + means.var(1, correction=0), means.mean(1)
         with torch.no_grad():
@@ -125,7 +124,7 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     .. math:: \mu = \alpha\, \mu_{source} + (1 - \alpha)\, \mu_{batch}, \qquad
               \sigma^2 = \alpha\, \sigma_{source}^2 + (1 - \alpha)\, \sigma_{batch}^2
 
-    with biased variances of the batch: 1 is the model as it was in evaluation, 0 batch statistics as in training.
+    with the batch's biased variance. 1 is the model as it was in evaluation, 0 takes batch statistics as in training.
 
     Parameters
     ----------
@@ -142,8 +141,8 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     Raises
     ------
     ValueError
-        For another `alpha`, a model without such batch norms, or one that derives from them and computes more; in the
-        forward pass, if a channel has one value.
+        If `alpha` is outside [0, 1], if the model has no batch norm with running statistics, or if the class of one
+        computes more than batch norm. In the forward pass: if a channel has one value.
 
     Notes
     -----
@@ -164,29 +163,30 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
 def unmix_tns(
     model: nn.Module, components: int = 16, momentum: float = 0.1, batch_size: int = 64, seed: int = 0
 ) -> nn.Module:
-    r"""A copy of a model whose batch norms follow a stream of test data by K statistics each (UnMix-TNS).
+    r"""A copy of a model whose batch norms each adapt K sets of statistics to a stream of test data (UnMix-TNS).
 
-    An example's own statistics over its positions, :math:`\mu, \sigma^2`, are compared with each component's; the
-    example is normalised by the mixture of all components, each moved towards it by its share:
+    An example has statistics over its positions, :math:`\mu, \sigma^2`. Each component k is moved towards them by its
+    share :math:`p_k`, and the example is normalised by the mixture, :math:`\bar\mu, \bar\sigma^2`:
 
     .. math:: p_k = \mathrm{softmax}_k \frac{\cos(\mu, \mu_k)}{0.07}, \quad
               \hat\mu_k = (1 - p_k) \mu_k + p_k \mu, \quad \hat\sigma_k^2 = (1 - p_k) \sigma_k^2 + p_k \sigma^2,
               \qquad \bar\mu = E_k[\hat\mu_k], \quad \bar\sigma^2 = E_k[\hat\sigma_k^2] + \mathrm{Var}_k[\hat\mu_k]
 
     Then the components move by :math:`\lambda E[p_k (\mu - \mu_k)]` and :math:`\lambda E[p_k (\sigma^2 - \sigma_k^2)]`,
-    means over the batch. They start as :math:`\mu_k = \mu_{source} + \sqrt{K / 2(K - 1)}\, \sigma_{source} \xi_k`,
-    standard normal :math:`\xi`, and :math:`\sigma_k^2 = \sigma_{source}^2 / 2`: in all, the source's.
+    means over the batch. They start as :math:`\mu_k = \mu_{source} + \sqrt{K / 2(K - 1)}\, \sigma_{source} \xi_k` with
+    standard normal :math:`\xi`, and :math:`\sigma_k^2 = \sigma_{source}^2 / 2`. Their mixture then has the source's
+    mean and variance, on average.
 
     Parameters
     ----------
     model : nn.Module
         Trained, with batch norms of torch or of this package that have running statistics. It is not changed.
     components : int
-        K; the authors have 16, and 128 where domains are mixed.
+        K; the authors use 16, and 128 where domains are mixed.
     momentum, batch_size : float, int
-        :math:`\lambda = 1 - (1 - m)^{n / 64}` for batches of n, so that a stream moves as far in small batches.
+        m and n of :math:`\lambda = 1 - (1 - m)^{n / 64}`, which makes the step per example independent of n.
     seed : int
-        Of the components' start.
+        Seed of the components' start.
 
     Returns
     -------
@@ -197,7 +197,8 @@ def unmix_tns(
     Raises
     ------
     ValueError
-        For numbers out of range, a model without such batch norms, or one that derives from them and computes more.
+        For numbers out of range, if the model has no batch norm with running statistics, or if the class of one
+        computes more than batch norm.
 
     Notes
     -----
@@ -220,7 +221,7 @@ def unmix_tns(
 
 
 def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
-    """A copy of the model, evaluating, with something in the place of each batch norm that has statistics."""
+    """A copy of the model in evaluation mode, with ``make(norm)`` for each batch norm with running statistics."""
     copy = deepcopy(model)
     norms = [m for m in copy.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     more = {type(norm).__name__ for norm in norms if not is_batch_norm(norm)}
@@ -228,7 +229,7 @@ def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Mo
         raise ValueError(
             f"model: {type(model).__name__} holds {', '.join(sorted(more))}, derived from torch's batch norm with a "
             "forward of its own: what it computes besides (an activation, in timm's) would be lost. Build the model "
-            "with torch's batch norms, and what else it computes as layers behind them"
+            "with torch's batch norms, and with layers of their own for the rest"
         )
     made = {norm: make(norm) for norm in norms}
     if not made:
@@ -238,7 +239,7 @@ def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Mo
             "itself: use the model as it is"
         )
     for parent in list(copy.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() passes over a layer's second place
+        for name, child in list(parent._modules.items()):  # named_children() skips the second place of a layer
             if isinstance(child, _BatchNorm) and child in made:
                 setattr(parent, name, made[child])
     top = made.get(copy, copy) if isinstance(copy, _BatchNorm) else copy

@@ -11,7 +11,7 @@ from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
 
-_SMALL = 2**14  # numbers: up to this size, copying tensors of one shape side by side costs less than a call for each
+_SMALL = 2**14  # elements: up to this size, stacking tensors of one shape costs less than one call for each
 
 
 def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tensor:
@@ -24,8 +24,8 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tenso
     unit_dim : int or None
         Axis whose indices are the units; None takes the whole tensor as one unit.
     groups : int
-        Above 1 for the ``(I, O / groups, *K)`` of a grouped transposed convolution. Axis 0 then has this many equal
-        parts, and a unit is an index of axis 1 within one part. The norm is repeated along the part.
+        Above 1 for a grouped transposed convolution, ``(I, O / groups, *K)``. Axis 0 then has this many equal parts,
+        and a unit is an index of axis 1 within one part. The norm is repeated along the part.
 
     Examples
     --------
@@ -58,8 +58,8 @@ def _norms(tensors: list[Tensor], unit_dims: Sequence[int]) -> Tensor:
 class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
-    `adaptive_clip_grad_` documents the arithmetic and the arguments. A training loop keeps an `AdaptiveClip` instead,
-    so that the model is not walked at every step. Parameters that are frozen at construction are never clipped.
+    Formula and arguments are those of `adaptive_clip_grad_`, which resolves the roles at every call. Parameters that
+    are frozen at construction are never clipped.
 
     Attributes
     ----------
@@ -68,10 +68,8 @@ class AdaptiveClip:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         As `adaptive_clip_grad_`.
-    TypeError
-        For parameters that are neither a model, nor roles, nor tensors.
 
     Examples
     --------
@@ -94,7 +92,7 @@ class AdaptiveClip:
     ) -> None:
         for name, value in (("clip_factor", clip_factor), ("eps", eps)):
             if not value > 0:
-                raise ValueError(f"{name}={value} must be above 0 (clip_factor around 0.01, eps around 1e-3)")
+                raise ValueError(f"{name}={value} must be above 0 (the paper uses clip_factor=0.01 and eps=1e-3)")
         self.clip_factor, self.eps = clip_factor, eps
         if isinstance(parameters, nn.Module):
             parameters = parameter_roles(parameters, classifier=classifier)
@@ -130,7 +128,7 @@ class AdaptiveClip:
             if role.groups > 1:  # a unit is an index of axis 1 within one part of axis 0
                 weight, grad = (x.view(role.groups, -1, *x.shape[1:]) for x in (weight, grad))
                 unit_dims = (0, 2)
-            # Gradients that are alike are measured together; a sharded one (a DTensor) is measured by itself.
+            # Gradients of one shape, device and dtype share a call; a sharded gradient (DTensor) has a call of its own.
             alike = (grad.shape, grad.device, grad.dtype, weight.dtype)
             groups[unit_dims, place if _is_sharded(grad) else alike].append((weight, grad))
         if not groups:
@@ -146,18 +144,18 @@ class AdaptiveClip:
         factor, above = self._factor(_norms(weights, unit_dims), _norms(grads, unit_dims))
         places = list(range(len(grads)))
         if grads[0].device.type == "cpu" and not torch.compiler.is_compiling() and not _is_sharded(above):
-            # Reading a result makes a GPU wait and breaks a graph. On a CPU it saves writing what is not clipped.
+            # On a CPU, skip tensors without a clipped unit. On a GPU, asking for them would wait, and break a graph.
             places = above.view(len(grads), above[0].numel()).any(1).nonzero().flatten().tolist()
         if places:
             torch._foreach_mul_([grads[i] for i in places], [factor[i] for i in places])
         return (above.full_tensor() if _is_sharded(above) else above).flatten()  # type: ignore[attr-defined]
 
     def _factor(self, weight: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
-        """What each unit's gradient is multiplied by, and which units are above their bound, from two norms a unit."""
+        """Factor on each unit's gradient, and which units are above their bound, from the norms of weight and grad."""
         bound = weight.clamp(min=self.eps) * self.clip_factor
-        above = norm > bound  # false for a NaN norm: that unit stays as it is, visible
+        above = norm > bound  # false for a NaN norm: the gradient stays NaN
         factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
-        # The squares of finite numbers can overflow. Such a unit becomes NaN, which is seen, rather than zero.
+        # The norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure, not 0.
         return torch.where(norm == torch.inf, torch.nan, factor), above
 
 
@@ -181,13 +179,14 @@ def adaptive_clip_grad_(
     parameters : nn.Module, Tensor, iterable of Tensor, or mapping of str to (Tensor, Role)
         A model: the classifier's weight is left alone, and every other parameter is clipped by its role (see
         `nfnets_lite.roles`). A mapping as `parameter_roles` returns it, perhaps with fewer entries or other roles.
-        Bare tensors are all clipped, with axis 0 as the unit axis. A parameter that is given twice is clipped once.
+        Bare tensors are all clipped, with axis 0 as the unit axis. A parameter that is listed twice is clipped once.
     clip_factor : float
-        :math:`\lambda`. The paper uses 0.01 for batches of 1024 to 4096 under SGD; adaptive optimizers want others.
+        :math:`\lambda`, the threshold. The paper uses 0.01 with SGD and batch sizes of 1024 to 4096; other optimizers
+        need other values.
     eps : float
         Lower bound on a unit's weight norm, so that zero-initialised parameters can move.
     classifier : "auto", nn.Module, iterable of nn.Module or None
-        For a model: the layer whose weight is exempt, or several; "auto" asks ``model.get_classifier()``.
+        For a model: the layer, or layers, whose weight is not clipped; "auto" asks ``model.get_classifier()``.
 
     Returns
     -------
@@ -197,18 +196,18 @@ def adaptive_clip_grad_(
     Raises
     ------
     ValueError
-        For a factor that is not positive, a sparse gradient, no gradient at all, or a role that is not known
-        (`parameter_roles`).
+        If `clip_factor` or `eps` is not positive, a gradient is sparse, no parameter has a gradient, or a role is
+        unknown (`parameter_roles`).
     TypeError
-        For parameters that are neither a model, nor roles, nor tensors.
+        If `parameters` are neither a model, nor roles, nor tensors.
 
     Notes
     -----
     Call it once per update, after the last ``backward`` of an accumulation. Clip *unscaled* gradients: with a
     ``GradScaler`` the order is ``scaler.unscale_(optimizer)``, this function, ``scaler.step(optimizer)``,
-    ``scaler.update()``. A loss scale cannot be seen in the gradients, so a wrong order is not noticed here.
-    The optimizer adds weight decay and momentum afterwards. Parameters without a gradient are passed over. NaN stays
-    NaN, and a unit whose norm overflows becomes NaN. NFNet (arXiv 2102.06171), section 4.
+    ``scaler.update()``. A wrong order is not noticed, because gradients do not show their scale.
+    The optimizer adds weight decay and momentum afterwards. Parameters without a gradient are skipped. A NaN gradient
+    stays NaN, and a gradient whose norm overflows becomes NaN. NFNet (arXiv 2102.06171), section 4.
 
     Examples
     --------

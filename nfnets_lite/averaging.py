@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights, with the warm-up of the decay that the NFNet authors use."""
+"""Exponential moving average of a model's weights, with the decay warm-up of the NFNet authors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    r"""Average of the weights over the updates so far, kept beside the model.
+    r"""Exponential moving average of a model's weights, kept beside the model.
 
     .. math:: \bar w \leftarrow d_t \bar w + (1 - d_t) w, \qquad d_t = \min\left(d, \frac{1 + t}{10 + t}\right)
 
     Parameters
     ----------
     model : nn.Module
-        Its parameters and its floating-point buffers, but for a norm's `progress`, are averaged, from their values now.
-        Shard it (``fully_shard``) before. Moving it, and ``load_state_dict(assign=True)``, are seen at the next update.
+        Its parameters and floating-point buffers, except a norm's `progress`, are averaged, from their current values
+        on. Shard it (``fully_shard``) before. It may be moved, or loaded with ``assign=True``, afterwards.
     decay : float
         :math:`d`; 0.99999 is the NFNet recipe.
 
@@ -26,21 +26,21 @@ class WeightAverage:
     updates : int
         :math:`t`, the number of `update` calls so far; set it together with `averages` to resume.
     averages : dict of str to Tensor
-        By the names of the model's parameters and buffers; sharded as they are, in float32 at least.
+        By the name of the parameter or buffer; sharded as it is, in at least float32.
 
     Raises
     ------
     ValueError
-        For a decay outside of [0, 1); in `update` and `applied`, for a model whose tensors have other names or shapes
-        than those averaged, after ``reset_classifier`` for example.
+        If `decay` is outside [0, 1). In `update` and `applied`: if names or shapes of the model's tensors have changed,
+        for example by ``reset_classifier``.
 
     Notes
     -----
-    ``torch.optim.swa_utils.AveragedModel`` copies the model, which a sharded model refuses, and starts from the weights
-    *after* the first update, where the authors' code starts from the initial ones (and weighs them 0.1).
-    With FSDP2, shard the outermost module with ``reshard_after_forward=True``: it keeps the gathered weights of an
-    earlier forward pass otherwise, and `applied` goes unseen.
-    NFNet (arXiv 2102.06171), appendix A.1; the warm-up is in the authors' code alone.
+    ``torch.optim.swa_utils.AveragedModel`` copies the model, which fails for a sharded one, and starts from the weights
+    *after* the first update. This class and the authors' code start from the initial weights.
+    With FSDP2, shard the outermost module with ``reshard_after_forward=True``. Otherwise it keeps the weights gathered
+    in an earlier forward pass, and `applied` has no effect.
+    NFNet (arXiv 2102.06171), appendix A.1; the warm-up is in the authors' code only.
 
     Examples
     --------
@@ -61,22 +61,22 @@ class WeightAverage:
             raise ValueError(f"decay={decay} must be in [0, 1); the NFNet recipe has 0.99999")
         self.decay, self.updates = decay, 0
         self._model = model
-        # A step of the average is lost in half precision: it is smaller than what such a number can change by.
-        with torch.inference_mode(False):  # what is made in that mode could not be updated outside of it
+        # At least float32: half precision would round a step of the average to nothing.
+        with torch.inference_mode(False):  # a tensor made in inference mode cannot be updated outside of it
             self.averages = {
                 name: tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
                 for name, tensor in _averaged(model).items()
             }
 
     def decay_at(self, update: int) -> float:
-        """Decay of one update, counted from 0: ``min(decay, (1 + update) / (10 + update))``."""
+        """Decay of an update, by its number from 0: ``min(decay, (1 + update) / (10 + update))``."""
         return min(self.decay, (1 + update) / (10 + update))
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the model's weights as they are now into the average; call it after each optimizer step."""
+        """Add the model's current weights to the average; call it after each optimizer step."""
         weight = 1 - self.decay_at(self.updates)
-        # One call for many tensors, but not for sharded and whole ones together.
+        # One call for many tensors; sharded and ordinary tensors cannot share a call.
         kinds: dict[type[Any], list[str]] = {}
         now = self._current()
         for name, tensor in now.items():
@@ -90,7 +90,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside the block, and its own again, to the bit, after it."""
+        """Give the model the averaged weights inside the block, and its own weights back, exactly, after it."""
         own: dict[str, Tensor] = {}
         self._swap(own)
         try:
@@ -99,14 +99,14 @@ class WeightAverage:
             self._swap(own)
 
     def _current(self) -> dict[str, Tensor]:
-        """The model's tensors as they are now: moving or loading a model may replace them, or their memory."""
+        """The model's current tensors, by name: moving or loading a model may have replaced them."""
         now = _averaged(self._model)
         for name in now.keys() | self.averages.keys():
             shapes = [tuple(of[name].shape) if name in of else None for of in (self.averages, now)]
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     f"the average of {name!r} has shape {shapes[0]}, and the model's tensor has shape {shapes[1]} "
-                    "(None: there is none); build a new WeightAverage after a change of the model"
+                    "(None: it does not exist); build a new WeightAverage after a change of the model"
                 )
         return now
 
@@ -120,15 +120,15 @@ class WeightAverage:
                 average.copy_(kept)
             elif name in own:
                 tensor.copy_(own.pop(name))
-            else:  # a narrow tensor cannot hold its average meanwhile
+            else:  # the average stays where it is: the narrower dtype of the model cannot hold it
                 own[name] = tensor.clone()
                 tensor.copy_(average)
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
-    """What is averaged of a model, by name."""
+    """The tensors of a model that are averaged, by name."""
     named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
-    # `progress` is where training is (see nfnets_lite.norm.set_progress), which an average would hold back.
+    # `progress` is the elapsed share of the training (nfnets_lite.norm.set_progress), which an average would delay.
     return {
         name: tensor.detach()
         for name, tensor in named

@@ -1,4 +1,4 @@
-"""Convolutions: torch's, with SAME padding at any stride, plain or with weights that are standardised first.
+"""Torch's convolutions with SAME padding at any stride, and with plain or standardised weights.
 
 Axes: O output channels, I input channels, K kernel.
 """
@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from nfnets_lite.padding import pad_same
 from nfnets_lite.standardize import standardize_weight, unit_std_weight
 
-# torch.fx records a call of these as one step: their checks cannot be traced.
+# torch.fx records a call of a wrapped function as one step; it cannot trace the checks inside.
 torch.fx.wrap("standardize_weight")
 torch.fx.wrap("unit_std_weight")
 
@@ -21,7 +21,7 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class _SameConv(_ConvNd):
-    """Adds the reference's SAME padding, and one place where the weight that convolves is made."""
+    """Adds SAME padding to a convolution of torch, and `effective_weight`, which subclasses override."""
 
     same: bool = False
 
@@ -40,13 +40,13 @@ class _SameConv(_ConvNd):
         dtype: torch.dtype | None = None,
     ) -> None:
         same = padding == "same" and padding_mode == "zeros"
-        # torch refuses padding="same" at a stride above 1, so it is not told of it.
+        # torch refuses padding="same" at a stride above 1, so torch gets 0.
         args: Any = (in_channels, out_channels, kernel_size, stride, 0 if same else padding, dilation, groups, bias)
         super().__init__(*args, padding_mode, device, dtype)  # type: ignore[call-arg]
         self.same = same
 
     def effective_weight(self) -> Tensor:
-        """The weight that convolves, shape ``(O, I / groups, *K)``."""
+        """The weight that the convolution uses, shape ``(O, I / groups, *K)``."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class _SameConv(_ConvNd):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         expected = self.weight.ndim
-        if isinstance(x, Tensor) and (x.ndim != expected or x.shape[1] != self.in_channels):  # torch.fx has none
+        if isinstance(x, Tensor) and (x.ndim != expected or x.shape[1] != self.in_channels):  # torch.fx has a proxy
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; {type(self).__name__} needs {expected} axes, (N, C, ...), "
                 f"with C = in_channels = {self.in_channels}"
@@ -69,7 +69,7 @@ class _SameConv(_ConvNd):
 
 
 class _Standardized(_ConvNd):
-    """Adds a standardised weight's epsilon and start to a convolution of torch."""
+    """Adds `eps` and the initial values of a standardised weight to a convolution of torch."""
 
     default_eps: ClassVar[float]
 
@@ -79,8 +79,8 @@ class _Standardized(_ConvNd):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1 / fan_in), bias 0: the reference's start."""
-        if not hasattr(self, "eps"):  # called by torch's constructor, before the layer is whole
+        """Draw weights from N(0, 1 / fan_in) and set the bias to 0, as the authors' code does."""
+        if not hasattr(self, "eps"):  # torch's constructor calls this before `eps` is set
             return
         nn.init.normal_(self.weight, std=(self.weight.numel() / self.out_channels) ** -0.5)
         if self.bias is not None:
@@ -98,13 +98,13 @@ class _ScaledStd(_Standardized):
         self.gain = nn.Parameter(self.weight.new_ones(self.out_channels))
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1 / fan_in), gain 1, bias 0: the reference's start."""
+        """Draw weights from N(0, 1 / fan_in), and set the gain to 1 and the bias to 0."""
         super().reset_parameters()
         if hasattr(self, "gain"):
             nn.init.ones_(self.gain)
 
     def effective_weight(self) -> Tensor:
-        """The weight that convolves: shape and dtype of `weight`, each output unit of mean 0 and norm `gain`."""
+        """The weight that the convolution uses: like `weight`, with each output unit of mean 0 and norm `gain`."""
         return standardize_weight(self.weight, self.gain, eps=self.eps, unit_dim=self.unit_dim)
 
 
@@ -127,12 +127,12 @@ class Conv3d(_SameConv, nn.Conv3d):
 
 
 class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
-    r"""`torch.nn.Conv2d` with scaled weight standardisation: `standardize_weight` of its weight, then the convolution.
+    r"""`torch.nn.Conv2d` with scaled weight standardisation: it convolves with `standardize_weight` of its weight.
 
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        As in `torch.nn.Conv2d`; ``padding="same"`` is the reference's SAME and works at any stride.
+        As in `torch.nn.Conv2d`; ``padding="same"`` works at any stride, with output size ``ceil(size / stride)``.
     eps : float
         Lower bound on fan-in times the variance of a filter.
 
@@ -143,10 +143,9 @@ class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
 
     Notes
     -----
-    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are at least float32, under autocast too. The standardised
-    weight is made anew each call, in evaluation as well; `nfnets_lite.fold` makes it once, for good. A fan-in of 1 (a
-    depthwise 1x1) leaves nothing once its mean is taken off: the output is the bias.
-    NF-ResNet (arXiv 2101.08692), section 4.2.
+    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are computed in at least float32, under autocast too. Every
+    call standardises the weight, in evaluation too, until `nfnets_lite.fold` does so for good. A single weight (fan-in
+    1, as in a depthwise 1x1) minus its mean is 0, so the output is the bias. NF-ResNet (arXiv 2101.08692), section 4.2.
 
     Examples
     --------
@@ -157,15 +156,15 @@ class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
 
 
 class WSConv2d(_Standardized, _SameConv, nn.Conv2d):
-    r"""`torch.nn.Conv2d` with weight standardisation: `unit_std_weight` of its weight, then the convolution.
+    r"""`torch.nn.Conv2d` with weight standardisation: it convolves with `unit_std_weight` of its weight.
 
-    Each filter is brought to mean 0 and (unbiased) standard deviation 1, so its outputs grow with the root of the
-    fan-in: a norm has to follow. It has no gain, which that norm has. `ScaledStdConv2d` does without one.
+    Each filter has mean 0 and (unbiased) standard deviation 1, so its outputs grow with the square root of the fan-in,
+    and a norm with a gain has to follow. `ScaledStdConv2d` needs no norm.
 
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        As in `torch.nn.Conv2d`; ``padding="same"`` is the reference's SAME and works at any stride.
+        As in `torch.nn.Conv2d`; ``padding="same"`` works at any stride, with output size ``ceil(size / stride)``.
     eps : float
         Added to the standard deviation.
 
@@ -176,7 +175,7 @@ class WSConv2d(_Standardized, _SameConv, nn.Conv2d):
 
     Notes
     -----
-    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are at least float32, under autocast too.
+    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are computed in at least float32, under autocast too.
     Weight Standardization (arXiv 1903.10520), section 3.
 
     Examples
@@ -197,7 +196,7 @@ class WSConv2d(_Standardized, _SameConv, nn.Conv2d):
             )
 
     def effective_weight(self) -> Tensor:
-        """The weight that convolves: shape and dtype of `weight`, each output unit of mean 0 and deviation 1."""
+        """The weight that the convolution uses: like `weight`, with each output unit of mean 0 and deviation 1."""
         return unit_std_weight(self.weight, eps=self.eps)
 
 
@@ -222,7 +221,7 @@ class ScaledStdConv3d(_ScaledStd, _SameConv, nn.Conv3d):
 
 
 class ScaledStdConvTranspose2d(_ScaledStd, nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d` with scaled weight standardisation, over what each *output* channel sums.
+    """`torch.nn.ConvTranspose2d` with scaled weight standardisation over the fan-in of each *output* channel.
 
     Parameters
     ----------
@@ -234,8 +233,8 @@ class ScaledStdConvTranspose2d(_ScaledStd, nn.ConvTranspose2d):
     Notes
     -----
     Shapes ``(N, I, H, W) -> (N, O, H', W')``; the weight is ``(I, O / groups, *K)``, so its unit axis is 1, within each
-    group. With a stride s an output position meets only about one in ``s ** 2`` of the taps that were standardised
-    together: its variance is about ``(gain / s) ** 2``. Not in the papers.
+    group. With a stride s, an output position uses about one in ``s ** 2`` of a unit's weights, so its variance is
+    about ``(gain / s) ** 2``. Not in the papers.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Folding: bake standardised weights, fixed norms and factors in, for a network that is only going to be evaluated."""
+"""Folding: multiply standardisation, fixed norms and constant factors into plain convolutions, for evaluation."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,43 +25,43 @@ Affine: TypeAlias = tuple[Tensor, Tensor]
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of a model with the same outputs, of plain convolutions, without the norms that can join them.
+    """A copy of a model for evaluation: the same outputs from plain convolutions, with norms folded into them.
 
-    A convolution with standardised weights gets the weights that convolve. A norm whose evaluation is a fixed affine
-    map per channel (batch norm is one) is multiplied into the convolution in front of it, ``W' = scale * W`` and
-    ``b' = scale * b + shift``, and leaves an `torch.nn.Identity` in its place. In the networks of this package the
-    gains of activations and of branches go into the convolutions beside them as well.
+    A convolution with standardised weights becomes a plain one with the same effective weight. A norm that evaluates
+    as a fixed affine map per channel, such as batch norm, is multiplied into the convolution before it,
+    ``W' = scale * W`` and ``b' = scale * b + shift``, and becomes a `torch.nn.Identity`. In networks of this package
+    the gains of activations and branches are multiplied into convolutions, too.
 
     Parameters
     ----------
     model : nn.Module
-        Any model that holds `ScaledStdConv1d`, ``2d``, ``3d``, ``Transpose2d`` or `WSConv2d`, or one of these, or a
-        convolution followed by such a norm inside a `torch.nn.Sequential`. It is not changed.
+        A model with standardised convolutions (`ScaledStdConv1d`, ``2d``, ``3d``, ``Transpose2d``, `WSConv2d`), or with
+        a norm right behind a convolution in a `torch.nn.Sequential`. It is not changed.
 
     Returns
     -------
     nn.Module
-        In evaluation mode, no parameter requires a gradient. A convolution becomes `torch.nn.Conv2d`; only where SAME
-        padding depends on the input's size, at a stride above 1, the `nfnets_lite.conv.Conv2d` that derives from it.
+        In evaluation mode; no parameter requires a gradient. Convolutions are torch's, or `nfnets_lite.conv.Conv2d`
+        where SAME padding depends on the input's size or has unequal sides.
 
     Raises
     ------
     ValueError
         If there is nothing to fold.
     RuntimeError
-        From the folded model, when its forward runs in training mode or with a folded weight that requires a
-        gradient: plain gradient steps would train another network than the one that was folded.
+        From the folded model's forward pass, in training mode or if a folded weight requires a gradient: training would
+        no longer standardise or normalise.
 
     Notes
     -----
-    A norm stays if its statistics are made in evaluation too (group, layer, instance norm). It stays where it does not
-    follow a convolution directly, after a sum or at the start of a pre-activation block. It stays where the layers
-    stand twice in the model or outside a Sequential, which alone says what follows what. `nfnets_lite.norm.facts`
-    tells which norms fold.
-    Gradients by the input still work. To train only new layers on top, keep the folded part in evaluation mode. The
-    guard is a forward pre-hook. A ``state_dict`` loads into another folded model of the same specification, not into
-    an unfolded one. Hooks on activations and branches see them without the factors that moved on; hooks on a layer that
-    was replaced are gone.
+    A norm stays if it computes statistics in evaluation too (group, layer, instance norm), or does not directly follow
+    a convolution (after a sum, at the start of a pre-activation block). It stays if it or the convolution occurs twice
+    in the model, or is outside of a Sequential, where the order of layers is unknown. `nfnets_lite.norm.facts` tells
+    which norms fold.
+
+    Gradients with respect to inputs still work. To train only new layers on top, keep the folded part in evaluation
+    mode. A ``state_dict`` loads into another folded model of the same specification, not into an unfolded one. Hooks on
+    activations and branches see values without the factors that were folded; hooks on replaced layers are gone.
 
     Examples
     --------
@@ -82,10 +82,10 @@ def fold(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"model: {type(model).__name__} holds no norm that evaluates as a fixed affine map right behind a "
             "convolution of the same Sequential, and it holds no scaled-standardised convolution, so there is nothing "
-            "to fold (a folded network is plain already)"
+            "to fold (perhaps it is folded already)"
         )
     for parent in list(folded.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() passes over a layer's second place
+        for name, child in list(parent._modules.items()):  # named_children() skips the second place of a layer
             if child is not None and child in made:
                 setattr(parent, name, made[child])
     folded = made.get(folded, folded)
@@ -95,7 +95,7 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, Affine]]:
-    """Convolutions with the norm right behind them and its affine map, from the Sequentials of a model."""
+    """Each convolution of a model's Sequentials that a foldable norm follows, with the norm and its affine map."""
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     seen: set[nn.Module] = set()
     for chain in (module for module in model.modules() if _runs_in_order(module)):
@@ -119,13 +119,13 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
     if not _runs_in_order(module):
         yield module
         return
-    for child in module._modules.values():  # children() passes over a layer's second place
+    for child in module._modules.values():  # children() skips the second place of a layer
         if child is not None:
             yield from _leaves(child)
 
 
 def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
-    """The same convolution, with the weight that convolves as its weight, and an affine map behind it joined in."""
+    """A plain convolution with the effective weight of `conv`, times the affine map behind it if there is one."""
     args: dict[str, Any] = {
         "stride": conv.stride,
         "padding": conv.padding,
@@ -133,7 +133,7 @@ def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
         "groups": conv.groups,
         "bias": conv.bias is not None,
         "padding_mode": conv.padding_mode,
-        "device": "meta",  # no weights are made only to be thrown away
+        "device": "meta",  # its weights are replaced below
     }
     kind = _PLAIN[len(conv.kernel_size)]
     if conv.transposed:
@@ -168,7 +168,7 @@ def _join(conv: _ConvNd, scale: Tensor, shift: Tensor) -> None:
 
 
 def _absorb_factors(model: nn.Module) -> None:
-    """Move an activation's factor into the folded convolutions that it feeds, and a branch's into its last layer."""
+    """Multiply activations' factors into the folded convolutions behind them, and branches' into their last layer."""
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
 
     def folded(layer: nn.Module) -> bool:
@@ -187,14 +187,14 @@ def _absorb_factors(model: nn.Module) -> None:
     for block in (m for m in model.modules() if isinstance(m, Block) and _runs_in_order(m.branch) and len(m.branch)):
         first, last = block.branch[0], block.branch[-1]
         move(block.enter, [first, *([block.shortcut] if block.transition else [])])
-        if folded(last):  # not a gate, behind which the gain stays in the state dict
+        if folded(last):  # a gate is not: the branch then keeps its gain
             for tensor in last.parameters():
                 tensor.mul_(block.join.branch * (1.0 if block.skip_gain is None else float(block.skip_gain)))
             block.skip_gain, block.join = None, replace(block.join, branch=1.0, gain=None)
 
 
 def _refuse_training(self: Any, inputs: tuple[Tensor]) -> None:
-    if is_scripting():  # torch.jit compiles no line of the other branch: a scripted network checks nothing
+    if is_scripting():  # torch.jit does not compile the other branch: a scripted network is not checked
         return
     else:
         if isinstance(self.weight, Tensor) and (self.training or self.weight.requires_grad):  # not a quantised layer

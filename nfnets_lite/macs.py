@@ -11,11 +11,11 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int], *, in_channels: int = 3) -> int:
-    r"""Multiply-adds of all convolutions and linear layers for one image (attention's own products are left out).
+    r"""Multiply-adds of all convolutions and linear layers for one image, without the products inside attention.
 
     .. math:: \sum_{\text{conv}} H' W' O \frac{I}{\text{groups}} K_h K_w + \sum_{\text{linear}} I O
 
-    A transposed convolution has its input's positions in place of H' W'.
+    with the H' W' positions of a convolution's output, or of a transposed convolution's input.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
     Returns
     -------
     int
-        Multiply-adds; twice that many floating-point operations.
+        Multiply-adds, each of two floating-point operations.
 
     Notes
     -----
     This is the "FLOPs" column of the NFNet paper (arXiv 2102.06171, table 3), at the *test* resolution. F0 to F6 agree
     with it to every printed digit only if squeeze-excite layers and the classifier are counted. Biases, norms,
-    activations, pooling and the standardisation of weights do not count.
+    activations, pooling and the standardisation of weights are not counted.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
             total += layer.in_features * out[0].numel()
         elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             total += layer.weight[0].numel() * out[0].numel()
-        elif isinstance(layer, _TRANSPOSED):  # each input number meets the filters of its group
+        elif isinstance(layer, _TRANSPOSED):  # each input value is multiplied by the filters of its group
             total += layer.weight[0].numel() * inputs[0][0].numel()
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -1,4 +1,4 @@
-"""What an optimizer needs to know of a model: what decays, what is clipped, and a report of both."""
+"""Optimizers of a model: weight decay by role, adaptive clipping at every step, and a report of both."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from nfnets_lite.roles import Classifier, Role, parameter_roles
 def param_groups(
     model: nn.Module, weight_decay: float = 2e-5, *, classifier: Classifier = None
 ) -> list[dict[str, Any]]:
-    """Optimizer groups by role: weights are decayed, gains, biases and scalars are not.
+    """Parameter groups for an optimizer: weights are decayed; gains, biases and scalars are not.
 
     Parameters
     ----------
@@ -21,13 +21,13 @@ def param_groups(
     weight_decay : float
         Coefficient of the L2 term for the decayed group; 2e-5 is the NFNet recipe.
     classifier : nn.Module, None or "auto"
-        The classifier's weight is decayed like any other, so it need not be named here.
+        It changes nothing: the classifier's weight is decayed like any other.
 
     Returns
     -------
     list of dict
-        Two groups, ``{"params": [...], "weight_decay": ...}``; an empty one is left out. Parameters that are frozen now
-        are in neither: those to be thawed later need ``optimizer.add_param_group``.
+        Two groups, ``{"params": [...], "weight_decay": ...}``; an empty group is left out. Frozen parameters are in
+        neither: add them with ``optimizer.add_param_group`` when you thaw them.
 
     Examples
     --------
@@ -64,15 +64,15 @@ class AttachedClip:
         self._handle.remove()
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Resolve roles; the optimizer may step on a part of the model, never on what is not in it."""
+        """Resolve roles. The optimizer may hold only some of the model's parameters, but no others."""
         mine = {id(p) for p in self._model.parameters()}
         stepped = [p for group in optimizer.param_groups for p in group["params"]]
         foreign = [tuple(p.shape) for p in stepped if id(p) not in mine]
         if foreign:
             raise ValueError(
                 f"optimizer steps on {len(foreign)} parameters that are not in model, of shapes {foreign[:3]}; pass a "
-                "module that holds all of them, nn.ModuleList([model, loss]) say. A model must be sharded or copied "
-                "before its optimizer is built"
+                "module that holds all of them, such as nn.ModuleList([model, loss]). Shard or copy a model before "
+                "you build its optimizer"
             )
         self._known = {id(p) for p in stepped if p.requires_grad}
         roles = parameter_roles(self._model, classifier=self._classifier)
@@ -98,8 +98,8 @@ class AttachedClip:
         return args, {**kwargs, "closure": clipped_closure}
 
     def _run(self, optimizer: torch.optim.Optimizer) -> None:
-        # A fused optimizer under GradScaler is handed the scale and divides by it after this hook, unless the
-        # gradients were unscaled before: then the scale is None.
+        # Under GradScaler a fused optimizer divides by the scale after this hook. The scale is None if the gradients
+        # were unscaled before.
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:
             raise ValueError(
@@ -122,19 +122,19 @@ def attach_agc(
     *,
     classifier: Classifier = "auto",
 ) -> AttachedClip:
-    """Have every ``optimizer.step`` clip the model's gradients first, as `adaptive_clip_grad_` does.
+    """Clip the model's gradients at the start of every ``optimizer.step``, as `adaptive_clip_grad_` does.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Any. It may hold a part of the model's parameters; what it does not hold is not clipped.
+        An optimizer of some or all parameters of the model. Only its parameters are clipped.
     model, clip_factor, eps, classifier
         As in `adaptive_clip_grad_`.
 
     Returns
     -------
     AttachedClip
-        ``.fraction`` of units clipped at the last step; ``.remove()``.
+        Its ``fraction`` is the fraction of units clipped at the last step; ``remove()`` ends the clipping.
 
     Raises
     ------
@@ -144,12 +144,12 @@ def attach_agc(
 
     Notes
     -----
-    Schedulers, ``load_state_dict`` and closures need nothing more. The clipping is not part of the state dict, and a
+    Schedulers, ``load_state_dict`` and closures work as before. The clipping is not part of the state dict, and a
     copied or pickled optimizer loses it: attach it again.
 
-    Accumulation: call ``step`` after the last ``backward``; the sum is clipped, once.
-    Loss scaling (float16): ``scaler.step(optimizer)`` unscales before it steps, so the plain loop is right. Fused
-    optimizers unscale *inside* their step: call ``scaler.unscale_(optimizer)`` before; forgetting it is refused.
+    Accumulation: call ``step`` after the last ``backward``; the summed gradient is clipped, once.
+    Loss scaling (float16): ``scaler.step(optimizer)`` unscales before it steps, so nothing needs to change. Fused
+    optimizers unscale *inside* their step: call ``scaler.unscale_(optimizer)`` before it.
     DDP and FSDP2 (``fully_shard``, before the optimizer is built) clip as one process does. FSDP2 shards no 0-d
     parameter: pass the skip gains as its ``ignored_params`` and average their gradients before ``step``.
 
@@ -208,9 +208,9 @@ class AgcReport:
 
 
 def agc_report(model: nn.Module, *, classifier: Classifier = "auto") -> AgcReport:
-    """Dry run of clipping and of `param_groups`: role, unit axis, clipped and decayed of every trainable parameter.
+    """Report of every trainable parameter's role and unit axis, and of whether it is clipped and decayed.
 
-    A parameter of unknown role, which clipping would refuse, is listed as such.
+    Nothing is clipped. A parameter of unknown role, which `adaptive_clip_grad_` would refuse, is listed as unknown.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""SAME padding as the reference has it: output size ceil(size / stride), the odd pixel after, not before."""
+"""SAME padding as in the authors' code: output size ceil(size / stride), an odd pixel of padding at the end."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     ((2, 3), (1, 1))
     """
     reach = dilation * (kernel - 1)
-    # Sizes may be symbols, of a traced or an exported program. With a stride of 1 nothing depends on the size.
+    # In a traced or exported program, sizes may be symbols. At a stride of 1 the padding does not depend on the size.
     total = reach - (size - 1) % stride if stride > 1 and reach else reach
     if reach < stride - 1:
         total = torch.sym_max(total, 0) if isinstance(total, torch.SymInt) else max(total, 0)
@@ -26,15 +26,15 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 def pad_same(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float = 0.0
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """Pad the trailing spatial axes of `x`; what a convolution can pad itself is returned, not copied.
+    """Pad the spatial axes of `x` if sides are unequal; equal padding is left to the convolution.
 
     Returns
     -------
     tuple
-        The tensor, padded only if some axis needs unequal sides, and the symmetric padding that is left to do.
+        The tensor, padded if some axis needs unequal sides, and the padding of each axis left to the convolution.
     """
     pads = [same_padding(x.shape[2 + i], *axis) for i, axis in enumerate(zip(kernel, stride, dilation))]
-    # A program that is traced or exported for any size must not turn on what one size needs.
+    # A program that is traced or exported for any size must not branch on the padding of one size.
     recorded = torch.compiler.is_exporting() or not isinstance(x, Tensor)
     any_size = recorded and any(not isinstance(side, int) for pad in pads for side in pad)
     if not any_size and all(before == after for before, after in pads):
@@ -44,12 +44,12 @@ def pad_same(
 
 
 def max_pool_same(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """2-d max pooling, SAME, output side ``ceil(side / stride)``; the padding is minus infinity, so it never wins."""
+    """2-d max pooling with SAME padding of minus infinity; output side ``ceil(side / stride)``."""
     x, padding = pad_same(x, (kernel,) * 2, (stride,) * 2, (1, 1), value=float("-inf"))
     return F.max_pool2d(x, kernel, stride, padding)
 
 
 def avg_pool_same(x: Tensor) -> Tensor:
-    """2x2 stride-2 average pooling, SAME, over the positions inside the image only."""
+    """2x2 average pooling with a stride of 2 and SAME padding; padded positions do not count."""
     # ceil_mode clips the last window of an odd side to the image, which is the SAME rule for this kernel and stride.
     return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)

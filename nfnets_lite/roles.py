@@ -1,4 +1,4 @@
-"""What each parameter is: its role decides its AGC unit, whether it is clipped and whether it is decayed.
+"""Roles of parameters, which decide the unit of adaptive clipping, whether to clip, and whether to decay.
 
 Roles come from the *type* of the module that owns a parameter, never from its name or its place in a list.
 """
@@ -16,12 +16,12 @@ Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# All of these store (out, in...); the rows of an RNN's stacked gates are outputs too.
+# Modules with weights (out, in, ...); the rows of an RNN's stacked gates are outputs, too.
 _ROWS = (
     *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
     *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
 )
-# Their weight is a gain, though it has several axes if they normalise over several.
+# Modules whose weight is a gain, even if it has several axes.
 _AFFINE = (nn.LayerNorm, nn.RMSNorm)
 
 
@@ -60,21 +60,20 @@ def parameter_roles(
 ) -> dict[str, tuple[nn.Parameter, Role]]:
     """Role of every trainable parameter of a model, by name; a shared parameter is listed once.
 
-    The rule is the one of the authors' code (NFNet, arXiv 2102.06171, section 4.1). The classifier's *weight* is
-    decayed and not clipped. Gains, biases and scalars, with the classifier's bias, are clipped and not decayed. Every
-    other weight is both.
+    The rule is that of the authors' code (NFNet, arXiv 2102.06171, section 4.1). The classifier's *weight* is decayed
+    and not clipped. Gains, scalars and biases, the classifier's too, are clipped and not decayed. Every other weight is
+    clipped and decayed.
 
     Parameters
     ----------
     model : nn.Module
         A parametrised tensor (``weight_norm``, ``spectral_norm``, ``orthogonal``) passes its role on to the parameters
-        that it is made from, but the lengths in ``weight_norm`` are a gain.
-        A module of your own declares its parameters by an attribute, on the class or on an instance:
+        that it is computed from; only the lengths in ``weight_norm`` are a gain.
+        A module of your own declares its parameters by an attribute of the class or the instance,
         ``agc_unit_dims = {"kernel": 0, "scale": None}``. An axis makes a weight, None a gain (one unit, no decay).
     classifier : "auto", nn.Module, iterable of nn.Module or None
-        The layer whose weight is exempt from clipping, or several; a container stands for the one layer in it that has
-        a weight. "auto" asks ``model.get_classifier()``, which the models of this package and timm's have. None: there
-        is no classifier, clip everything.
+        The layer, or layers, whose weight is not clipped; a container stands for the one layer in it that has a weight.
+        "auto" asks ``model.get_classifier()``, which models of this package and of timm have. None: clip everything.
     strict : bool
         False lists a parameter of unknown role as `UNKNOWN` instead of raising.
 
@@ -108,7 +107,7 @@ def parameter_roles(
                     role = _role(name, tensor, parameter, model.get_submodule(layer.removesuffix(".")))
             else:
                 role = _role(name, leaf, parameter, module)
-            if id(parameter) in exempt:  # by identity: it may be an embedding's as well
+            if id(parameter) in exempt:  # by identity: an embedding may share it
                 role = replace(role, kind="classifier", clip=False) if role.kind == "weight" else CLASSIFIER
             roles[name] = (parameter, role)
             if role is UNKNOWN:
@@ -147,7 +146,7 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
 
 
 def _is_magnitude(leaf: str, parameter: Tensor) -> bool:
-    """Whether a parametrised weight has this as the lengths of its units: `weight_norm` calls them original0."""
+    """Whether a parameter holds the lengths of a parametrised weight's units: ``original0`` of ``weight_norm``."""
     known = leaf == "original0" and unit_dim_of(parameter) is None
     return known or (leaf.startswith("original") and parameter.ndim <= 1)
 
@@ -185,7 +184,7 @@ def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Modul
                 raise ValueError(
                     f"classifier='auto' needs {type(bare).__name__}.get_classifier(), which it lacks, and the model "
                     f"has linear layers ({', '.join(linears[-3:])}): pass classifier=<the layer whose weight is not to "
-                    "be clipped>, or classifier=None to clip all"
+                    "be clipped>, or classifier=None to clip everything"
                 )
             return []
         classifier = bare.get_classifier()  # type: ignore[operator]
@@ -198,7 +197,7 @@ def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Modul
 
 
 def _weights(head: nn.Module) -> Iterator[Tensor]:
-    """The weight that a classifier is exempt for: its own, or that of the one layer in it that has one."""
+    """The weight of a classifier that is not clipped: its own, or that of the one layer in it that has a weight."""
     holders: dict[str, list[nn.Parameter]] = {}
     for name, module in head.named_modules():
         declared = getattr(module, "agc_unit_dims", {})
@@ -209,8 +208,8 @@ def _weights(head: nn.Module) -> Iterator[Tensor]:
             holders[name] = found
     if "" not in holders and len(holders) > 1:
         raise ValueError(
-            f"classifier={type(head).__name__} holds several layers with a weight ({', '.join(holders)}); pass the one "
-            "that gives the logits, or a list of those that are not to be clipped"
+            f"classifier={type(head).__name__} holds several layers with a weight ({', '.join(holders)}); pass the "
+            "layer that gives the logits, or a list of the layers that are not to be clipped"
         )
     yield from holders.get("", [w for weights in holders.values() for w in weights])
 

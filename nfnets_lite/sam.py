@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: take the gradient where the loss is worst, a small step uphill."""
+"""Sharpness-aware minimisation (SAM): take the gradient a small step uphill from the weights."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,35 +11,35 @@ from nfnets_lite.agc import unitwise_norm
 
 @contextmanager
 def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> Iterator[Tensor]:
-    r"""Weights moved along the gradient they hold, by `radius` in all, inside the block; their own, to the bit, after.
+    r"""Move weights along their gradients by `radius` inside the block, and restore them exactly after it.
 
     .. math:: w + \rho \frac{g}{\|g\|}
 
-    The gradients are cleared on entry, so that the ``backward`` inside the block leaves those of the moved weights for
-    the optimizer to use on the original ones.
+    Gradients are cleared on entry. Call ``backward`` inside the block: the optimizer then applies the gradients of the
+    moved weights to the original weights.
 
     Parameters
     ----------
     parameters : nn.Module or iterable of Tensor
-        With the gradient of the ascent step in ``.grad``. Those without one are not moved.
+        With the gradient of the ascent step in ``.grad``; a parameter without a gradient is not moved.
     radius : float
         :math:`\rho`, the length of the step over all parameters together.
 
     Yields
     ------
     Tensor
-        0-d: the norm of the gradient that was climbed.
+        0-d: the norm of the ascent gradient over all parameters together.
 
     Raises
     ------
     ValueError
-        For a radius that is not positive, or if there is no gradient at all.
+        If `radius` is not positive, or no parameter has a gradient.
 
     Notes
     -----
     SAM (arXiv 2010.01412), equation 2. NFNet (arXiv 2102.06171, section 5) computes the ascent gradient on 20 % of the
-    same batch; the authors' code does not have it. Under DDP and FSDP2 the ascent follows the gradient averaged over
-    processes, so any number of them takes the same step; the SAM paper lets each device climb on its own.
+    same batch; its published code has no SAM. Under DDP and FSDP2 the ascent follows the gradient averaged over
+    processes; in the SAM paper each device takes an ascent step of its own.
     Clip and decay after the block: they belong to the update, not to the ascent.
 
     Examples
@@ -54,14 +54,14 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     if not radius > 0:
         raise ValueError(f"radius={radius} must be above 0 (the papers use 0.05)")
     tensors = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
-    # By identity: a parameter that is given twice climbs once.
+    # By identity: a parameter that is listed twice moves once.
     moved = [(p, p.detach().clone()) for p in {id(p): p for p in tensors}.values() if p.grad is not None]
     if not moved:
-        raise ValueError("no parameter has a gradient to climb; call backward() on the ascent loss first")
+        raise ValueError("parameters: no parameter has a gradient; call backward() on the ascent loss first")
     with torch.no_grad():
         squares = [_whole(unitwise_norm(p.grad, None)).float() ** 2 for p, _ in moved if p.grad is not None]
         norm = torch.stack(squares).sum().sqrt()
-        # An infinite norm makes the weights NaN for the second pass, which is seen, rather than leave them in place.
+        # If the norm overflows, the weights become NaN: a visible failure, unlike weights that do not move.
         scale = torch.where(norm == torch.inf, torch.nan, radius / norm.clamp(min=1e-12))
         for p, _ in moved:
             assert p.grad is not None
@@ -76,6 +76,6 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
 
 
 def _whole(x: Tensor) -> Tensor:
-    """A sharded number (DTensor) as an ordinary one."""
+    """A DTensor, gathered into an ordinary tensor."""
     gather = getattr(x, "full_tensor", None)
     return x if gather is None else gather()

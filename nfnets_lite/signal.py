@@ -1,4 +1,4 @@
-"""Signal propagation: what each block does to mean and variance, measured beside what the analysis predicts."""
+"""Signal propagation: mean and variance after each block, measured and predicted."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from nfnets_lite.models.resnet import Block, ResNet
 from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.roles import _inner
 
-# Behind these a channel has unit second moment at the start, whatever came before.
+# Norms after which each channel has second moment 1 at the start of training.
 _NORMALISING = (
     *("batch", "sync_batch", "ghost_batch", "batch_renorm", "ada_batch", "prepbn"),
     *("group", "layer", "layer2d", "instance", "batch_channel", "ibn_a"),
@@ -29,9 +29,9 @@ class Signal:
     var : float
         Biased variance of a channel over N, H, W; average over channels.
     branch_var : float or None
-        The same variance at the end of the residual branch, before any factor; None for the stem.
+        `var` at the end of the residual branch, before any factor; None for the stem.
     predicted : float
-        Second moment (squared mean plus variance) that the analysis gives for independent unit-variance branches.
+        Second moment (squared mean plus variance) by `predicted_moments`.
     """
 
     name: str
@@ -47,21 +47,21 @@ def _moments(x: Tensor) -> tuple[float, float]:
 
 
 def predicted_moments(model: ResNet) -> list[float]:
-    r"""Second moment after the stem and after each block, by the variance recursion.
+    r"""Predicted second moment after the stem and after each block, by the variance recursion.
 
     .. math:: v_{l+1} = s^2 \cdot \begin{cases} b_l & \text{transition} \\ v_l & \text{else}\end{cases}
               + (\text{branch} \cdot \text{gain})^2\, b_l
 
-    with :math:`b_l = \beta_l^2 v_l` where nothing normalises and 1 behind a norm: a positively homogeneous activation
-    and unit-gain convolutions carry a block's input scale to its branch's end. Gains are the model's current ones.
-    The analysis does not cover these networks, whose values are NaN after the stem.
+    with the shortcut's factor s and the model's current skip gains. Without a norm :math:`b_l = \beta_l^2 v_l`, for a
+    positively homogeneous activation and convolutions of unit gain; with a norm it is 1. Values after the stem are NaN
+    for networks that the analysis does not cover:
 
     - FixUp and RescaleNet, whose shortcuts are activated.
     - ``conv="ws"``, whose gain is not 1, and ``"scaled_ws_dense"``, whose gain is 1 only on average.
-    - A layer in place of a norm that does not give unit moments, such as ``norm="dyt"``.
-    - A gain that is missing or applied twice. ``conv="scaled_ws"`` has unit gain with ``activation_gain=True``. Other
-      convolutions start with a ReLU's gain in them, and have unit gain without it. A norm behind an activation makes up
-      for either.
+    - A norm whose outputs do not have second moment 1, such as ``norm="dyt"``.
+    - An activation gain that is missing or applied twice. ``conv="scaled_ws"`` needs ``activation_gain=True``; other
+      convolutions need False, because their initial weights include ReLU's gain. With ``act_first=True`` the norm
+      corrects either.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def _is_inside_the_analysis(spec: ResNetSpec) -> bool:
 
 @torch.no_grad()
 def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
-    """Measure a model of this package at the stem and after every block, in the mode (train, eval) it is in.
+    """Measure mean and variance of the signal after the stem and after each block, in the model's current mode.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
     Raises
     ------
     TypeError
-        For a network of another kind.
+        If `model` is not a `ResNet` of this package, or has a block of another class.
 
     Notes
     -----
@@ -129,7 +129,7 @@ def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
     for i, block in enumerate(model.blocks):
         if not isinstance(block, Block):
             raise TypeError(
-                f"blocks[{i}] is a {type(block).__name__}, not one of its blocks, whose branch and factors are read. "
+                f"blocks[{i}] is a {type(block).__name__}, not a Block of nfnets_lite, so its branch is not found. "
                 "Wrap the block's branch instead"
             )
     points: dict[str, tuple[float, float]] = {}

@@ -1,4 +1,4 @@
-"""Weight standardisation: scaled, which replaces normalised activations in NF networks, and the one before it."""
+"""Weight standardisation: the scaled form of normalizer-free networks, and the original form, which needs a norm."""
 
 import torch
 from torch import Tensor
@@ -38,10 +38,8 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
 
     Notes
     -----
-    NF-ResNet (arXiv 2101.08692), section 4.2, to the letter of the authors' code. timm adds 1e-5 to the variance and
-    other ports use the unbiased variance: both give another network. A constant filter gives zeros, not NaN.
-
-    In eager mode on a CPU the same numbers come from torch's group norm kernel, which is several times as fast.
+    NF-ResNet (arXiv 2101.08692), section 4.2, computed as in the authors' code. timm adds 1e-5 to the variance, and
+    other ports use the unbiased variance: both change a network's outputs. A constant filter gives zeros, not NaN.
 
     Examples
     --------
@@ -51,11 +49,10 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     """
     if weight.ndim < 2:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; a weight with a fan-in is needed, at least 2 axes "
-            "(a gain or a bias is not standardised)"
+            f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes (gains and biases are not standardised)"
         )
     if not eps > 0:
-        raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-4): a constant filter divides by its root")
+        raise ValueError(f"eps={eps} must be above 0 (the authors use 1e-4), or a constant filter is divided by 0")
     if unit_dim == 0 and _fast.applies_to(weight):
         made = _fast.standardized(weight, gain, eps)
         if made is not None:
@@ -80,7 +77,8 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
 
     .. math:: \hat W_i = \frac{W_i - \mu_i}{\sigma_i + \epsilon}
 
-    with the *unbiased* standard deviation. Outputs then grow with the root of the fan-in, and a norm has to follow.
+    with the *unbiased* standard deviation. A convolution's outputs then grow with the square root of the fan-in, and a
+    norm has to follow.
 
     Parameters
     ----------
@@ -101,8 +99,8 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
 
     Notes
     -----
-    Weight Standardization (arXiv 1903.10520), section 3, as the authors' PyTorch code has it; their TensorFlow code
-    takes the biased deviation. A constant filter gives zeros, not NaN.
+    Weight Standardization (arXiv 1903.10520), section 3, as in the authors' PyTorch code; their TensorFlow code uses
+    the biased deviation. A constant filter gives zeros, not NaN.
 
     Examples
     --------
@@ -112,15 +110,15 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     """
     if weight.ndim < 2 or weight[0].numel() < 2:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; at least 2 axes and a fan-in of at least 2 are needed: a single "
-            "weight has no standard deviation"
+            f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes and a fan-in of at least 2, because a "
+            "single weight has no standard deviation"
         )
     if not eps > 0:
-        raise ValueError(f"eps={eps} must be above 0 (the reference has 1e-5): a constant filter divides by it")
+        raise ValueError(f"eps={eps} must be above 0 (the authors use 1e-5), or a constant filter is divided by 0")
     over = list(range(1, weight.ndim))
     w = at_least_float32(weight)
     centred = w - w.mean(over, keepdim=True)
-    # A norm, not torch.std: its derivative at 0 is 0 as well, and on a CPU it is several times as fast.
+    # vector_norm is several times as fast as torch.std on a CPU; the derivative of both at 0 is 0.
     norm = torch.linalg.vector_norm(centred, dim=over, keepdim=True)
     std = norm * (weight[0].numel() - 1) ** -0.5
     made: Tensor = centred / (std + eps)

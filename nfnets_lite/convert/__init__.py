@@ -1,4 +1,4 @@
-"""Convert somebody else's network: norms out, standardised convolutions and scaled branches in."""
+"""Convert a network of your own: norms out, standardised convolutions and scaled branches in."""
 
 import sys
 from collections import OrderedDict
@@ -20,7 +20,7 @@ __all__ = ["Conversion", "convert"]
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` replaced, what it left, and why; a table by ``str``.
+    """Report of `convert`: what it replaced, what it left, and why; ``str`` makes a table of it.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ def convert(
     leave: Collection[str] = (),
     dry_run: bool = False,
 ) -> Conversion:
-    r"""Replace a network's norms, in place, by what does their work at the start of training.
+    r"""Replace a network's norms, in place, by standardised convolutions, gains and biases that are set on a batch.
 
     A convolution that leads to a norm becomes a scaled-standardised one. Its gain and bias are set so that each channel
     has mean 0 and standard deviation :math:`\gamma` on the batch, where :math:`\gamma` is the gain of the activation
@@ -68,24 +68,24 @@ def convert(
     model : nn.Module
         Norms and convolutions must be layers, each called once in a forward pass.
     batch : Tensor or callable
-        Inputs as in training, some hundred if memory allows; or a function that calls the model on its inputs,
-        ``lambda model: model(images, targets)``, for lists and dictionaries. The model is in evaluation mode meanwhile.
+        Inputs as in training, a few hundred if memory allows, or a function that calls the model on its inputs, such as
+        ``lambda model: model(images, targets)``. The model runs in evaluation mode.
     keep_weights : bool
-        False starts the convolutions' weights anew. True copies the weights, and each channel gets the mean and
-        deviation that the norm gave it in evaluation; branches keep their size, without `alpha` and `skip_gain`.
-        Standardised filters have mean 0, so outputs are near the old ones, not equal to them: fine-tune.
+        False starts the convolutions' weights anew. True copies them, and gives each channel the mean and deviation
+        that the norm gave it in evaluation; with ``ends="auto"``, branches then get no factor. Outputs are near the old
+        ones, not equal to them, because standardised filters have mean 0: fine-tune.
     ends : collection of str, or "auto"
         Names of the layers that end residual branches, whole (``"layer1.0.bn2"``) or their last part (``"bn2"``).
-        "auto" finds them: a branch has more layers than its shortcut, and nothing else reads what is inside it.
+        "auto" finds them: a branch has more layers than its shortcut, and nothing else reads from inside it.
     alpha : float, optional
-        Factor of a branch, whose output has variance 1. Without it :math:`n^{-1/2}` for n branches, which together add
-        1 to the variance.
+        Factor on each branch, whose output has variance 1. By default :math:`n^{-1/2}` for n branches, which together
+        add 1 to the variance.
     skip_gain : float
-        Start of the learnable factor on a branch.
+        Initial value of the learnable factor on a branch.
     depthwise : bool
         Whether depth-wise convolutions are standardised, too.
     leave : collection of str
-        Names of modules that stay as they are, with all inside.
+        Names of modules that stay unchanged, with all their submodules.
     dry_run : bool
         Report, and replace nothing.
 
@@ -99,17 +99,17 @@ def convert(
     ValueError
         For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
         Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach. The
-        model is as it was.
+        model is then unchanged.
     TypeError
         For a batch that is neither a tensor nor callable.
 
     Notes
     -----
-    Build the optimizer afterwards: parameters are new. Hooks on replaced layers are gone. A norm that a module writes
-    out by hand, from a mean and a variance, is not seen.
+    Build the optimizer afterwards: parameters are new. Hooks on replaced layers are gone. A norm that a forward pass
+    computes by hand, from a mean and a variance, is not found.
 
-    The authors start skip gains at 0, for long trainings. Adaptive clipping lets a scalar of 0 grow by ``clip_factor *
-    eps`` times the learning rate per update, which keeps the branches shut in a short training.
+    The authors start skip gains at 0, for long trainings. With adaptive clipping a scalar of 0 grows by ``clip_factor *
+    eps`` times the learning rate per update, which keeps branches near 0 in a short training.
 
     The parts are those of NF-ResNets (arXiv 2101.08692); setting them on a batch is data-dependent initialisation
     (arXiv 1602.07868).
@@ -145,7 +145,7 @@ def convert(
 
 @contextmanager
 def _norms_apart(model: nn.Module) -> Iterator[None]:
-    """Make two layers of a norm that holds an activation, as timm's; those that stay are one layer again at the end."""
+    """Split norms that hold an activation, as timm's, into two layers; those not replaced are one layer again after."""
     apart: dict[nn.Module, nn.Module] = {}
     for norm in model.modules():
         act = norm._modules.get("act")
@@ -162,7 +162,7 @@ def _norms_apart(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, nothing compiled, gradients for all parameters: autograd's graph shows all layers."""
+    """Evaluation mode, nothing compiled, gradients for all parameters, so that autograd's graph shows all layers."""
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:

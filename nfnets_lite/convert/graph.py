@@ -1,4 +1,4 @@
-"""What follows what in a network, read from the graph that autograd records in one forward pass."""
+"""The order of a network's layers, read from the graph that autograd records in one forward pass."""
 
 import re
 from collections import defaultdict, deque
@@ -13,7 +13,7 @@ from nfnets_lite.activations import GAINS
 from nfnets_lite.norm.common import at_least_float32
 
 Node: TypeAlias = Any  # of autograd's graph
-# Rectifiers by the names of their nodes, and whose gain each has. A sigmoid is a gate and has none.
+# Activations by the names of their nodes, and the gain that each has. A sigmoid is a gate and has none.
 _RECTIFIERS = {
     "Relu": "relu", "Hardtanh": "relu6", "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu",
     "Hardswish": "silu", "Mish": "silu",
@@ -21,7 +21,7 @@ _RECTIFIERS = {
 
 
 class Call(NamedTuple):
-    """One call of a layer: the nodes before and behind it; mean, deviation and axis (below 0) of its channels."""
+    """One call of a layer: nodes before and behind it; mean and deviation of its output's channels; their axis, < 0."""
 
     before: Node | None
     after: Node
@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
 
 class Graph:
-    """The calls of some layers, each given with the axis of its channels, and the operations between them."""
+    """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them."""
 
     def __init__(self, run: Callable[[], Any], layers: Mapping[str, tuple[nn.Module, int]]) -> None:
         self.calls: dict[str, list[Call]] = {name: [] for name in layers}
@@ -59,7 +59,7 @@ class Graph:
         return hook
 
     def _ahead(self, name: str, passes: Callable[[Node], Any]) -> Iterator[Node]:
-        """The nodes that a layer's output comes to, each behind nodes that `passes` lets through."""
+        """The nodes that a layer's output reaches through nodes that `passes` accepts."""
         seen: set[Node] = set()
         todo = [self.calls[name][0].after]
         while todo:
@@ -70,7 +70,7 @@ class Graph:
                     todo.append(node)
 
     def reaches(self, name: str, targets: Collection[str], stops: Set[str]) -> bool:
-        """Whether a layer's output comes to one of the targets, through no layer of `stops` and no gate."""
+        """Whether a layer's output reaches one of the targets without passing a layer of `stops` or a gate."""
 
         def passes(node: Node) -> bool:
             return self.owner.get(node) not in stops and not re.match("Sigmoid|Hardsigmoid|Softmax", node.name())
@@ -78,7 +78,7 @@ class Graph:
         return any(self.owner.get(node) in targets for node in self._ahead(name, passes))
 
     def gain_behind(self, name: str) -> float:
-        """The gain of the activation that takes a layer's output, alone or in a sum; 1 where there is none."""
+        """The gain of the activation that follows a layer, directly or after a sum; 1 if there is none."""
 
         def passes(node: Node) -> Any:
             return node not in self.owner and re.match("AddBack|.*View|Permute|Transpose", node.name())
@@ -92,7 +92,7 @@ class Graph:
         return direct and {self.owner.get(node) for node in self.consumers[after]} == {other}
 
     def activates(self, name: str) -> bool:
-        """Whether a layer activates its output as well."""
+        """Whether a layer contains an activation."""
         return any(owner == name and _gain(node) > 1 for node, owner in self.owner.items())
 
     def stray_norms(self) -> list[str]:
@@ -119,7 +119,7 @@ class Graph:
                 yield from self._last(sides[long], up[1 - long])
 
     def _last(self, side: Node, shortcut: Set[Node]) -> list[str]:
-        """The layer nearest to the sum that all of the branch passes through, if there is one."""
+        """The last layer before the sum that the whole branch passes through, if there is one."""
         for node in _upstream([side], shortcut):  # nearest first
             name = self.owner.get(node)
             if name and node is self.calls[name][0].after and not _upstream([side], {node}) & shortcut:
@@ -139,7 +139,7 @@ def _parents(node: Node) -> list[Node]:
 
 
 def _upstream(roots: Collection[Node | None], stop: Set[Node | None] = frozenset()) -> Set[Node]:
-    """The nodes that lead to `roots`, these included, nearest first, up to those of `stop`."""
+    """`roots` and all nodes that lead to them, nearest first, without `stop` and the nodes behind it."""
     found = {root: None for root in roots if root is not None and root not in stop}
     todo = deque(found)
     while todo:

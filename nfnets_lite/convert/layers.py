@@ -1,4 +1,4 @@
-"""What stands in a norm's place, and the hook that sets it on a batch."""
+"""Layers that replace a norm, and the hook that sets their gains and biases on a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from nfnets_lite.convert.graph import channel_moments
 
 
 class ChannelAffine(nn.Module):
-    """``gain * x + bias``, learnable for each channel: a norm without statistics. The axis is counted from the end."""
+    """``gain * x + bias``, learnable for each channel; the axis of the channels is counted from the end."""
 
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class BranchScale(nn.Module):
 
 
 def _along(values: Tensor, axis: int) -> Tensor:
-    """Values of the channels, in a shape that broadcasts; the axis is below 0."""
+    """Values of the channels, in a shape that broadcasts along an axis below 0."""
     return values.reshape(-1, *[1] * (-1 - axis))
 
 
 def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor, unset: set[str]) -> Callable[..., Tensor]:
-    """A forward hook that sets a layer's gain and bias so that each channel has these moments where the hook stands.
+    """A forward hook that sets a layer's gain and bias so that the channels of the hooked output have `mean` and `std`.
 
-    It takes the layer's name from those that are `unset`.
+    It removes the layer's name from `unset`.
     """
 
     def at_end(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor, uns
         typical = found_std.square().mean().sqrt()
         if not 0 < typical < torch.inf:
             raise ValueError(
-                f"batch: behind {name!r} its channels have a standard deviation of {float(typical)}; pass a batch of "
-                "several different inputs, scaled as in training"
+                f"batch: the output of {name!r} has a standard deviation of {float(typical)}; pass a batch of several "
+                "different inputs, scaled as in training"
             )
-        # A channel that hardly varies on this batch is not blown up: on others it may vary.
+        # A channel that hardly varies on this batch is not scaled up fully: on others it may vary.
         factor = std / torch.maximum(found_std, 0.1 * typical)
         shift = mean - factor * found_mean
         unset.discard(name)

@@ -1,4 +1,4 @@
-"""What is to be replaced by what in a network: planned, checked, and carried out."""
+"""The plan of a conversion: which layers are replaced by which; how it is checked and carried out."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,13 +27,13 @@ _SAME = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dil
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Norms of torch, and frozen ones with statistics, as torchvision's, which derives from none of them."""
+    """Whether a module is a norm of torch, or has running statistics, as torchvision's frozen batch norm."""
     statistics = getattr(module, "running_mean", None) is not None and getattr(module, "running_var", None) is not None
     return isinstance(module, _NORMS) or statistics
 
 
 def _axis(module: nn.Module) -> int:
-    """Axis of the channels in a layer's output. A class that derives from a layer norm moves them there and back."""
+    """Axis of the channels in a layer's output: 1 for a class derived from a layer norm, which permutes its input."""
     if isinstance(module, _LAYER_NORMS):
         own = any(type(module).forward is kind.forward for kind in _LAYER_NORMS)
         return -len(module.normalized_shape) if own else 1
@@ -41,7 +41,7 @@ def _axis(module: nn.Module) -> int:
 
 
 class Plan:
-    """What is to be replaced by what: made, and checked, before anything is changed."""
+    """Which layers are replaced by which: decided, and checked, before anything is changed."""
 
     def __init__(
         self, model: nn.Module, run: Run, ends: Collection[str], leave: Collection[str], depthwise: bool
@@ -76,7 +76,7 @@ class Plan:
         called = [(n, self.graph.calls[n][0].before) for n in (*self.norms, *pools) if self.graph.calls[n]]
         direct = {n: behind[node] for n, node in called if node in behind and self.graph.only_feeds(behind[node], n)}
         self.joins = {norm: conv for norm, conv in direct.items() if norm in self.norms}
-        # Average pooling takes variance away and keeps a scale, so a convolution is set by what leaves the pooling.
+        # Average pooling reduces the variance, so a convolution in front of it is set by the output of the pooling.
         self.pools = {conv: pools[pool] for pool, conv in direct.items() if pool in pools}
 
     def _why_kept(self, name: str, weighted: set[str], depthwise: bool) -> str:
@@ -99,7 +99,7 @@ class Plan:
         for name in dict.fromkeys([*self.norms, *self.convs, *self.ends]):
             layer, calls = self.layers[name], len(self.graph.calls[name])
             if not calls:
-                yield f"the batch does not reach {name!r}, or under torch.no_grad, and nothing can be measured there"
+                yield f"the batch does not reach {name!r}, or only under torch.no_grad: nothing can be measured there"
             elif calls > 1:
                 yield f"{name!r} is called {calls} times, and each call would need constants of its own"
             elif any(owners[p] > 1 for p in layer.parameters()):
@@ -165,7 +165,7 @@ class Plan:
 
 
 def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Module:
-    """A new layer on the device and of the dtype of a tensor, whatever torch's default device is."""
+    """A new layer with the device and dtype of a tensor, whatever torch's default device is."""
     with like.device:
         return kind(*args).to(like.dtype)
 
@@ -180,7 +180,7 @@ def _standardised(conv: Any, keep: bool) -> nn.Module:
 
 
 def replace_layers(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
-    """Put new layers in the places of old ones, in all places that a layer has."""
+    """Replace layers in all places that they have in the model."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in made:

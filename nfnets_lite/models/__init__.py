@@ -1,4 +1,4 @@
-"""Residual networks, and a vision transformer beside them, as data and by name."""
+"""Residual networks and a small vision transformer, by name or by specification."""
 
 from nfnets_lite.models.methods import METHODS
 from nfnets_lite.models.nf_regnet import RegNetSpec

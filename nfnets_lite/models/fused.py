@@ -1,7 +1,7 @@
-"""A residual block with the constants on its activations multiplied into the weights behind them.
+"""A faster forward pass of a residual block, whose constant factors multiply weights instead of activations.
 
-A normalizer-free block multiplies each activation by a gain and its branch by a skip gain. Forward and backward, these
-products pass over activations. Multiplied into weights, the same products pass over much smaller tensors.
+A normalizer-free block multiplies each activation by a gain and its branch by a skip gain. Weights are much smaller
+tensors than activations, so to multiply the weights costs less, forward and backward.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from nfnets_lite.standardize import standardize_weight
 
 
 class Residual(Protocol):
-    """The members of a `Block` that its output is computed from."""
+    """The members of a `Block` that `fused_block` uses."""
 
     join: Join
     transition: bool
@@ -37,10 +37,7 @@ class Residual(Protocol):
 
 
 def fused_block(block: Residual, x: Tensor) -> Tensor | None:
-    """``block(x)`` to rounding, in fewer passes; None where the plain way has to be taken.
-
-    The fused way needs a CPU in eager mode. No hook and no replaced ``forward`` may watch the block or its parts.
-    """
+    """``block(x)`` up to rounding; None if `x` is not on a CPU in eager mode, or a hook watches a part of the block."""
     if not _fast.applies_to(x) or _is_observed(block.modules()):
         return None
     join = block.join
@@ -60,7 +57,7 @@ def fused_block(block: Residual, x: Tensor) -> Tensor | None:
 
 
 def _is_observed(modules: Iterable[nn.Module]) -> bool:
-    """Whether a hook, or a ``forward`` put on an instance, sees what goes through any of the modules."""
+    """Whether any of the modules has a hook, or a ``forward`` set on the instance."""
     return bool(_has_any_global_hook()) or any(  # type: ignore[no-untyped-call]
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or "forward" in vars(m)
         for m in modules

@@ -1,4 +1,4 @@
-"""What timm's names and arguments are called here, for the errors of `create_model`."""
+"""Hints in error messages: what names and arguments of timm are called here."""
 
 import re
 from collections.abc import Collection
@@ -42,7 +42,7 @@ _NAMES = {
 
 
 def name_hint(name: str) -> str:
-    """Where a name is that `nfnets_lite` lacks, or what has its place; empty if that is not known.
+    """Hint for a name that `nfnets_lite` lacks: where it is, or what replaces it; empty if unknown.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def name_hint(name: str) -> str:
 
 
 def argument_hint(name: str, known: Collection[str]) -> str:
-    """What to write in place of an argument that is not known; empty if nothing is near.
+    """Hint for an unknown argument: what to write instead; empty if no known name is similar.
 
     Examples
     --------
@@ -65,21 +65,21 @@ def argument_hint(name: str, known: Collection[str]) -> str:
 
 
 def model_hint(name: str, known: Collection[str]) -> str:
-    """What a model of another package is called here; empty if nothing is near.
+    """Hint for an unknown model: what it is called here; empty if no known name is similar.
 
     Examples
     --------
     >>> model_hint("dm_nfnet_f0.dm_in1k", ["nfnet_f0"])
     "timm's dm_nfnet_f0 is nfnet_f0 here, and load_pretrained('nfnet_f0', source='deepmind') has its weights"
     """
-    plain = name.rpartition("/")[2].partition(".")[0].lower().replace("-", "_")  # without timm's hub and tag of weights
+    plain = name.rpartition("/")[2].partition(".")[0].lower().replace("-", "_")  # without timm's hub and weights' tag
     ours = plain.removeprefix("dm_")
     if plain.startswith("dm_nfnet_") and ours in known:
         weights = f"load_pretrained({ours!r}, source='deepmind') has its weights"
         return f"timm's {plain} is {ours} here, and {weights}"
     if re.match(r"(eca_|ecaresnet|nf_ecaresnet|nfnet_l|nf_seresnet)", plain):
-        return "It is a network of timm's own; its specification here is yours to write: ResNetSpec"
+        return "It is a network of timm's own; describe it by a ResNetSpec of your own"
     if plain in known:
-        return f"It is called {plain!r} here, without hub and tag of weights, and its parameters are fresh"
+        return f"It is called {plain!r} here, without hub and tag of weights, and its parameters are random"
     near = get_close_matches(plain, known, 3)
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""

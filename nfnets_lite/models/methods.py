@@ -1,4 +1,4 @@
-"""What people call a method, as the combination of independent choices that it is, and combinations that are none."""
+"""Methods by name, each a combination of norm, convolution and residual rule, and checks of such combinations."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -48,12 +48,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "skipinit": _method(residual="skipinit"),
         "fixup": _method(residual="fixup"),
         "rescale": _method(residual="rescale"),
-        # A gate's mean is near 1/2, which a network without norms makes up for by doubling it.
+        # The mean of a squeeze-excite gate is near 1/2. A network without norms doubles it, to keep the scale.
         "nf": _method(conv="scaled_ws", residual="nf", activation_gain=True, se_scale=2.0),
     }
 )
 
-# Their biases stand where a norm would, and their starts are scales that standardised weights would undo.
+# These rules have biases in the norm's place, and initial scales of weights that standardisation would undo.
 _OWN_START = {
     "fixup": "has scalar biases",
     "rescale": "has data-dependent biases",
@@ -77,7 +77,7 @@ def plain_options(options: Any) -> tuple[tuple[str, Any], ...]:
         if not isinstance(name, str) or not isinstance(value, (bool, int, float, str, type(None))):
             raise ValueError(
                 f"norm_options={options!r} has {name!r}: {value!r}; a name with a number, a string, a truth value or "
-                "None is needed, for the spec is plain data"
+                "None is needed, because the spec is plain data"
             )
     return tuple(sorted(given.items()))
 
@@ -85,10 +85,7 @@ def plain_options(options: Any) -> tuple[tuple[str, Any], ...]:
 def check_choices(
     norm: str, options: tuple[tuple[str, Any], ...], conv: str, residual: str, act_first: bool, channels: int
 ) -> None:
-    """Refuse combinations that are no method, and options that the norm does not take.
-
-    `channels` is a width at which the norm will stand.
-    """
+    """Refuse choices that undo each other, and options that a norm of `channels` channels does not take."""
     if residual in _OWN_START and norm != "none":
         raise ValueError(f"residual={residual!r} {_OWN_START[residual]} where norm={norm!r} would sit; use norm='none'")
     if residual in _OWN_START and conv != "plain":
@@ -99,7 +96,7 @@ def check_choices(
     if conv == "ws" and norm == "none":
         raise ValueError(
             "conv='ws' has filters of standard deviation 1, whose outputs grow with the root of the fan-in, and "
-            "norm='none' does not bring them back; use a norm, such as norm='group', or conv='scaled_ws'"
+            "norm='none' does not scale them back; use a norm, such as norm='group', or conv='scaled_ws'"
         )
     if act_first and norm == "none":
         raise ValueError(
@@ -109,7 +106,7 @@ def check_choices(
         return
     if act_first and getattr(create_norm(norm, channels, **dict(options)), "activates", False):
         raise ValueError(
-            f"act_first=True needs an activation of its own in front of the norm, and norm={norm!r} activates by "
-            "itself; use act_first=False"
+            f"act_first=True puts an activation in front of the norm, but norm={norm!r} activates by itself; use "
+            "act_first=False"
         )
     create_norm(norm, channels, **dict(options))

@@ -1,6 +1,6 @@
 """The normalizer-free RegNets, B0 to B5, as data (NF-ResNet, arXiv 2101.08692).
 
-Every fact here is that of the authors' code, google-deepmind/deepmind-research.
+All values are from the authors' code, google-deepmind/deepmind-research:
 
 - nfnets/base.py: stage widths, depths, resolutions and dropout.
 - nfnets/nf_regnet.py: a 3x3 stem of stride 2, as wide as the first stage, and a stride of 2 in all four stages. The
@@ -21,7 +21,7 @@ from nfnets_lite.models.spec import ResNetSpec
 
 @dataclass(frozen=True)
 class RegNetSpec(ResNetSpec):
-    """A `ResNetSpec` whose branches are as wide as their *input* asks.
+    """A `ResNetSpec` whose branch widths are multiples of their *input* widths.
 
     Attributes
     ----------

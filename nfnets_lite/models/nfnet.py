@@ -1,8 +1,7 @@
 """The NFNets: F0 to F7 and the wider F0+ to F7+, as data (NFNet, arXiv 2102.06171, table 1 and appendix A.3).
 
-Widths, dropout rates, resolutions and the rate of stochastic depth (0.25, which the authors' experiment sets; their
-class has 0.1) are those of the authors' code, google-deepmind/deepmind-research, nfnets/base.py and
-nfnets/experiment_nfnets.py.
+Widths, dropout rates, resolutions and the rate of stochastic depth (0.25 in the authors' experiment, 0.1 in their
+class) are from google-deepmind/deepmind-research, nfnets/base.py and nfnets/experiment_nfnets.py.
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ class Resolution(NamedTuple):
     Parameters
     ----------
     train, test : int
-        Side in training, and the larger one in test.
+        Side in training and in test; the test side is larger.
     """
 
     train: int
@@ -32,7 +31,7 @@ _BASE = ResNetSpec(
     stochastic_depth=0.25,
 ).with_method("nf")  # fmt: skip
 
-# Row i has i + 1 times F0's blocks: dropout, resolution in training, resolution in test.
+# Row i is Fi, with i + 1 times F0's blocks: dropout, resolution in training, resolution in test.
 _TABLE = (
     (0.2, 192, 256),
     (0.3, 224, 320),

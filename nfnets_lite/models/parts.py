@@ -1,4 +1,4 @@
-"""What a block is built from: convolutions and activations as a spec asks for them, gates, drops, biases.
+"""Parts of a network: convolutions, norms and activations as a spec asks for them, gates, biases, stochastic depth.
 
 Axes: N batch, C channels, H W space.
 """
@@ -18,12 +18,12 @@ from nfnets_lite.padding import max_pool_same
 
 
 def conv(spec: ResNetSpec, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
-    """A SAME convolution, plain or of standardised weights, with a bias where nothing else shifts.
+    """A convolution with SAME padding as the spec asks for it, with a bias unless another layer adds one.
 
-    Except for `ScaledStdConv2d`, weights have He's start, without its factor of 2 where nothing halves: behind a norm,
-    and between convolutions of unit gain.
+    Except in `ScaledStdConv2d`, weights start with He's variance, or half of it where the input has second moment 1:
+    directly behind a norm, and in ``conv="scaled_ws_dense"``.
     """
-    # A norm's own shift makes a bias idle, FixUp and RescaleNet have theirs; else the reference has one, stem included.
+    # A norm cancels a bias; FixUp and RescaleNet have their own. Elsewhere the authors' code has one, stem included.
     bias = spec.norm == "none" and spec.residual not in ("fixup", "rescale")
     if spec.conv == "scaled_ws" or (spec.conv == "scaled_ws_dense" and not 1 < groups == inputs):
         return ScaledStdConv2d(inputs, outputs, kernel, stride=stride, padding="same", groups=groups, bias=bias)
@@ -37,7 +37,7 @@ def conv(spec: ResNetSpec, inputs: int, outputs: int, kernel: int, stride: int =
 
 
 def norm_name(spec: ResNetSpec, plan: BlockSpec | None = None, place: int = 0) -> str:
-    """Which norm stands at a block's place, counted from its input on, or outside of the blocks."""
+    """Name of the norm at a place of a block, counted from the block's input, or outside of blocks (no `plan`)."""
     if spec.norm not in ("ibn_a", "ibn_b"):
         return spec.norm
     if plan is None:
@@ -48,10 +48,10 @@ def norm_name(spec: ResNetSpec, plan: BlockSpec | None = None, place: int = 0) -
 def norm_act(
     spec: ResNetSpec, channels: int, norm: str, beta: float = 1.0, *, before: bool = True, after: bool = True
 ) -> nn.Sequential:
-    """Norm, then activation; a block's 1 / expected-std joins the activation's gain: one multiplication for both.
+    """Norm, then activation, whose gain is multiplied by `beta`, a block's 1 / expected std.
 
-    A norm that activates by itself has no activation behind it. FixUp has a scalar bias in the norm's place and one
-    before the next convolution, RescaleNet a bias of its own there; `before` and `after` say which.
+    No activation follows a norm that activates by itself. FixUp has a scalar bias in the norm's place (`before`) and
+    one before the next convolution (`after`), where RescaleNet has a `CentringBias`.
     """
     gain = ScaledActivation(spec.activation, None if spec.activation_gain else 1.0).scale
     standing = create_norm(norm, channels, **(dict(spec.norm_options) if norm == spec.norm else {}))
@@ -67,7 +67,7 @@ def norm_act(
 
 
 def new_classifier(model: nn.Module, features: int, num_classes: int) -> nn.Module:
-    """A linear layer with biases 0, where a model's parameters are; an identity for 0 classes."""
+    """A linear layer with bias 0, of the model's device and dtype; an identity for 0 classes."""
     if num_classes == 0:
         return nn.Identity()
     like = next(model.parameters())
@@ -77,7 +77,7 @@ def new_classifier(model: nn.Module, features: int, num_classes: int) -> nn.Modu
 
 
 def times(factor: Tensor | float, x: Tensor) -> Tensor:
-    """``factor * x``; the number 1 costs no pass over `x`."""
+    """``factor * x``; `x` itself if the factor is the number 1."""
     return x if isinstance(factor, float) and factor == 1.0 else x * factor
 
 
@@ -93,13 +93,13 @@ class ScalarBias(nn.Module):
 
 
 class CentringBias(nn.Module):
-    r"""A bias per channel that starts where it centres its input: RescaleNet's data-dependent bias.
+    r"""RescaleNet's data-dependent bias: a bias per channel whose start centres the input.
 
     .. math:: y = x + d\, b - m
 
-    In each of the first `steps` training forward passes, m moves to the mean of all channel means seen so far, over
-    N, H, W, this batch's first; then it stays. Until then the learnable b, which starts at 0, is damped by d = 0.01;
-    afterwards d is 1. No gradient goes through m.
+    In the first `steps` training passes, m is the average of the channel means (over N, H, W) of all batches so far,
+    this batch included; after them it is constant. The learnable b starts at 0. Its factor d is 0.01 in these passes,
+    and 1 after them. No gradient flows through m.
 
     Parameters
     ----------
@@ -108,9 +108,9 @@ class CentringBias(nn.Module):
 
     Notes
     -----
-    ``(N, C, H, W)`` to the same; the mean is taken in float32. During the first passes the examples of a batch depend
-    on each other, so a network of these is without batch statistics only afterwards. The authors' code also counts
-    forward passes in evaluation; this one does not. RescaleNet (Shao et al., NeurIPS 2020).
+    ``(N, C, H, W)`` to the same; the mean is computed in float32. In the first `steps` passes an output depends on all
+    examples of its batch. The authors' code also counts forward passes in evaluation; this class does not.
+    RescaleNet (Shao et al., NeurIPS 2020).
     """
 
     mean: Tensor
@@ -121,13 +121,13 @@ class CentringBias(nn.Module):
         self.steps = steps
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("count", torch.zeros((), dtype=torch.long))  # whole: no average of weights holds it back
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))  # an integer: WeightAverage leaves it alone
 
     def forward(self, x: Tensor) -> Tensor:
         early = self.count < self.steps
         if self.training:
             found = x.detach().float().mean((0, 2, 3))
-            # Chosen by where, not by an if: no wait for the device, and a later batch's infinity does not get in.
+            # torch.where, not if: nothing waits for the device, and an infinite mean of a later batch has no effect.
             self.mean.copy_(torch.where(early, self.mean + (found - self.mean) / (self.count + 1), self.mean))
             self.count.add_(early)
         shift = self.bias * torch.where(early, 0.01, 1.0) - self.mean
@@ -138,10 +138,7 @@ class CentringBias(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gate: ``x * scale * sigmoid(W2 relu(W1 mean(x)))``, ``(N, C, H, W)`` to the same.
-
-    The ReLU has no gain, in the reference too.
-    """
+    """Channel gate ``x * scale * sigmoid(W2 relu(W1 mean(x)))``, ``(N, C, H, W)`` to the same; the ReLU has no gain."""
 
     def __init__(self, channels: int, hidden: int, scale: float) -> None:
         super().__init__()
@@ -152,7 +149,7 @@ class SqueezeExcite(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The gate of each channel, ``(N, C)``, in (0, 1): before the factor."""
+        """The gate of each channel, ``(N, C)``, in (0, 1), without the factor `scale`."""
         return torch.sigmoid(self.expand(torch.relu(self.reduce(x.mean((2, 3))))))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +157,7 @@ class SqueezeExcite(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drops the branch of single examples in training, *without* dividing by the keep probability, as the reference."""
+    """Drops the branch of random examples in training, *not* dividing by the keep probability, as the authors' code."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -177,12 +174,12 @@ class StochasticDepth(nn.Module):
 
 
 class Blocks(nn.Sequential):
-    """Blocks in a row. With `checkpointed`, the backward pass computes their activations a second time."""
+    """Blocks in sequence. If `checkpointed`, the backward pass computes their activations a second time."""
 
     checkpointed = False
 
     def step(self, block: nn.Module, x: Tensor) -> Tensor:
-        """One block."""
+        """The output of one block."""
         again = self.checkpointed and torch.is_grad_enabled()
         return checkpoint(block, x, use_reentrant=False) if again else block(x)  # type: ignore[no-any-return]
 

@@ -21,8 +21,8 @@ _CIFAR = ResNetSpec(
     stem="cifar", stem_width=16, num_classes=10,
 )  # fmt: skip
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3), 288: (24, 24, 24, 24)}
-# The authors' classes without a norm have stochastic depth 0.1 (their batch-normalised one has none), and
-# squeeze-excite of a quarter, undoubled behind batch norm (nfnets/nf_resnet.py and nfnets/resnet.py, and their kin).
+# As in the authors' nfnets/nf_resnet.py, nfnets/resnet.py and related files: stochastic depth 0.1 without a norm, none
+# with batch norm. Squeeze-excite has a quarter of the width, and its gate is not doubled with batch norm.
 _NORM_FREE = ResNetSpec(stochastic_depth=0.1)
 _RESNETS: Mapping[str, ResNetSpec] = {
     "": ResNetSpec(),
@@ -48,7 +48,7 @@ RESOLUTIONS: Mapping[str, nfnet.Resolution] = MappingProxyType({**nfnet.RESOLUTI
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """Names that `create_model` knows, sorted; those that contain `pattern`, which may have wildcards.
+    """Sorted names of the models that `create_model` builds and whose name contains `pattern`, wildcards allowed.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def list_models(pattern: str = "") -> list[str]:
     return sorted(name for name in SPECS if fnmatch(name, pattern if "*" in pattern else f"*{pattern}*"))
 
 
-# A name that is a variable counts as a ResNet's for type checkers: all but one are.
+# For type checkers, a name that is a variable is a ResNet's: all names but one are.
 @overload
 def model_spec(
     name: Literal["vit_tiny"] | ViTSpec, *, method: str | None = None, width: Width = None, **overrides: Any
@@ -100,10 +100,10 @@ def model_spec(name: str | Spec, *, method: str | None = None, width: Width = No
 
 def _widths(spec: Spec, width: float | Sequence[int]) -> dict[str, Any]:
     if isinstance(spec, ViTSpec):
-        raise ValueError(f"width={width} is of the stages of a ResNet; a vision transformer has dim={spec.dim}")
+        raise ValueError(f"width={width} scales the stages of a ResNet; a vision transformer has dim={spec.dim}")
     if not isinstance(width, (int, float)):
         return {"width": tuple(width)}
-    # The reference scales the stages by its `width`, but not this stem.
+    # The authors' `width` scales the stages, but not this stem.
     stem = {"stem_width": spec.stem_channels} if spec.stem == "nfnet" else {}
     return {"width": tuple(int(w * width) for w in spec.width), **stem}
 
@@ -127,13 +127,13 @@ def create_model(
         One of `list_models()`, or a specification of your own.
     method : str, optional
         A named combination of norm, convolution, residual rule and order: ``"bn"``, ``"gn_ws"``, ``"skipinit"``,
-        ``"nf"``, ...; all are in `nfnets_lite.models.METHODS`. None keeps the model's own. A vision transformer knows
-        those that are a norm and nothing else.
+        ``"nf"``, ...; all are in `nfnets_lite.models.METHODS`. None keeps the model's own. A vision transformer accepts
+        the methods that set only a norm.
     width : float or sequence of int, optional
-        A factor on the model's stage widths (each rounded down), or the widths themselves. Stem and head follow,
-        except that a factor leaves NFNet's stem alone, as the reference's does. The inner width of a grouped branch
-        is rounded down to whole groups. The reference's NF-ResNet ``width=w`` is ``width=w / 4`` here and its
-        NF-RegNet ``width=w`` is ``width=w / 0.75``: the names stand for its defaults.
+        A factor on the model's stage widths (each rounded down), or the widths themselves. Stem and head follow, but a
+        factor does not change NFNet's stem, as in the authors' code. The inner width of a grouped branch is rounded
+        down to whole groups. The authors' ``width=w`` is ``width=w / 4`` here for NF-ResNets, and ``width=w / 0.75``
+        for NF-RegNets.
     **overrides
         Fields of `ResNetSpec`, or of `ViTSpec`, applied last: ``num_classes=10``, ``depth=(1, 1, 1, 1)``,
         ``group_width=64``, ``alpha=1.0``, ``stochastic_depth=0.0``, ``dropout=0.0``, ``activation="silu"``,
@@ -146,8 +146,8 @@ def create_model(
 
     Notes
     -----
-    Stochastic depth is on in training by default where the reference has it: 0.25 in NFNets, 0.1 in NF-RegNets and in
-    the ResNets without a norm.
+    The default of stochastic depth is that of the authors' code: 0.25 in NFNets, 0.1 in NF-RegNets and in the ResNets
+    without a norm.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""How a branch joins the shortcut: for each block a few numbers, chosen by a rule that sees the whole depth.
+"""Residual rules: the factors with which each block adds its branch to its shortcut.
 
-A block computes ``skip * shortcut + branch * gain * f(beta * act(x))`` with a learnable scalar gain where the rule has
-one. A rule maps the network's shape to one `Join` per block.
+A block computes ``skip * shortcut + branch * gain * f(beta * act(x))``. Some rules have a learnable scalar gain. A rule
+maps the depths of all stages to one `Join` per block.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Join:
-    """Scale of one block's parts.
+    """Factors of one block.
 
     Attributes
     ----------
@@ -20,12 +20,12 @@ class Join:
     skip, branch : float
         Factors on the shortcut and on the residual branch.
     gain : float or None
-        Start of the learnable scalar on the branch; None: there is none.
+        Initial value of the learnable scalar on the branch; None: there is none.
     start : float
-        Factor on the start of the branch's convolutions, all of them together.
+        Product of the factors on the initial weights of the branch's convolutions.
     activated_skip : bool
-        The shortcut takes the activated input in every block, not in transitions only: a post-activation network,
-        written with each activation at the entrance of the next block.
+        Whether the shortcut takes the activated input in every block, not only in transitions. This is a
+        post-activation network, written with each activation at the start of the next block.
     """
 
     beta: float = 1.0
@@ -52,12 +52,12 @@ def _skipinit(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join
 
 
 def _fixup(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    # The multiplier starts at 1 whatever skip_gain is: here the last convolution starts at 0 instead.
+    # The gain starts at 1, whatever skip_gain is: in FixUp the last convolution starts at 0 instead.
     return [Join(gain=1.0, activated_skip=True)] * sum(depth)
 
 
 def _rescale(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    # beta_k ** 2 = 1 / (k + blocks - 1), for k from 1: a constant factor on the branch, the rest in its start.
+    # The paper's beta_k ** 2 = 1 / (k + blocks - 1), k from 1: a constant factor on the branch, the rest in `start`.
     blocks = sum(depth)
     return [
         Join(
@@ -76,8 +76,8 @@ def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     for blocks in depth:
         for index in range(blocks):
             joins.append(Join(beta=variance**-0.5, branch=alpha, gain=skip_gain))
-            # A stage's first block divides by what the previous stage reached; its shortcut takes the scaled input,
-            # so after it the stream has variance 1 plus one branch.
+            # A stage's first block divides by the previous stage's deviation, for its shortcut too. The variance after
+            # it is 1 plus that of one branch.
             variance = (1.0 if index == 0 else variance) + alpha**2
     return joins
 
@@ -96,7 +96,7 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
     Parameters
     ----------
     rule : str
-        One of these.
+        One of
 
         - ``"plain"``: x + f(x).
         - ``"half"``: (x + f(x)) / sqrt 2.
@@ -104,13 +104,13 @@ def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> li
         - ``"fixup"``: act(x) + gain f(act(x)), whose start and scalar biases the network adds (FixUp, arXiv
           1901.09321).
         - ``"rescale"``: sqrt(1 - b^2) act(x) + b gain f(act(x)), b^2 = 1 / (k + L - 1) in block k of L. A part of b is
-          in the branch's start (RescaleNet, Shao et al., NeurIPS 2020, as the authors' code has it).
-        - ``"rescale_formula"``: the same without the multiplier `gain`, and with ordinary biases in the network.
+          in the branch's initial weights (RescaleNet, Shao et al., NeurIPS 2020, as in the authors' code).
+        - ``"rescale_formula"``: ``"rescale"`` without the learnable gain, and with ordinary biases in the network.
         - ``"nf"``: x + alpha gain f(x / beta) (NF-ResNet, arXiv 2101.08692, section 3).
     depth : sequence of int
         Blocks per stage.
     alpha, skip_gain : float
-        Branch factor of ``"nf"``, and the learnable gain's start in ``"nf"`` and ``"skipinit"``.
+        Branch factor of ``"nf"``, and the initial learnable gain of ``"nf"`` and ``"skipinit"``.
 
     Examples
     --------

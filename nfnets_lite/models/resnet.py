@@ -34,14 +34,14 @@ __all__ = ["Block", "ResNet", "SqueezeExcite", "StochasticDepth"]
 class Block(nn.Module):
     """One residual block: ``skip * shortcut + branch * gain * f(beta * act(norm(x)))``, or ``f(norm(act(x)))``.
 
-    The shortcut is the raw input, except in a transition (a stride, or a change of width): there a 1x1 convolution of
-    the *activated* input. `branch` is a module of its own, so that a hook sees the signal before any factor.
+    The shortcut is the raw input. In a transition (a stride, or a change of width) it is a 1x1 convolution of the
+    *activated* input. `branch` is a module of its own, so that a hook sees the signal before any factor.
     """
 
     def __init__(self, spec: ResNetSpec, plan: BlockSpec, join: Join, drop: float) -> None:
         super().__init__()
         self.join, self.transition = join, plan.stride > 1 or plan.inputs != plan.outputs
-        rescale = spec.residual == "rescale"  # its biases stand on the branch and the shortcut, not before they part
+        rescale = spec.residual == "rescale"  # its biases are on branch and shortcut, not before the two separate
         self.enter = norm_act(spec, plan.inputs, norm_name(spec, plan), join.beta, before=False, after=not rescale)
         self.branch = _branch(spec, plan)
         self.pool_shortcut = spec.pooled_shortcut and plan.stride > 1
@@ -112,7 +112,7 @@ def _stem(spec: ResNetSpec) -> nn.Sequential:
 
 
 class ResNet(nn.Module):
-    """Images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``; built from a `ResNetSpec`.
+    """The network of a `ResNetSpec`: images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ class ResNet(nn.Module):
 
     Notes
     -----
-    The stem's output and the last block's are *not* activated: each block activates what it takes, and `final` what
-    the head takes. Named intermediates: `nfnets_lite.signal_propagation`, or forward hooks on `stem`, ``blocks[i]``
-    and ``blocks[i].branch``.
+    Outputs of the stem and of blocks are *not* activated: each block activates its own input, and `final` activates
+    the head's output. To see them, use `nfnets_lite.signal_propagation`, or forward hooks on `stem`, ``blocks[i]`` and
+    ``blocks[i].branch``.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class ResNet(nn.Module):
         if spec.head_channels is not None:
             self.head = conv(spec, channels, spec.head_channels, 1)
             channels = spec.head_channels
-        # Pooling would take the mean of what instance norm has given a mean: every image would look alike.
+        # No instance norm before pooling: each channel would have the same mean and variance in every image.
         last = "none" if spec.norm == "instance" else norm_name(spec)
         at = {"before": spec.head_channels is not None, "after": spec.residual == "rescale"}
         self.final = norm_act(spec, channels, last, **at)
@@ -170,22 +170,22 @@ class ResNet(nn.Module):
             rescale_start(branches, [block.shortcut for block in blocks], scales, self.classifier)
 
     def get_classifier(self) -> nn.Module:
-        """The layer whose weight adaptive gradient clipping leaves alone; an identity where there is none."""
+        """The classifier, whose weight adaptive gradient clipping leaves alone; an identity for 0 classes."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier, newly started, for `num_classes` classes (0: none); the rest stays as it is."""
+        """Replace the classifier by a new one for `num_classes` classes, or by an identity for 0 classes."""
         self.spec = replace(self.spec, num_classes=num_classes)  # checks the number
         self.classifier = new_classifier(self, self.num_features, num_classes)
         if isinstance(self.classifier, nn.Linear):
             nn.init.normal_(self.classifier.weight, std=self.spec.classifier_std)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep no activations inside of blocks for the backward pass, which then computes them a second time."""
+        """Save memory: the backward pass recomputes the activations inside blocks instead of reading stored ones."""
         self.blocks.checkpointed = enable
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """One map for each stage, ``(N, C, H', W')``, not activated; ``spec.stages`` has their channels and strides."""
+        """Output of each stage, ``(N, C, H', W')``, not activated; ``spec.stages`` has channels and strides."""
         self._check(x)
         x, maps, ends = self.stem(x), [], set(accumulate(self.spec.depth))
         for i, block in enumerate(self.blocks, 1):
@@ -194,12 +194,12 @@ class ResNet(nn.Module):
         return maps
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the classifier sees before it is averaged over the positions: ``(N, C, H', W')``, activated."""
+        """Activated features before they are averaged over positions, ``(N, C, H', W')``."""
         self._check(x)
         return self.final(self.head(self.blocks(self.stem(x))))  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``(N, num_classes)`` from what `forward_features` returns; with `pre_logits` its mean, ``(N, C)``."""
+        """Logits ``(N, num_classes)`` from the output of `forward_features`; its mean ``(N, C)`` with `pre_logits`."""
         x = self.dropout(x.mean((2, 3)))
         return x if pre_logits else self.classifier(x)
 
@@ -207,9 +207,9 @@ class ResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def _check(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor):  # torch.fx records what happens to a stand-in that has no shape
+        if not isinstance(x, Tensor):  # torch.fx passes a proxy without a shape
             return
-        first = next(iter(self.stem.children()), None)  # it may have been replaced
+        first = next(iter(self.stem.children()), None)  # the stem's first layer may have been replaced
         channels = getattr(first, "in_channels", self.spec.in_channels)
         if x.ndim != 4 or x.shape[1] != channels:
             raise ValueError(

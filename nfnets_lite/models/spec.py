@@ -1,4 +1,4 @@
-"""The architecture as data: one frozen specification for every residual network here, variants by `replace()`."""
+"""Specification of a residual network: a frozen dataclass, whose variants are made by ``replace()``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,12 +15,12 @@ from nfnets_lite.norm import NORMS
 
 STEM_STRIDE: Mapping[str, int] = MappingProxyType({"none": 1, "cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
 CONVS = ("plain", "ws", "scaled_ws", "scaled_ws_dense")
-ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels: no network fits it
+ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels, and no network here does
 
 
 @dataclass(frozen=True)
 class ResNetSpec:
-    """A pre-activation residual network.
+    """Specification of a pre-activation residual network.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class ResNetSpec:
         Blocks, output channels and stride of each stage.
     branch : tuple of int or "se"
         Kernel sizes of a branch's convolutions. The first one above 1 carries the stride: (3, 3) is the basic block,
-        (1, 3, 1) the bottleneck, (1, 3, 3, 1) NFNet's. ``"se"`` marks the place of squeeze-excite; unmarked, it is
+        (1, 3, 1) the bottleneck, (1, 3, 3, 1) NFNet's. ``"se"`` marks the place of squeeze-excite; by default it is
         last.
     bottleneck : float, or one per stage
         Inner width of a branch over its output width.
@@ -36,33 +36,33 @@ class ResNetSpec:
         Channels per group of the 3x3 convolutions, whose width is rounded down to a multiple of it; None: dense.
     stem : str
         ``"cifar"``: one 3x3. ``"regnet"``: one 3x3 of stride 2. ``"imagenet"``: 7x7 of stride 2, max pooling.
-        ``"nfnet"``: four 3x3 with strides 2, 1, 1, 2. ``"none"``: the first block takes the input, which must have its
-        channels.
+        ``"nfnet"``: four 3x3 with strides 2, 1, 1, 2. ``"none"``: no stem; `stem_width` must equal `in_channels`.
     stem_width : int or float
         Channels out of the stem; a float is a factor on the first stage's width (rounded down).
     pooled_shortcut : bool
         Average-pool before a strided shortcut's 1x1 convolution, instead of striding the convolution.
     norm, conv, residual : str
-        What stands for a norm (a name of `nfnets_lite.norm`), how weights are parameterised (``"plain"``, ``"ws"``,
-        ``"scaled_ws"``, ``"scaled_ws_dense"``: all but depth-wise ones), how the branch joins: independent choices.
+        Independent choices: a norm of `nfnets_lite.norm`; weights that are ``"plain"``, standardised (``"ws"``,
+        ``"scaled_ws"``), or standardised except in depth-wise convolutions (``"scaled_ws_dense"``); a residual rule of
+        `nfnets_lite.models.residual.joins`.
     norm_options : mapping, or tuple of pairs
-        Keyword arguments of the norm, plain data; kept as a sorted tuple of pairs.
+        Keyword arguments of the norm, plain data; stored as a sorted tuple of pairs.
     act_first : bool
         Activation, norm, convolution, in this order, instead of norm, activation, convolution.
     activation : str
     activation_gain : bool
         Multiply activations by their variance-preserving gain.
     alpha, skip_gain : float
-        Branch factor of ``residual="nf"`` and start of the learnable scalar on the branch.
+        Branch factor of ``residual="nf"``, and initial value of the learnable scalar on the branch.
     se_ratio, se_scale : float
         Squeeze-excite hidden width over the branch's width (0: no squeeze-excite), and the factor on its output.
     head_width : int, float or None
         Channels of a last 1x1 convolution before pooling; a float is a factor on the last stage's width (rounded
         down); None: there is none.
     dropout, stochastic_depth : float
-        Rate before the classifier; rate that block i of n gets ``i / n`` of.
+        Dropout rate before the classifier; rate of stochastic depth, of which block i of n, from 0, has ``i / n``.
     num_classes, in_channels : int
-        0 classes: the network returns what the classifier would get.
+        With 0 classes the network returns the pooled features.
 
     Raises
     ------
@@ -130,12 +130,12 @@ class ResNetSpec:
         if not any(isinstance(k, int) and k > 1 for k in self.branch) or set(self.branch) & {"se"} != {
             k for k in self.branch if not isinstance(k, int)
         }:
-            raise ValueError(f"branch={self.branch} must hold kernel sizes, one of them above 1, and at most 'se'")
+            raise ValueError(f"branch={self.branch} must hold kernel sizes, one of them above 1, and optionally 'se'")
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a rate in [0, 1)")
         if self.num_classes < 0:
-            raise ValueError(f"num_classes={self.num_classes} must be at least 0, which leaves the classifier out")
+            raise ValueError(f"num_classes={self.num_classes} must be at least 0 (0 leaves the classifier out)")
         for name in ("depth", "width", "strides", "in_channels", "stem_channels"):
             value = getattr(self, name)
             if min(value if isinstance(value, tuple) else (value,)) < 1:
@@ -160,7 +160,7 @@ class ResNetSpec:
 
     @property
     def min_size(self) -> int:
-        """Smallest image side, in pixels: below it, a stride would act on a single position."""
+        """Smallest image side in pixels; on a smaller image a stride would act on a single position."""
         return STEM_STRIDE[self.stem] * prod(self.strides) // 2 + 1
 
     @property
@@ -195,7 +195,7 @@ class ResNetSpec:
         return plan
 
     def with_method(self, method: str) -> Self:
-        """The same shape with a named combination of norm, convolution, residual rule and order: a key of `METHODS`."""
+        """A copy with the norm, convolution, residual rule and order of a named method, a key of `METHODS`."""
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
         choices = METHODS[method]
@@ -206,7 +206,7 @@ class ResNetSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Channels in, out and inside a block's branch, groups of its 3x3 convolutions, its stride, stage, place in it."""
+    """Channels in, out and inside a branch, groups of 3x3 convolutions, stride, stage, and index in the stage."""
 
     inputs: int
     outputs: int
@@ -218,12 +218,12 @@ class BlockSpec:
 
 
 class Stage(NamedTuple):
-    """The map of a stage, as ``forward_stages`` returns it.
+    """Shape of a stage's output, as ``forward_stages`` returns it.
 
     Parameters
     ----------
     channels, stride : int
-        Channels, and pixels of the image for each position of the map, along one side.
+        Channels of the output, and pixels of the image from one of its positions to the next.
     """
 
     channels: int
@@ -231,5 +231,5 @@ class Stage(NamedTuple):
 
 
 def _channels(width: int | float, of: int) -> int:
-    # Rounding first keeps a product such as 330 * (1280 / 440) from falling just short of its integer.
+    # Rounding first keeps a product such as 330 * (1280 / 440) from falling just below its integer.
     return width if isinstance(width, int) else int(round(of * width, 6))

@@ -1,4 +1,4 @@
-"""Starts of a whole network: those of methods that scale a convolution by where it stands."""
+"""Initial weights of FixUp and RescaleNet, whose scale depends on a convolution's place in the network."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ def _convs(layers: nn.Module) -> list[nn.Conv2d]:
 
 
 def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.Module) -> None:
-    r"""FixUp's start (arXiv 1901.09321, section 3): each branch's last convolution and the classifier 0.
+    r"""Set FixUp's initial weights (arXiv 1901.09321, section 3): 0 in branches' last convolutions and the classifier.
 
-    The other convolutions are normal with He's variance over the *outgoing* connections; those of a branch with m
-    convolutions in a network of L blocks are scaled by :math:`L^{-1/(2m-2)}`.
+    The other convolutions are normal with He's variance over the *outgoing* connections. In a network of L blocks, they
+    are scaled by :math:`L^{-1/(2m-2)}` in a branch of m convolutions.
     """
     inside: dict[nn.Module, float] = {}
     for branch in branches:
@@ -33,11 +33,10 @@ def fixup_start(model: nn.Module, branches: Sequence[nn.Module], classifier: nn.
 def rescale_start(
     branches: Sequence[nn.Module], shortcuts: Sequence[nn.Module], joins: Sequence[Join], classifier: nn.Module
 ) -> None:
-    r"""RescaleNet's start (Shao et al., NeurIPS 2020, as the authors' code has it).
+    r"""Set RescaleNet's initial weights (Shao et al., NeurIPS 2020, as in the authors' code).
 
-    A branch of m convolutions has He's start over the incoming connections, and each convolution is scaled by the m-th
-    root of the join's share. Shortcuts and classifier are N(0, 1 / fan-in), since no ReLU precedes them or their mean
-    is removed.
+    The m convolutions of a branch have He's variance over the incoming connections, and are scaled by the m-th root of
+    ``Join.start``. Shortcuts and classifier are N(0, 1 / fan-in), because no ReLU precedes them or its mean is removed.
     """
     for branch, join in zip(branches, joins):
         convs = _convs(branch)

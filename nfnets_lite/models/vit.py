@@ -17,7 +17,7 @@ from nfnets_lite.norm import create_norm
 
 
 class TokenNorm(nn.Module):
-    """A norm of `nfnets_lite.norm` for tokens: ``(N, T, D)``, seen by it as ``(N, D, T, 1)``, to the same."""
+    """A norm of `nfnets_lite.norm` on tokens ``(N, T, D)``, which it gets as ``(N, D, T, 1)``."""
 
     def __init__(self, spec: ViTSpec) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class EncoderBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``; built from a `ViTSpec`.
+    """The network of a `ViTSpec`: images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ class VisionTransformer(nn.Module):
     Attributes
     ----------
     position : Parameter
-        ``(T, D)``, added to the tokens. Like a bias it is clipped as one unit and not decayed: pulling it to 0 would
-        make the patches' places alike.
+        ``(T, D)``, added to the tokens. Like a bias it is clipped as one unit and not decayed: decay would make the
+        patches' positions alike.
 
     Raises
     ------
@@ -75,9 +75,9 @@ class VisionTransformer(nn.Module):
 
     Notes
     -----
-    No class token: the mean of the tokens, behind the last norm, is classified (instance norm, whose mean is the same
-    for every image, is left out there). Weights start truncated normal, std 0.02; the patches', N(0, 1 / fan-in).
-    ViT (arXiv 2010.11929), with the mean pooling of its simple variant (arXiv 2205.01580).
+    No class token: the mean of the tokens after the last norm is classified. Instance norm is left out there, because
+    it would give every image the same mean. Linear weights start truncated normal with std 0.02, the patch embedding's
+    N(0, 1 / fan-in). ViT (arXiv 2010.11929), with the mean pooling of its simple variant (arXiv 2205.01580).
 
     Examples
     --------
@@ -106,31 +106,31 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def get_classifier(self) -> nn.Module:
-        """The layer whose weight adaptive gradient clipping leaves alone; an identity where there is none."""
+        """The classifier, whose weight adaptive gradient clipping leaves alone; an identity for 0 classes."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Another classifier, newly started, for `num_classes` classes (0: none); the rest stays as it is."""
+        """Replace the classifier by a new one for `num_classes` classes, or by an identity for 0 classes."""
         self.spec = replace(self.spec, num_classes=num_classes)
         self.classifier = new_classifier(self, self.spec.dim, num_classes)
         if isinstance(self.classifier, nn.Linear):
             nn.init.trunc_normal_(self.classifier.weight, std=0.02)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep no activations inside of blocks for the backward pass, which then computes them a second time."""
+        """Save memory: the backward pass recomputes the activations inside blocks instead of reading stored ones."""
         self.blocks.checkpointed = enable
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """One map, ``(N, D, H', W')``, of the tokens before the last norm; `ViTSpec.stages` has its stride."""
+        """The tokens before the last norm, as a list of one map ``(N, D, H', W')``; ``spec.stages`` has its stride."""
         side = self.spec.image_size // self.spec.patch
         return [self.blocks(self._tokens(x)).transpose(1, 2).unflatten(2, (side, side))]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the classifier sees before it is averaged over the tokens: ``(N, T, D)``, normalised."""
+        """Normalised features before they are averaged over tokens, ``(N, T, D)``."""
         return self.final(self.blocks(self._tokens(x)))  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits ``(N, num_classes)`` from what `forward_features` returns; with `pre_logits` its mean, ``(N, D)``."""
+        """Logits ``(N, num_classes)`` from the output of `forward_features`; its mean ``(N, D)`` with `pre_logits`."""
         x = self.dropout(x.mean(1))
         return x if pre_logits else self.classifier(x)
 
@@ -140,10 +140,10 @@ class VisionTransformer(nn.Module):
     def _tokens(self, x: Tensor) -> Tensor:
         spec = self.spec
         expected = spec.in_channels, spec.image_size, spec.image_size
-        if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1:] != expected):  # torch.fx has a stand-in without shape
+        if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1:] != expected):  # torch.fx has a proxy without a shape
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; expected (N, {spec.in_channels}, {spec.image_size}, "
-                f"{spec.image_size}): in_channels and image_size are fixed by this model's spec, for each place has a "
-                "learned position"
+                f"{spec.image_size}): in_channels and image_size are fixed by this model's spec, because each patch "
+                "has a learned position"
             )
         return self.embed(x).flatten(2).transpose(1, 2) + self.position  # type: ignore[no-any-return]

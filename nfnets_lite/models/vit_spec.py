@@ -1,4 +1,4 @@
-"""A small vision transformer as data: where norms made for transformers are judged at home."""
+"""Specification of a small vision transformer, on which norms made for transformers can be tested."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,8 +9,7 @@ from nfnets_lite.models.methods import METHODS, PLAIN, plain_options
 from nfnets_lite.models.spec import Stage
 from nfnets_lite.norm import NORMS, create_norm
 
-# A transformer's norms stand in front of a linear layer, so one that activates cuts what attention is to see, and a
-# norm of chosen places in a ResNet has none here.
+# A norm that activates would cut off a part of what attention gets; IBN is defined for stages of a ResNet.
 _NOT_HERE = ("frn", "evonorm_b0", "evonorm_s0", "ibn_a", "ibn_b")
 VIT_METHODS = tuple(
     name
@@ -21,12 +20,12 @@ VIT_METHODS = tuple(
 
 @dataclass(frozen=True)
 class ViTSpec:
-    """A pre-norm vision transformer.
+    """Specification of a pre-norm vision transformer.
 
     Attributes
     ----------
     image_size, patch : int
-        Side of the image, and of the squares that become tokens, in pixels.
+        Sides of the image and of a square patch, in pixels.
     dim, depth, heads : int
         Channels of a token, blocks, attention heads.
     mlp_ratio : float
@@ -34,16 +33,16 @@ class ViTSpec:
     norm : str
         A name of `nfnets_lite.norm`; ``"layer2d"`` is a transformer's layer norm.
     norm_options : mapping, or tuple of pairs
-        Keyword arguments of the norm, plain data; kept as a sorted tuple of pairs.
+        Keyword arguments of the norm, plain data; stored as a sorted tuple of pairs.
     dropout : float
         Rate before the classifier.
     num_classes, in_channels : int
-        0 classes: the network returns what the classifier would get.
+        With 0 classes the network returns the pooled features.
 
     Raises
     ------
     ValueError
-        For a norm that is not known or has no place here, sizes that do not divide, a rate outside [0, 1).
+        For a norm that is unknown or not for transformers, sizes that do not divide, or a rate outside [0, 1).
 
     Examples
     --------
@@ -86,7 +85,7 @@ class ViTSpec:
 
     @property
     def tokens(self) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return (self.image_size // self.patch) ** 2
 
     @property
@@ -95,7 +94,7 @@ class ViTSpec:
         return (Stage(self.dim, self.patch),)
 
     def with_method(self, method: str) -> Self:
-        """The same shape with another norm, by the name of a method that is nothing but a norm."""
+        """A copy with the norm of a named method, one that sets nothing but a norm."""
         if method not in VIT_METHODS:
             why = "needs a residual network's convolutions, branches or places" if method in METHODS else "is not known"
             raise ValueError(f"method={method!r} {why}; for a vision transformer use one of {', '.join(VIT_METHODS)}")

@@ -1,7 +1,7 @@
-"""What can stand where a network has a norm: a factory by name, ``create_norm(name, channels, **options)``.
+"""Normalisation layers, and layers in their place, by name: ``create_norm(name, channels, **options)``.
 
-Every norm takes and gives ``(N, C, H, W)``. One that activates as well says so by ``activates = True``; one whose
-formula changes over a training has a buffer `progress`, which `set_progress` fills.
+Every norm maps ``(N, C, H, W)`` to the same shape. A norm that activates, too, has ``activates = True``. A norm whose
+formula changes during training has a buffer `progress`, which `set_progress` fills.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,12 +62,12 @@ def create_norm(name: str, channels: int, **options: Any) -> nn.Module:
     name : str
     channels : int
     **options
-        Of the norm that is named, such as ``groups=8`` of "group" or ``size=16`` of "ghost_batch".
+        Options of that norm, such as ``groups=8`` of "group" or ``size=16`` of "ghost_batch".
 
     Raises
     ------
     ValueError
-        For a name or an option that is not known, no channels, and what the norm itself refuses.
+        For an unknown name or option, `channels` below 1, or a value that the norm refuses.
 
     Examples
     --------
@@ -87,21 +87,20 @@ def create_norm(name: str, channels: int, **options: Any) -> nn.Module:
 
 
 def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
-    """Tell every norm that has a schedule how much of the training is over.
+    """Set the elapsed share of the training in every norm whose formula changes during training.
 
-    The buffers are filled in place, so a captured CUDA graph sees the new value; a model without schedules is left as
-    it is. Call it before each update, or each epoch.
+    Call it before each update, or each epoch. Buffers are filled in place, so a captured CUDA graph sees the new value.
 
     Parameters
     ----------
     model : nn.Module
     fraction : float or 0-d Tensor
-        From 0 at the start to 1 at the end. A tensor, on the model's device, is taken unread and not checked.
+        From 0 at the start to 1 at the end. A tensor, on the model's device, is not checked.
 
     Raises
     ------
     ValueError
-        If a `fraction` that is a number is outside [0, 1].
+        If `fraction` is a number outside [0, 1].
 
     Examples
     --------
@@ -114,9 +113,9 @@ def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
 
 
 def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
-    """`set_progress` of one model as a function of the fraction, for a loop: the schedules are looked up once.
+    """A function of the fraction that does what `set_progress` does to one model, whose norms it looks up only once.
 
-    A model may be moved afterwards. One that gets other layers needs a new function.
+    The model may be moved afterwards. If its layers are replaced, make a new function.
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
 
     def fill(fraction: float | Tensor) -> None:
         if not isinstance(fraction, Tensor) and not 0 <= fraction <= 1:
-            raise ValueError(f"fraction={fraction} must be in [0, 1]: updates done over updates in all")
+            raise ValueError(f"fraction={fraction} must be in [0, 1]: the updates done over all updates")
         for module in scheduled:
             module.get_buffer("progress").fill_(fraction)
 
@@ -150,9 +149,8 @@ def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
 def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Scale and shift, each ``(C,)``, of a norm whose evaluation is one fixed affine map per channel; else None.
 
-    Batch norms of torch with running statistics have them; a class that derives from them and computes more does not.
-    A norm with a method ``affine()`` has them, too. The method raises a ValueError where the norm's options, or the
-    `progress` so far, leave evaluation without such a map.
+    Torch's batch norms with running statistics have such a map; derived classes that compute more do not. A norm with a
+    method ``affine()`` has it, too, unless the method raises a ValueError because of the norm's options or `progress`.
 
     Examples
     --------
@@ -171,7 +169,7 @@ def inference_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
         shift = -norm.running_mean * scale
         return scale, shift if norm.bias is None else shift + norm.bias
     affine = getattr(norm, "affine", None)
-    if not callable(affine):  # torch's own norms have a flag of this name
+    if not callable(affine):  # in torch's norms `affine` is a flag
         return None
     try:
         return affine()  # type: ignore[no-any-return]

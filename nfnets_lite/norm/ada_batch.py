@@ -1,4 +1,4 @@
-"""Adaptive balance of batch norm's running statistics, between a mean over all steps and a moving average."""
+"""AdaB2N: batch norm whose running statistics are between a mean over all steps and a moving average."""
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ class AdaBatchNorm(BatchNorm2d):
     .. math:: \bar\mu_t = \bar\mu_{t-1} + \eta_t (\mu_t - \bar\mu_{t-1}), \qquad
               \eta_t = \frac{\eta_{t-1}}{\eta_{t-1} + (1 - m)^\kappa}, \qquad \eta_1 = m^\kappa
 
-    and the same for the variance; training normalises by the batch, as `BatchNorm2d`. With :math:`\kappa = 1` that is
-    its moving average of momentum m, with :math:`\kappa = 0` the mean over all steps, each weighing the same.
+    The variance follows the same rule. Training normalises by the batch, as `BatchNorm2d`. With :math:`\kappa = 1` the
+    statistics are its moving averages of momentum m, with :math:`\kappa = 0` plain means over all steps.
 
     Parameters
     ----------
@@ -23,26 +23,26 @@ class AdaBatchNorm(BatchNorm2d):
     kappa : float
         In [0, 1], the balance.
     eps, momentum : float
-        As in `torch.nn.BatchNorm2d`; `momentum` is m, in (0, 1). Set to None later, as
-        `torch.optim.swa_utils.update_bn` does, it makes the mean over all steps.
+        As in `torch.nn.BatchNorm2d`; `momentum` is m, in (0, 1). If it is set to None later, as
+        `torch.optim.swa_utils.update_bn` does, the statistics are plain means over all steps.
 
     Attributes
     ----------
     steps_averaged : Tensor
-        0-d buffer, :math:`1 / \eta_t`: how many steps the average is worth. It grows to
+        0-d buffer, :math:`1 / \eta_t`: the effective number of steps in the average. It grows to
         :math:`1 / (1 - (1 - m)^\kappa)`.
 
     Raises
     ------
     ValueError
-        For `kappa` or `momentum` outside their ranges; in the forward pass, in training, if a channel has one value.
+        If `kappa` or `momentum` is outside its range. In the forward pass in training: if a channel has one value.
 
     Notes
     -----
-    AdaB2N was made for learning tasks one after another. Its other parts, batch statistics weighted by task and a loss
-    that pulls them towards the running ones, are left out: the first needs each example's task, and the second is no
-    layer's business. Cost, coupling and evaluation as in batch norm; the variance that is averaged is unbiased,
-    as torch's (the authors' is biased). Lyu et al. (NeurIPS 2023, arXiv 2310.08855), and their code for the start.
+    AdaB2N was made for continual learning. Two of its parts are left out: weights of examples by task, and a loss term
+    that pulls batch statistics towards the running ones. Cost, coupling and evaluation are those of batch norm. The
+    averaged variance is unbiased, as torch's (the authors' is biased). Lyu et al. (NeurIPS 2023, arXiv 2310.08855); the
+    start is from their code.
 
     Examples
     --------
@@ -66,9 +66,9 @@ class AdaBatchNorm(BatchNorm2d):
         self.register_buffer("steps_averaged", torch.tensor(self._before))
 
     def reset_running_stats(self) -> None:
-        """Running statistics and their step size as at the start."""
+        """Set running statistics and their step size back to their start."""
         super().reset_running_stats()
-        if "steps_averaged" in self._buffers:  # torch's constructor calls this before it is there
+        if "steps_averaged" in self._buffers:  # torch's constructor calls this before the buffer exists
             self.steps_averaged.fill_(self._before)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class AdaBatchNorm(BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        # With momentum 1, torch's kernel leaves the batch's own statistics where running ones would be.
+        # With momentum 1, torch's kernel writes the batch's statistics into the two buffers.
         mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         out = F.batch_norm(input, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Batch normalisation: torch's, over the processes too, and over small parts of a batch (ghost batches)."""
+"""Batch normalisation over a batch, over the batches of all processes, and over parts of a batch (ghost batches)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from nfnets_lite.norm.common import four_axes, need_two_values
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    r"""`torch.nn.BatchNorm2d`, with an error that names the way out where a channel has a single value.
+    r"""`torch.nn.BatchNorm2d`, with an error that says what to do if a channel has a single value.
 
     .. math:: y = \gamma \frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}} + \beta
 
@@ -22,9 +22,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     Notes
     -----
-    Training uses the batch's statistics, which couples all its examples, and averages them; evaluation uses the
-    averages, a fixed affine map that folds into the convolution in front. It costs a pass over the input for the
-    statistics, and one in the backward pass. Ioffe and Szegedy (arXiv 1502.03167), section 3.
+    Training uses the batch's statistics, which couples its examples, and keeps running averages. Evaluation uses these
+    averages: a fixed affine map, which folds into the convolution before it. Statistics cost one pass over the input,
+    and one in the backward pass. Ioffe and Szegedy (arXiv 1502.03167), section 3.
 
     Examples
     --------
@@ -51,9 +51,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     Notes
     -----
-    In one process it is batch normalisation. On the CPU it is batch normalisation too, of each process *by itself*:
-    torch's layer refuses the CPU once a process group exists. It costs two small exchanges per layer and step, during
-    which every process waits for the slowest, and couples the examples of all processes.
+    In one process it is `BatchNorm2d`. On a CPU each process normalises *by itself*, because torch's layer refuses the
+    CPU once a process group exists. It couples the examples of all processes, and costs two small exchanges per layer
+    and step, during which every process waits for the slowest.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class GhostBatchNorm2d(BatchNorm2d):
     .. math:: y_k = \gamma \frac{x_k - \mu_k}{\sqrt{\sigma_k^2 + \epsilon}} + \beta, \qquad
               (\bar\mu, \bar\sigma^2) \leftarrow (1 - m) (\bar\mu, \bar\sigma^2) + m (\mu_k, \sigma_k^2)
 
-    for k = 1, 2, ... in turn, so that one large batch moves the running statistics as its parts would one by one.
+    for k = 1, 2, ... in turn: a batch moves the running statistics as its parts would one by one.
 
     Parameters
     ----------
@@ -84,19 +84,18 @@ class GhostBatchNorm2d(BatchNorm2d):
     size : int
         Examples that share statistics; it must divide every training batch.
     eps, momentum : float
-        As in `torch.nn.BatchNorm2d`; a momentum of None averages all parts so far, each weighing the same.
+        As in `torch.nn.BatchNorm2d`; with a momentum of None, running statistics are plain means over all parts so far.
 
     Raises
     ------
     ValueError
-        If `size` is below 1; in the forward pass, in training, if the batch is no multiple of `size` or a part has one
+        If `size` is below 1. In the forward pass in training: if the batch is no multiple of `size`, or a part has one
         value per channel.
 
     Notes
     -----
-    Only examples of the same part are coupled. Each part is one call of torch's batch norm. Evaluation is batch norm's:
-    running statistics, foldable.
-    Hoffer, Hubara and Soudry (arXiv 1705.08741), section 4, algorithm 1.
+    Only examples of the same part are coupled. Each part is one call of torch's batch norm. Evaluation is that of batch
+    norm, foldable. Hoffer, Hubara and Soudry (arXiv 1705.08741), section 4, algorithm 1.
 
     Examples
     --------
@@ -130,7 +129,7 @@ class GhostBatchNorm2d(BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(len(input) // self.size)
         parts, args = torch.split(input, self.size), (self.running_mean, self.running_var, self.weight, self.bias, True)
-        if self.momentum is None:  # an average of all parts; reading their count waits for a GPU, as in torch's own
+        if self.momentum is None:  # a mean over all parts; reading their count waits for a GPU, as in torch's own
             last = int(self.num_batches_tracked)
             rates = [1 / count for count in range(last - len(parts) + 1, last + 1)]
         else:

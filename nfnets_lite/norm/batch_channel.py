@@ -1,4 +1,4 @@
-"""Batch-channel normalisation: batch norm by estimated statistics, for batches of any size, then group norm."""
+"""Batch-channel normalisation: batch norm by running estimates, for batches of any size, then group norm."""
 
 import torch
 from torch import Tensor, nn
@@ -9,23 +9,23 @@ from nfnets_lite.norm.group import GroupNorm
 
 
 class BatchChannelNorm(nn.Module):
-    r"""Batch-channel normalisation: by running *estimates* of mean and variance, and then by groups of channels.
+    r"""Batch-channel normalisation: normalise by running *estimates* of mean and variance, then by group norm.
 
     .. math:: \hat\mu &\leftarrow \hat\mu + r (\mu_B - \hat\mu), \qquad
               \hat\sigma^2 \leftarrow \hat\sigma^2 + r (\sigma_B^2 - \hat\sigma^2) \\
               y &= \mathrm{GN}\left(\gamma_b \frac{x - \hat\mu}{\sqrt{\hat\sigma^2 + \epsilon}} + \beta_b\right)
 
     with mean and biased variance of this batch per channel, and a group norm with an affine map of its own. The
-    estimates are moved first and then used; the backward pass takes them for constants. Batch statistics keep channels
-    apart from each other, which a group norm alone does not; a batch of one image is enough for them.
+    estimates are updated before they are used, and are constants in the backward pass. Unlike group norm alone, they
+    normalise each channel by itself; a batch of one image is enough.
 
     Parameters
     ----------
     channels : int
     groups : int, optional
-        Of the group norm, it must divide `channels`. By default as many as suit: up to 32, of at least 4 channels.
+        Groups of the group norm; must divide `channels`. By default as many as suit: up to 32, of at least 4 channels.
     rate : float
-        r, the share of this batch in the estimates.
+        r, the weight of this batch in the estimates.
     eps : float
 
     Attributes
@@ -38,14 +38,14 @@ class BatchChannelNorm(nn.Module):
     Raises
     ------
     ValueError
-        If `groups` does not divide `channels` or `rate` is outside (0, 1]; in the forward pass, in training, if a
+        If `groups` does not divide `channels` or `rate` is outside (0, 1]. In the forward pass in training: if a
         channel has one value.
 
     Notes
     -----
-    Evaluation is the same with the estimates as they are; the group norm does not fold. An output depends on the
-    other examples of its batch by r times the estimates, but no gradient follows that way. It costs a pass for the
-    batch's statistics and both norms. Qiao et al. (arXiv 1903.10520), for convolutions of standardised weights.
+    Evaluation does not move the estimates; the group norm does not fold. Other examples of the batch affect an output
+    through the weight r of the batch in the estimates, without a gradient. It costs a pass for the batch's statistics,
+    and both norms. Qiao et al. (arXiv 1903.10520), for convolutions with standardised weights.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class BatchChannelNorm(nn.Module):
                 batch_mean, batch_var = moments(x)
                 follow(mean, batch_mean, self.rate)
                 follow(var, batch_var, self.rate)
-            # The backward pass needs them as they are now, and a second forward pass may come before it.
+            # Copies for the backward pass: another forward pass may move the estimates before it.
             mean, var = mean.clone(), var.clone()
         x = F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
         out: Tensor = self.group(x)

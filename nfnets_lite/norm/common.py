@@ -1,4 +1,4 @@
-"""What several norms share: statistics in float32, the checks on groups and on what a variance is taken over."""
+"""Helpers of several norms: statistics in float32, checks of groups and of the number of values in a variance."""
 
 from typing import TypeGuard
 
@@ -15,7 +15,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    """Whether a layer computes batch norm and nothing else: a class that derives may add to it, as timm's activate.
+    """Whether a layer computes batch norm and nothing else; derived classes may compute more: timm's also activate.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def follow(running: Tensor, found: Tensor, rate: float | Tensor) -> None:
-    """Move running statistics towards what a batch has, in place and in their own dtype: ``(1 - rate) r + rate f``."""
+    """Update running statistics in place, in their own dtype: ``(1 - rate) * running + rate * found``."""
     running.lerp_(found.to(running.dtype), rate)
 
 
@@ -42,8 +42,8 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def four_axes(norm: nn.Module, x: Tensor) -> None:
-    """Refuse what is not ``(N, C, H, W)``."""
-    if isinstance(x, Tensor) and x.ndim != 4:  # torch.fx has none
+    """Refuse an input that is not ``(N, C, H, W)``."""
+    if isinstance(x, Tensor) and x.ndim != 4:  # torch.fx has a proxy
         raise ValueError(f"input has shape {tuple(x.shape)}; {type(norm).__name__} needs 4 axes, (N, C, H, W)")
 
 
@@ -57,7 +57,7 @@ def need_two_values(kind: str, x: Tensor, examples: int | None = None) -> None:
     x : Tensor
         ``(N, C, H, W)``.
     examples : int, optional
-        How many examples share statistics; all N if it is absent.
+        Number of examples that share statistics, by default N.
 
     Raises
     ------
@@ -74,10 +74,9 @@ def need_two_values(kind: str, x: Tensor, examples: int | None = None) -> None:
 
 
 def whole_groups(channels: int, groups: int | None) -> int:
-    """Number of groups: the one asked for, or, for None, what fits best.
+    """`groups`, checked; for None the largest divisor of `channels` up to 32 that leaves at least 4 channels a group.
 
-    That is the largest divisor of `channels` up to 32 that leaves each group at least 4 channels, and 1 where there
-    is no other. The authors of group normalisation use 32 groups, which narrow networks cannot have.
+    It is 1 if there is no such divisor. The authors of group normalisation use 32, too many for narrow networks.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""EvoNorm: norm and activation found by search as one formula, with batch statistics (B0) and without (S0)."""
+"""EvoNorm: norm and activation in one formula, found by search, with batch statistics (B0) and without (S0)."""
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class _EvoNorm(nn.Module):
 
 
 class EvoNormB0(_EvoNorm):
-    r"""EvoNorm-B0: divide by the batch's deviation or by a line through the example's own, whichever is larger.
+    r"""EvoNorm-B0: divide by the larger of the batch's deviation and the example's own deviation plus v x.
 
     .. math:: y = \gamma \frac{x}{\max\left(\sqrt{\sigma_{nhw}^2 + \epsilon},\
               v x + \sqrt{\sigma_{hw}^2 + \epsilon}\right)} + \beta
@@ -36,7 +36,7 @@ class EvoNormB0(_EvoNorm):
     Attributes
     ----------
     activates : bool
-        True: the larger of the two denominators bends the line, and no activation belongs after it.
+        True: the maximum makes it nonlinear, and no activation belongs after it.
     slope : Parameter
         v, ``(C,)``, starts at 1.
 
@@ -47,8 +47,8 @@ class EvoNormB0(_EvoNorm):
 
     Notes
     -----
-    The batch's variance couples examples; evaluation has its running average in its place (biased, as in the authors'
-    code) and still computes each example's own, so nothing folds. It costs two variances and a division.
+    The batch's variance couples examples. Evaluation uses its running average (biased, as in the authors' code) and
+    still computes each example's own variance, so it does not fold. It costs two variances and a division.
     Liu et al. (arXiv 2004.02967), the table of its layers.
 
     Examples
@@ -82,7 +82,7 @@ class EvoNormB0(_EvoNorm):
 
 
 class EvoNormS0(_EvoNorm):
-    r"""EvoNorm-S0: a gated input over the deviation of its group of channels, within one example.
+    r"""EvoNorm-S0: the gated input divided by the deviation of its group of channels, within one example.
 
     .. math:: y = \gamma \frac{x \, \mathrm{sigmoid}(v x)}{\sqrt{\sigma_g^2 + \epsilon}} + \beta
 
@@ -92,7 +92,7 @@ class EvoNormS0(_EvoNorm):
     ----------
     channels : int
     groups : int, optional
-        It must divide `channels`. By default as many as suit: up to 32, of at least 4 channels each.
+        Must divide `channels`. By default as many as suit: up to 32, of at least 4 channels each.
     eps : float
 
     Attributes
@@ -109,8 +109,8 @@ class EvoNormS0(_EvoNorm):
 
     Notes
     -----
-    No example depends on another, training and evaluation are the same, nothing folds. It costs group norm's pass
-    for the variance and a sigmoid. Liu et al. (arXiv 2004.02967), the table of its layers.
+    No example depends on another, training and evaluation are the same, and it does not fold. It costs group norm's
+    pass for the variance and a sigmoid. Liu et al. (arXiv 2004.02967), the table of its layers.
 
     Examples
     --------

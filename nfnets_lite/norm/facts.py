@@ -1,4 +1,4 @@
-"""What a norm does, found out by trying it: coupling of examples, buffers, per-example gradients, folding."""
+"""Properties of a norm, found by running it: coupling of examples, buffers, per-example gradients, folding."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ _CHANNELS, _SIDE, _STAGES = 8, 3, (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Facts:
-    """What the probes of `facts` found about a norm.
+    """Properties of a norm, as `facts` found them.
 
     Attributes
     ----------
     couples_examples : bool
-        In training, one example's output, or its gradient by the inputs, has to do with another example.
+        In training, an example's output, or its gradient with respect to the inputs, depends on other examples.
     keeps_buffers : bool
-        It has state besides its parameters: running statistics.
+        It has buffers such as running statistics; `progress` does not count.
     per_example_gradients : bool
-        `torch.func.vmap` of a gradient gives what a loop over the examples of the batch gives.
+        `torch.func.vmap` of a gradient gives the same as a loop over the examples of a batch.
     folds : bool
-        At the end of a training, evaluation is one fixed affine map per channel.
+        At the end of training, evaluation is one fixed affine map per channel.
     same_in_training_and_evaluation : bool
         Both modes give the same output.
     """
@@ -39,10 +39,10 @@ class Facts:
 
 
 def facts(name: str, **options: Any) -> Facts:
-    """Probe a norm in float64, on a few random numbers, at the start, the middle and the end of its schedule.
+    """Probe a norm in float64, on random inputs, at the start, the middle and the end of training.
 
-    Couplings count if they are there at any of the three, other properties only if they are at all of them; whether
-    it folds is asked at the end alone.
+    `couples_examples` is true if it is at any of the three, `folds` if it is at the end, the others if they are at all
+    three.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def facts(name: str, **options: Any) -> Facts:
 
 
 def _warm(norm: nn.Module, x: Tensor, progress: float) -> nn.Module:
-    """The norm with parameters that are not its start, after some training steps on inputs other than `x`."""
+    """The norm with changed parameters, after some training passes on inputs other than `x`."""
     norm = norm.double()
     set_progress(norm, progress)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def _couples(norm: nn.Module, x: Tensor) -> bool:
     twin = deepcopy(norm)
     out = norm(x)[0]
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
-    # Statistics that count as constants in the backward pass couple values without a gradient.
+    # Statistics that are constants in the backward pass couple outputs without a gradient.
     return bool(gradient[1:].abs().max() > 0) or not torch.allclose(out, twin(other)[0])
 
 
@@ -111,7 +111,7 @@ def _per_example(norm: nn.Module, x: Tensor) -> bool:
     try:
         vectorised = vmap(grad(loss), in_dims=(None, 0))({k: p.detach() for k, p in parameters.items()}, x)
         losses = net(x).square().sum((1, 2, 3))
-    except (RuntimeError, ValueError):  # what is written in place, or a check of the batch, stops vmap
+    except (RuntimeError, ValueError):  # vmap fails at writes in place and at checks of the batch
         return False
     looped = [torch.autograd.grad(one, list(parameters.values()), retain_graph=True) for one in losses]
     return all(torch.allclose(vectorised[key], torch.stack(each)) for key, each in zip(parameters, zip(*looped)))

@@ -24,12 +24,13 @@ class FilterResponseNorm2d(nn.Module):
     activates : bool
         True: the threshold is the activation, and none belongs after it.
     threshold : Parameter
-        :math:`\tau`, ``(C,)``, starts at 0, where the activation is ReLU; learned because nothing takes a mean off.
+        :math:`\tau`, ``(C,)``, starts at 0, where the activation is ReLU; learned because no mean is subtracted.
 
     Notes
     -----
-    It costs one pass for the mean square, in evaluation too. No example depends on another, training and evaluation
-    are the same, nothing folds. A map of one position keeps only signs; the authors learn :math:`\epsilon` there.
+    It costs one pass for the mean square, in evaluation too. No example depends on another, training and evaluation are
+    the same, and it does not fold. Of a map of one position only signs are left; the authors learn :math:`\epsilon`
+    there.
     Singh and Krishnan (arXiv 1911.09737), section 3.
 
     Examples

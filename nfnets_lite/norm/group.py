@@ -15,7 +15,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        # torch.fx passes a stand-in that is no tensor.
+        # torch.fx passes a proxy that is no tensor.
         if isinstance(input, Tensor) and not input.is_cuda and torch.is_grad_enabled() and not input.requires_grad:
             input = input.contiguous()
         return super().forward(input)
@@ -30,7 +30,7 @@ def group(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Gro
     ----------
     channels : int
     groups : int, optional
-        It must divide `channels`. By default as many as suit: up to 32, of at least 4 channels each.
+        Must divide `channels`. By default as many as suit: up to 32, of at least 4 channels each.
     eps : float
 
     Raises
@@ -40,8 +40,8 @@ def group(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.Gro
 
     Notes
     -----
-    Training and evaluation are the same, and no example depends on another. The price is that the statistics are
-    computed in evaluation too: nothing folds. Wu and He (arXiv 1803.08494), section 3.
+    Training and evaluation are the same, and no example depends on another. Statistics are computed in evaluation too,
+    so it does not fold. Wu and He (arXiv 1803.08494), section 3.
 
     Examples
     --------
@@ -63,8 +63,8 @@ def layer(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
 
     Notes
     -----
-    `torch.nn.GroupNorm` with one group, so the gain and the bias are per channel, not per unit. Cost, coupling and
-    evaluation as in `group`. Ba, Kiros and Hinton (arXiv 1607.06450), section 3.
+    `torch.nn.GroupNorm` with one group, so gain and bias are per channel, not per channel and position. Cost, coupling
+    and evaluation are those of `group`. Ba, Kiros and Hinton (arXiv 1607.06450), section 3.
 
     Examples
     --------
@@ -88,8 +88,8 @@ class LayerNorm2d(nn.LayerNorm):
 
     Notes
     -----
-    ``(N, C, H, W)`` to the same; the result lies in memory as channels-last, where it costs what `torch.nn.LayerNorm`
-    does. Training and evaluation are the same, no example depends on another, nothing folds.
+    ``(N, C, H, W)`` to the same, in channels-last memory format; with inputs in that format it costs what
+    `torch.nn.LayerNorm` costs. Training and evaluation are the same, no example depends on another, it does not fold.
     Ba, Kiros and Hinton (arXiv 1607.06450), section 3; over channels alone as in Vaswani et al. (arXiv 1706.03762).
 
     Examples
@@ -124,8 +124,8 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
     Notes
     -----
-    With gain and bias, without running statistics. Training and evaluation are the same, no example depends on
-    another, nothing folds; it takes each example's contrast away, what a classifier may need included.
+    With gain and bias, without running statistics. Training and evaluation are the same, no example depends on another,
+    it does not fold. It removes each example's contrast, which a classifier may need.
     Ulyanov, Vedaldi and Lempitsky (arXiv 1607.08022), section 2.
 
     Examples

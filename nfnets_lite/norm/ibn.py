@@ -8,25 +8,25 @@ from nfnets_lite.norm.group import InstanceNorm2d
 
 
 class IBNa(nn.Module):
-    r"""Instance norm of the first half of the channels, batch norm of the second, each with its gain and bias.
+    r"""Instance norm on the first half of the channels, batch norm on the second, each with its gain and bias.
 
     Parameters
     ----------
     channels : int
-        At least 2; of an odd number, the batch norm has one more.
+        At least 2; of an odd number, batch norm has one more than instance norm.
     eps, momentum : float
         `eps` of both; `momentum` as in `torch.nn.BatchNorm2d`.
 
     Raises
     ------
     ValueError
-        For fewer than 2 channels; in the forward pass for a map of one position, which instance norm needs more than.
+        For fewer than 2 channels. In the forward pass: for a map of one position, which instance norm cannot normalise.
 
     Notes
     -----
-    The idea: contrast and colour are taken off half of the channels, content is kept in the other half. The second
-    half couples examples in training, evaluation has running statistics there; nothing folds. It costs batch norm and
-    a copy. Pan et al. (arXiv 1807.09441), section 3. Where a network has it says `ibn_norm`.
+    Instance norm removes contrast and colour from half of the channels; the other half keeps them. The second half
+    couples examples in training, and uses running statistics in evaluation. It does not fold, and costs batch norm and
+    a copy. `ibn_norm` says where a network has it. Pan et al. (arXiv 1807.09441), section 3.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class IBNb(InstanceNorm2d):
 
     Notes
     -----
-    As `InstanceNorm2d`. A network must not have it directly before its pooling: it would erase what is pooled.
+    As `InstanceNorm2d`. Do not use it directly before the final pooling: every image would have the same channel means.
 
     Examples
     --------
@@ -68,23 +68,22 @@ class IBNb(InstanceNorm2d):
 
 
 def ibn_norm(name: str, *, stage: int, stages: int, block: int, norm: int) -> str:
-    """Which norm stands at a place of a pre-activation network of IBN blocks.
+    """Name of the norm at a place of a pre-activation network of IBN blocks.
 
-    IBN-a has instance norm beside batch norm after the first convolution of each block of the first three stages, the
-    last stage left out: on the branch, so that the shortcut stays as it is. IBN-b has instance norm after the stem and
-    after the sum that ends each of the first two stages; where norms come first, both are what the first
-    block of the next stage takes.
+    IBN-a has `IBNa` after the first convolution of each block in the first three stages, but not in the last stage of
+    the network. It is on the branch, so the shortcut is not changed. IBN-b has `IBNb` after the stem and after each of
+    the first two stages. In a pre-activation network that is the norm at the input of the next stage's first block.
 
     Parameters
     ----------
     name : str
         "ibn_a" or "ibn_b".
     stage, stages : int
-        Which one, from 0, of how many.
+        Index of the stage, from 0, and number of stages.
     block : int
-        Within its stage, from 0.
+        Index of the block in its stage, from 0.
     norm : int
-        Within its block, from 0: the one on the block's input is 0, the one behind its first convolution 1.
+        Index of the norm in its block: 0 on the block's input, 1 behind its first convolution.
 
     Returns
     -------
@@ -95,11 +94,11 @@ def ibn_norm(name: str, *, stage: int, stages: int, block: int, norm: int) -> st
     Raises
     ------
     ValueError
-        For another name, or a stage that is not there.
+        For another name, or a `stage` that the network does not have.
 
     Notes
     -----
-    The authors' networks are post-activation ResNets of four stages; this is the counterpart. Pan et al.
+    The authors' networks are post-activation ResNets of four stages; this is the pre-activation counterpart. Pan et al.
     (arXiv 1807.09441), figure 3, and their code.
 
     Examples

@@ -1,4 +1,4 @@
-"""Norms' place without statistics: a saturating function of each number by itself."""
+"""Layers without statistics in the place of a norm: a saturating function of each value."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from nfnets_lite.norm.common import at_least_float32
 
 
 class DyT(nn.Module):
-    r"""Dynamic tanh: each number by itself through a tanh of learnable width.
+    r"""Dynamic tanh: a tanh of learnable width, applied to each value.
 
     .. math:: y = \gamma \tanh(\alpha x) + \beta
 
@@ -31,9 +31,9 @@ class DyT(nn.Module):
 
     Notes
     -----
-    No statistics: no example depends on another, training and evaluation are the same, and one elementwise pass is all
-    it costs. It is not affine, so nothing folds; near 0 it is the gain :math:`\gamma\alpha`, and it bounds what is
-    far off instead of scaling the rest down. Zhu et al. (arXiv 2503.10622), section 4, for transformers.
+    No statistics: no example depends on another, training and evaluation are the same, and it costs one elementwise
+    pass. It is not affine, so it does not fold. Near 0 its gain is :math:`\gamma\alpha`; large values are bounded, and
+    do not scale the others down. Zhu et al. (arXiv 2503.10622), section 4, for transformers.
 
     Examples
     --------
@@ -67,9 +67,8 @@ class Derf(DyT):
 
     Parameters
     ----------
-    channels : int
-    alpha : float
-        Start of the learnable :math:`\alpha`, one number for the layer.
+    channels, alpha : int, float
+        As in `DyT`.
 
     Attributes
     ----------
@@ -80,7 +79,7 @@ class Derf(DyT):
 
     Notes
     -----
-    Cost, coupling and evaluation as in `DyT`. Chen et al. (arXiv 2512.10938).
+    Cost, coupling and evaluation are those of `DyT`. Chen et al. (arXiv 2512.10938).
 
     Examples
     --------

@@ -10,41 +10,41 @@ from nfnets_lite.norm.scaled import scaled
 
 
 class PowerNorm(nn.Module):
-    r"""PowerNorm: each channel over the quadratic mean of the steps *before* this one.
+    r"""PowerNorm: divide each channel by a running quadratic mean of the steps *before* this one.
 
     .. math:: z = \frac{x}{\sqrt{\psi^2 + \epsilon}}, \quad y = \gamma z + \beta, \qquad
               \psi^2 \leftarrow \alpha \psi^2 + (1 - \alpha) E[x^2]
 
-    with means over batch and positions. The running mean is no constant, and no gradient can follow it through the
-    steps; the backward pass has a running statistic :math:`\nu` for that, which starts at 0:
+    with means E over batch and positions. No gradient can flow through earlier steps; in its place the backward pass
+    uses a running statistic :math:`\nu`, which starts at 0:
 
     .. math:: \frac{\partial L}{\partial x} &= \frac{1}{\sqrt{\psi^2 + \epsilon}}
               \left(\frac{\partial L}{\partial z} - \nu z\right) \\
               \nu &\leftarrow \nu \left(1 - (1 - \alpha) E[z^2]\right)
               + (1 - \alpha) E\left[\frac{\partial L}{\partial z} z\right]
 
-    While ``progress < warmup`` training divides by the quadratic mean of the batch itself, with the exact gradient;
-    both running statistics move all the same.
+    While ``progress < warmup``, training divides by the batch's own quadratic mean, with the exact gradient, and it
+    updates both running statistics.
 
     Parameters
     ----------
     channels : int
     alpha : float
-        What the running statistics keep per step; the authors have 0.9 for both.
+        Decay of both running statistics per step; the authors use 0.9.
     warmup : float
-        Share of the training, by `progress`, on batch statistics; 0 for none. Where nothing sets `progress`, the
-        warm-up does not end.
+        Share of the training, by `progress`, with batch statistics; 0 for none. It does not end unless `progress` is
+        set.
     groups : int, optional
-        Number of groups of channels. The authors' code first divides each position by the root mean square over its
-        group, in evaluation too, with one group. None, as in the formula, leaves this out.
+        If given, each position is first divided by its root mean square over each of this many groups of channels, in
+        evaluation too. The authors' code has one group. None, as in the formula, leaves this out.
     eps : float
 
     Attributes
     ----------
     exact_gradient : bool
-        False: after the warm-up, finite differences do not confirm the backward pass.
+        False: after the warm-up, the backward pass is not the exact gradient.
     running_square, gradient_statistic : Tensor
-        :math:`\psi^2` and :math:`\nu`, each ``(C,)``. The second moves in the backward pass.
+        :math:`\psi^2` and :math:`\nu`, each ``(C,)``. The backward pass updates :math:`\nu`.
     progress : Tensor
         0-d buffer, share of the training that is over; `nfnets_lite.norm.set_progress` fills it.
 
@@ -55,10 +55,10 @@ class PowerNorm(nn.Module):
 
     Notes
     -----
-    After the warm-up no output depends on another example of its batch, but on all batches before. Nothing takes a
-    mean off: a large offset eats up the scale. It costs two passes over the input in each direction. Evaluation is a
+    After the warm-up an output depends on all earlier batches, and not on other examples of its batch. No mean is
+    subtracted: a large mean uses up the scale. It costs two passes over the input in each direction. Evaluation is a
     fixed scale and shift, foldable unless there are `groups`. Shen et al. (arXiv 2003.07845), algorithm 2; their code
-    divides the gradient by the batch's quadratic mean, this follows the paper.
+    differs, and divides the gradient by the batch's quadratic mean.
 
     Examples
     --------
@@ -105,7 +105,7 @@ class PowerNorm(nn.Module):
 
     @torch.no_grad()
     def _statistic(self, warm: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """What takes the place of `first`, E[dL/dz z], in the gradient; `second` is E[z^2]."""
+        """The statistic that the gradient uses for `first`, E[dL/dz z]; `second` is E[z^2]."""
         used = torch.where(warm, first, self.gradient_statistic)
         step = (1 - self.alpha) * (first - self.gradient_statistic * second)
         self.gradient_statistic.add_(step)

@@ -1,4 +1,4 @@
-"""PRepBN: layer norm that turns into a foldable batch norm in the course of the training."""
+"""PRepBN: layer norm that turns into a foldable batch norm during training."""
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ class PRepBN(nn.Module):
     ----------
     channels : int
     layer : str
-        What LN is, a name of the factory: "layer2d", over the channels of a position, as transformers have it, or
-        "layer", over channels and positions of an example.
+        LN: "layer2d", over the channels of a position, as in transformers, or "layer", over channels and positions of
+        an example.
     eps, momentum : float
         `eps` of both; `momentum` as in `torch.nn.BatchNorm2d`.
 
@@ -31,19 +31,18 @@ class PRepBN(nn.Module):
         Shape ``(1,)``, starts at 1.
     progress : Tensor
         0-d buffer, share of the training that is over; `nfnets_lite.norm.set_progress` fills it. Left at 0, the layer
-        is layer norm. Set it to 1 after the last update, or evaluation keeps a rest of layer norm.
+        is layer norm. Set it to 1 after the last update; otherwise evaluation keeps a share of layer norm.
 
     Raises
     ------
     ValueError
-        For another `layer`; in the forward pass, in training, if a channel has one value over the batch.
+        For another `layer`. In the forward pass in training: if a channel has one value over the batch.
 
     Notes
     -----
-    Examples are coupled as by batch norm, from the start through its running statistics, in the output in proportion to
-    1 - g. Training costs both norms at any g. Evaluation follows the same formula, so that it fits what was
-    trained at any moment (the authors' code evaluates RepBN alone), and folds when g is 0. Guo et al. (arXiv
-    2405.11582), section 3.2.
+    Batch norm couples the examples, with the weight 1 - g in the output. Training costs both norms at any g. Evaluation
+    uses the formula with the current g (the authors' code evaluates RepBN alone), and folds when g is 0. Guo et al.
+    (arXiv 2405.11582), section 3.2.
 
     Examples
     --------
@@ -81,7 +80,7 @@ class PRepBN(nn.Module):
         return scale + self.eta, self.batch.bias - mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        # Both are computed whatever g is: it is a number on the device, which nothing here waits for.
+        # Both norms are computed at any g: g is on the device, and to read it would be to wait.
         g = 1 - self.progress
         out: Tensor = g * self.layer(x) + (1 - g) * (self.batch(x) + self.eta * x)
         return out.to(x.dtype)

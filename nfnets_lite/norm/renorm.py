@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from nfnets_lite.norm.common import follow, moments, need_two_values, scale_shift
 
-# The paper counts steps: plain until 5 thousand, d_max whole at 25 and r_max at 40 thousand. Here they are shares of
-# the training, of 160 thousand steps.
+# The paper has batch norm until step 5 thousand, the full d_max at 25 thousand and the full r_max at 40 thousand of 160
+# thousand steps. Here they are shares of the training.
 _PLAIN, _D_WHOLE, _R_WHOLE = 5 / 160, 25 / 160, 40 / 160
 
 
@@ -26,10 +26,10 @@ class BatchRenorm2d(nn.Module):
     ----------
     channels : int
     r_max, d_max : float
-        Bounds at the end. They grow linearly with `progress` from 1 and 0, which is batch norm: until 3 % of the
-        training, to `d_max` at 16 % and `r_max` at 25 %.
+        Final bounds. Until 3 % of the training they are 1 and 0, which is batch norm. Then they grow linearly with
+        `progress`, to `d_max` at 16 % and `r_max` at 25 %.
     eps, momentum : float
-        As in `torch.nn.BatchNorm2d`. The paper has a momentum of 0.01, in trainings of over 100 thousand steps.
+        As in `torch.nn.BatchNorm2d`. The paper uses a momentum of 0.01, in trainings of over 100 thousand steps.
 
     Attributes
     ----------
@@ -40,13 +40,13 @@ class BatchRenorm2d(nn.Module):
     Raises
     ------
     ValueError
-        If ``r_max < 1`` or ``d_max < 0``; in the forward pass, in training, if a channel has one value.
+        If ``r_max < 1`` or ``d_max < 0``. In the forward pass in training: if a channel has one value.
 
     Notes
     -----
-    It costs batch norm and one more pass for the statistics. Examples are coupled: the values less so as the bounds
-    grow, the gradients as in batch norm. Evaluation is a fixed affine map, foldable. The running average is of the
-    standard deviation, not of the variance, as in the paper. Ioffe (arXiv 1702.03275), section 3, algorithm 1.
+    It costs batch norm and one more pass for the statistics. Examples are coupled: outputs less so as the bounds grow,
+    gradients as in batch norm. Evaluation is a fixed affine map, foldable. As in the paper, the running average is of
+    the standard deviation, not of the variance. Ioffe (arXiv 1702.03275), section 3, algorithm 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The backward pass that norms have whose scale is not this batch's: a chosen statistic in place of the exact one."""
+"""Scale and shift per channel whose backward pass uses a chosen statistic in place of the exact one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from nfnets_lite.norm.common import at_least_float32, scale_shift
 
-# Takes the means per channel of dL/dz * z and of z * z, each (C,), and gives the statistic that the gradient uses.
+# From the means per channel of dL/dz * z and of z * z, each (C,), to the statistic that the gradient uses.
 Rule = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,14 +34,14 @@ class _Scaled(torch.autograd.Function):
 
 
 def scaled(x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule) -> Tensor:
-    r"""``weight * z + bias`` with ``z = x * inverse`` per channel, and a gradient by the rule that is given.
+    r"""``weight * z + bias`` with ``z = x * inverse`` per channel, and a gradient set by `rule`.
 
     .. math:: \frac{\partial L}{\partial x} = \mathrm{inverse}
               \left(\frac{\partial L}{\partial z} - \psi z\right), \qquad
               \psi = \mathrm{rule}\left(E\left[\frac{\partial L}{\partial z} z\right], E[z^2]\right)
 
-    With :math:`\psi` the first of these means it is the exact gradient if `inverse` is ``rsqrt(E[x^2] + eps)`` of this
-    very batch, and with 0 if `inverse` is a constant. Gain and bias have their exact gradients in any case.
+    The gradient is exact if `inverse` is ``rsqrt(E[x^2] + eps)`` of this batch and `rule` returns its first argument,
+    or if `inverse` is a constant and `rule` returns 0. Gradients of `weight` and `bias` are always exact.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule)
     weight, bias, inverse : Tensor
         Each ``(C,)``. `inverse` gets no gradient.
     rule : callable
-        Called once per backward pass; this is where a running gradient statistic moves.
+        Called once per backward pass; it may update a running gradient statistic.
 
     Examples
     --------

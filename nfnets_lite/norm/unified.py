@@ -1,4 +1,4 @@
-"""Unified normalisation: second moments smoothed over the last steps by a geometric mean, outlying steps left out."""
+"""Unified normalisation: second moments are smoothed over the last steps by a geometric mean, without outliers."""
 
 from functools import partial
 
@@ -10,22 +10,22 @@ from nfnets_lite.norm.scaled import scaled
 
 
 class UnifiedNorm(nn.Module):
-    r"""Unified normalisation: each channel over the geometric mean of its last M second moments.
+    r"""Unified normalisation: divide each channel by the root of the geometric mean of its last M second moments.
 
     .. math:: z_t &= \frac{x_t}{\sqrt{\hat\sigma_t^2 + \epsilon}}, \quad y_t = \gamma z_t + \beta \\
               \hat\sigma_t^2 &= \Bigl(\prod_{i=0}^{M-1} \sigma_{t-i}^2\Bigr)^{1/M}, \quad \sigma_t^2 = E[x_t^2]
 
-    with means over batch and positions; this step is one of the M. The gradient statistic
-    :math:`g_t = E[\frac{\partial L}{\partial z_t} z_t]` is smoothed too, by an arithmetic mean and a running average:
+    with means E over batch and positions; this step is one of the M. The gradient statistic
+    :math:`g_t = E[\frac{\partial L}{\partial z_t} z_t]` is smoothed, too, by an arithmetic mean and a running average:
 
     .. math:: \frac{\partial L}{\partial x_t} &= \frac{1}{\sqrt{\hat\sigma_t^2 + \epsilon}}
               \left(\frac{\partial L}{\partial z_t} - \psi_t z_t\right) \\
               \psi_t &= \alpha \psi_{t-1} + \frac{1 - \alpha}{M} \sum_{i=0}^{M-1} g_{t-i}
 
-    A step is an outlier if a channel's arithmetic mean of the M moments exceeds the geometric one by more than M times
-    the variance of the roots recorded *before*. It could not if all came from one distribution. Then, and while
-    ``progress < warmup`` or M steps are not recorded, the step is on its own: :math:`\hat\sigma_t^2 = \sigma_t^2` and
-    :math:`\psi_t = g_t`, which is the exact gradient. An outlier's records are replaced by the running ones.
+    A step is an outlier if a channel's arithmetic mean of the M moments exceeds the geometric mean by more than M times
+    the variance of the M roots recorded *before* this step. An outlier, and every step while ``progress < warmup`` or
+    fewer than M steps are recorded, uses its own statistics: :math:`\hat\sigma_t^2 = \sigma_t^2` and
+    :math:`\psi_t = g_t`, with the exact gradient. The running statistics are recorded in place of an outlier's.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ class UnifiedNorm(nn.Module):
     window : int
         M, at least 2; the authors' code has 4.
     alpha : float
-        What running averages keep per step.
+        Decay of the running averages per step.
     warmup : float
-        Share of the training, by `progress`, on batch statistics; 0 for none. Where nothing sets `progress`, the
-        warm-up does not end.
+        Share of the training, by `progress`, with batch statistics; 0 for none. It does not end unless `progress` is
+        set.
     filtration : bool
         Whether outliers are looked for.
     eps : float
@@ -44,12 +44,12 @@ class UnifiedNorm(nn.Module):
     Attributes
     ----------
     exact_gradient : bool
-        False: after the warm-up, finite differences do not confirm the backward pass.
+        False: after the warm-up, the backward pass is not the exact gradient.
     running_square : Tensor
         ``(C,)``, running average of :math:`\hat\sigma^2`: evaluation divides by its root.
     squares, gradients : Tensor
-        ``(M, C)``, the last :math:`\sigma^2` and g, the newest last. `gradients` and `gradient_statistic`,
-        :math:`\psi`, move in the backward pass.
+        ``(M, C)``, the last :math:`\sigma^2` and g, the newest last. The backward pass updates `gradients` and
+        `gradient_statistic`, which is :math:`\psi`.
     steps, skipped : Tensor
         0-d, training steps so far, and how many of them were outliers.
     progress : Tensor
@@ -62,11 +62,11 @@ class UnifiedNorm(nn.Module):
 
     Notes
     -----
-    Examples are coupled, by 1/M of the logarithm of the scale. Nothing takes a mean off. It costs two passes over the
-    input in each direction. Evaluation is a fixed scale and shift, foldable. Yang et al. (ACM Multimedia 2022, arXiv
-    2208.01313). The threshold follows the authors' code: one variance, over the window and all channels, and one
-    channel above it makes the whole step an outlier. That code also multiplies gradients by a clipped ratio of this
-    step's scale to the running one, which the paper does not have and neither does this.
+    Examples are coupled: a batch has the weight 1/M in the logarithm of the scale. No mean is subtracted. It costs two
+    passes over the input in each direction. Evaluation is a fixed scale and shift, foldable. Yang et al. (ACM
+    Multimedia 2022, arXiv 2208.01313). As in the authors' code, the variance is one number over the window and all
+    channels, and one channel above the bound makes the whole step an outlier. Their code also multiplies gradients by a
+    clipped ratio of this step's scale to the running scale; the paper and this class do not.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class UnifiedNorm(nn.Module):
         return scaled(x, self.weight, self.bias, inverse, partial(self._statistic, alone, outlier))
 
     def _judge(self, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether the step is on its own, whether as an outlier, and the geometric mean of its window."""
+        """Whether the step uses its own statistics, whether it is an outlier, and the window's geometric mean."""
         settled = (self.steps >= self.window) & (self.progress >= self.warmup)
         latest = torch.cat([self.squares[1:], square[None]])
         geometric = latest.log().mean(0).exp()
@@ -141,7 +141,7 @@ class UnifiedNorm(nn.Module):
 
     @torch.no_grad()
     def _statistic(self, alone: Tensor, outlier: Tensor, first: Tensor, _second: Tensor) -> Tensor:
-        """What takes the place of `first`, E[dL/dz z], in the gradient."""
+        """The statistic that the gradient uses for `first`, E[dL/dz z]."""
         self._record(self.gradients, torch.where(outlier, self.gradient_statistic, first))
         follow(self.gradient_statistic, self.gradients.mean(0), 1 - self.alpha)
         return torch.where(alone, first, self.gradient_statistic)

@@ -1,4 +1,4 @@
-"""The variance constancy loss: a term of the loss that asks for stable variances, where a norm would enforce them."""
+"""The variance constancy loss: a penalty on changes of variances, in the place of a norm."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,50 +10,49 @@ from torch.nn.modules import activation as torch_activations
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.norm.common import at_least_float32
 
-_SMALLEST = 1e-3  # of the learned offsets: the ratio's denominator stays above 0
+_SMALLEST = 1e-3  # lower bound of the learned offsets, which keeps the denominator above 0
 
 
 class VarianceConstancy(nn.Module):
-    r"""The variance constancy loss of a model: each unit's variance shall not change from one small batch to another.
+    r"""Loss term that penalises changes of each unit's variance between two small batches.
 
     .. math:: L = \sum_{l} \frac{1}{|l|} \sum_{u \in l}
               \left(1 - \frac{\mathrm{var}_a(u)}{\mathrm{var}_b(u) + b_u}\right)^2
 
-    over layers l and their units u, a number of an example before its activation. Sub-batches a and b are the first
-    and the second `size` examples of the batch, their variances unbiased; :math:`b_u` is learned, starts at 1 and is
-    kept above 0.001.
+    over layers l and their units u, the values of an example before an activation. Sub-batches a and b are the first
+    and the second `size` examples of the batch, with unbiased variances; :math:`b_u` is learned, starts at 1 and is at
+    least 0.001.
 
     Parameters
     ----------
     model : nn.Module
-        It is hooked, not changed: `remove` undoes it.
+        It gets forward hooks, which `remove` takes off.
     example : Tensor
-        An input of the model, of one example or more, for the shapes; one pass in evaluation mode.
+        An input of one example or more; one pass in evaluation mode finds the shapes.
     size : int
-        Examples of a sub-batch; the authors have 5.
+        Examples of a sub-batch; the authors use 5.
     layers : iterable of nn.Module, optional
-        Modules of the model whose *inputs* are asked. By default its activations: `ScaledActivation` and torch's.
+        Modules whose *inputs* are penalised. By default the model's activations: `ScaledActivation` and torch's.
 
     Attributes
     ----------
     offsets : nn.ParameterList
-        The b, one tensor per layer, of the shape of an example's numbers there. They belong to the optimizer: add
-        ``constancy.parameters()``, without weight decay.
+        :math:`b_u`, one tensor per layer, of the shape of one example. Add ``constancy.parameters()`` to the optimizer,
+        without weight decay.
 
     Raises
     ------
     ValueError
-        If `size` is below 2, or there is nothing to hook; in the model's forward pass, in training, for a batch of
-        fewer than two times `size`.
+        If `size` is below 2, or there is nothing to hook. In the model's forward pass in training: for a batch of fewer
+        than two times `size` examples.
     RuntimeError
-        From `loss` without a forward pass in training mode before it.
+        From `loss`, if no forward pass in training mode came before it.
 
     Notes
     -----
-    It couples the examples of the sub-batches, in the gradient alone: outputs stay as they are, training and
-    evaluation are the same. It costs parameters, one per unit, and hardly any time. Not for a network whose
-    norms make the variance constant anyway. Littwin and Wolf (NeurIPS 2018, arXiv 1811.08764), section 2; that the
-    layers' terms are added up is from their code.
+    It couples the examples of the sub-batches in the gradient only; the model's outputs do not change. It costs one
+    parameter per unit, and hardly any time. A network with norms does not need it. Littwin and Wolf (NeurIPS 2018,
+    arXiv 1811.08764), section 2; the sum over layers is from their code.
 
     Examples
     --------
@@ -69,7 +68,7 @@ class VarianceConstancy(nn.Module):
     ) -> None:
         super().__init__()
         if size < 2:
-            raise ValueError(f"size={size} must be at least 2, a variance is taken over it; the authors have 5")
+            raise ValueError(f"size={size} must be at least 2 examples, to have a variance; the authors use 5")
         self.size = size
         self._inputs: list[Tensor] = []
         hooked = [module for module in model.modules() if _activates(module)] if layers is None else list(layers)
@@ -112,7 +111,7 @@ class VarianceConstancy(nn.Module):
             self._inputs.append(args[0][: 2 * self.size])
 
     def loss(self) -> Tensor:
-        """The term for the model's last forward pass in training mode, 0-d; to be weighed and added to the loss."""
+        """Loss term of the model's last forward pass in training mode, 0-d; multiply it by a weight and add it."""
         if not self._inputs:
             raise RuntimeError("loss() needs a forward pass of the model before, in training mode and with gradients")
         terms = [self._term(x, offset) for x, offset in zip(self._inputs, self.offsets)]
@@ -133,6 +132,6 @@ class VarianceConstancy(nn.Module):
 
 def _activates(module: nn.Module) -> bool:
     if isinstance(module, ScaledActivation):
-        return module.name != "identity"  # what stands behind a norm that activates by itself
+        return module.name != "identity"  # it stands behind a norm that activates by itself
     known = type(module).__module__ == torch_activations.__name__
     return known and not isinstance(module, (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmax2d))

@@ -1,4 +1,4 @@
-"""Weights in and out: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
+"""Load and save weights: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
 import re
 from argparse import Namespace
@@ -28,8 +28,8 @@ class WeightsMismatch(ValueError):
     Attributes
     ----------
     unmatched, missing, misshapen : tuple of str
-        Tensors that only the file has, that only the model has, and that differ in shape; all of them, under the
-        file's names, though the message lists the first few of each.
+        Names in the file of all tensors that only the file has, that only the model has, and that differ in shape. The
+        message lists the first few of each.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ def load_pretrained(model: str, path: str | Path | None = None, *, source: str |
 @overload
 def load_pretrained(model: _Model, path: str | Path, *, source: None = None) -> _Model: ...
 def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, source: str | None = None) -> nn.Module:
-    """Load published or saved weights into a model, every tensor accounted for.
+    """Load published or saved weights into a model; every tensor of the file and of the model must match.
 
     Parameters
     ----------
     model : nn.Module or str
-        The model to fill, in place; or a name, which is built first.
+        The model to fill, in place, or the name of a model to build.
     path : str or Path, optional
         ``.npz``, ``.pkl``: a parameter tree as the authors publish it, read by an unpickler that allows arrays and
         containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``,
@@ -77,12 +77,12 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     Returns
     -------
     nn.Module
-        The model that was passed, in the mode that it was in; a compiled or data-parallel model is filled, too.
+        The filled model, in its previous mode. It may be compiled or data-parallel.
 
     Raises
     ------
     WeightsMismatch
-        Listing every tensor that is unmatched, missing or misshapen; the model is then as it was.
+        Lists every tensor that is unmatched, missing or misshapen; the model is then unchanged.
     ValueError
         For a kind of file that is not known, a file that holds other objects than tensors, or the state dict of another
         timm network. Also for a checkpoint of which several entries fit, and a model on the meta device.
@@ -91,11 +91,12 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
 
     Notes
     -----
-    The authors' networks take RGB images in [0, 1], less the mean (0.485, 0.456, 0.406) and over the standard deviation
-    (0.229, 0.224, 0.225) of the channels. For classes of your own load first, then ``model.reset_classifier(5)``.
+    The authors' networks take RGB images in [0, 1], minus the channels' means (0.485, 0.456, 0.406) and divided by
+    their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, load first, then call
+    ``model.reset_classifier(5)``.
 
     timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
-    weights' variance and has the erf GELU): here they give the authors' logits.
+    weights' variance and uses the erf GELU). Here they give the authors' logits.
 
     Examples
     --------
@@ -137,7 +138,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
 def save_pretrained(model: nn.Module, path: str | Path) -> None:
     """Write a model's state dict as safetensors, which `load_pretrained` reads back.
 
-    A compiled or data-parallel model is written under the names of the model inside it.
+    The names of a compiled or data-parallel model are those of the model inside it.
 
     Raises
     ------
@@ -162,7 +163,7 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
 
 
 def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str]:
-    """Tensors by the file's names, whose names they are (``"tree"``, ``"timm"`` or ``"own"``), what was taken off."""
+    """Tensors by the file's names, whose names they are (``"tree"``, ``"timm"`` or ``"own"``), and what was removed."""
     suffix = path.suffix.lower()
     if suffix in _TREES:
         return read_tree(path), "tree", ""
@@ -199,7 +200,7 @@ def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], 
 
 
 def _tensors(path: Path) -> Any:
-    """What `torch.save` wrote, if it is tensors in containers; scripts put their arguments beside them."""
+    """The content of a file of `torch.save`, if it holds only tensors, containers and a script's arguments."""
     try:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -209,7 +210,7 @@ def _tensors(path: Path) -> Any:
             raise
         raise ValueError(
             f"path={str(path)!r} holds an object of {named[1]}, and loading objects can run code. If you trust the "
-            "file, open it with torch.load(path, weights_only=False) and save the state dict in it by itself"
+            "file, open it with torch.load(path, weights_only=False) and save its state dict alone"
         ) from error
 
 
@@ -227,7 +228,7 @@ def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
 
 
 def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], taken_off: str) -> None:
-    """Copy all or nothing."""
+    """Copy all tensors, or raise an error and copy none."""
     unmatched, missing = (tuple(name for name in a if name not in b) for a, b in ((found, expected), (expected, found)))
     misshapen = tuple(
         f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"

@@ -1,4 +1,4 @@
-"""The authors' ImageNet weights from their server: length and hash checked, SHA-256 kept, cached."""
+"""Download the authors' ImageNet weights into a cache, with checks of length and hash."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ def download(name: str, *, server: str = DEEPMIND) -> Path:
     Parameters
     ----------
     name : str
-        ``"nfnet_f0"`` to ``"nfnet_f6"``; there are no others.
+        ``"nfnet_f0"`` to ``"nfnet_f6"``.
     server : str
         URL of the folder.
 
@@ -38,7 +38,7 @@ def download(name: str, *, server: str = DEEPMIND) -> Path:
     ValueError
         For an unknown name.
     ConnectionError
-        If the server cannot be reached, refuses, states no hash, or if what came is not what it stated.
+        If the server cannot be reached, refuses or states no hash, or if length or hash of the download are wrong.
 
     Examples
     --------
@@ -73,11 +73,11 @@ def download(name: str, *, server: str = DEEPMIND) -> Path:
 
 
 def _fetch(url: str, write: Callable[[bytes], object]) -> str:
-    """Stream a URL through its checks; returns the SHA-256."""
+    """Stream a URL to `write`, check length and hash, and return the SHA-256."""
     with urlopen(url, timeout=30) as answer:
         length, hashes = answer.headers.get("Content-Length"), _stated_hashes(answer.headers)
         if not hashes:
-            raise ConnectionError(f"{url} states no x-goog-hash, so the file cannot be checked; a proxy may drop it")
+            raise ConnectionError(f"{url} states no x-goog-hash, so it cannot be checked; did a proxy drop the header?")
         print(f"downloading {url} ({int(length or 0) / 1e6:.0f} MB)", file=sys.stderr)
         md5, sha256, crc, count = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0, 0
         while chunk := answer.read(_CHUNK):
@@ -85,7 +85,7 @@ def _fetch(url: str, write: Callable[[bytes], object]) -> str:
             count += len(chunk)
             md5.update(chunk)
             sha256.update(chunk)
-            if "md5" not in hashes:  # a plain loop, some 10 MB/s: only where nothing better is stated
+            if "md5" not in hashes:  # a Python loop, some 10 MB/s: only if the server states nothing faster
                 crc = crc32c(chunk, crc)
     if length is not None and count != int(length):
         raise ConnectionError(f"{url} broke off: {count} bytes of the {length} that the server stated. Try again")

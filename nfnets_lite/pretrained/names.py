@@ -1,6 +1,6 @@
-"""What each parameter of a normalizer-free network is called by others: the authors' tree, and timm's dm_nfnet.
+"""Names of a normalizer-free network's parameters in the authors' trees and in timm's dm_nfnet.
 
-The places come from the model's structure, so that a model built with other widths or depths has names too.
+The names follow from the model's structure, so models of other widths or depths have names, too.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ _SQUEEZE_EXCITE = (("squeeze_excite/linear", "attn_last.fc1"), ("squeeze_excite/
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter: the tensor to fill, its name here, and what others call it.
+    """One parameter: the tensor to fill, and its names here, in the authors' tree and in timm.
 
     Attributes
     ----------
@@ -58,8 +58,8 @@ def slots(model: nn.Module) -> list[Slot]:
     """
     if not isinstance(model, ResNet) or (model.spec.conv, model.spec.residual) != ("scaled_ws", "nf"):
         raise ValueError(
-            f"model is a {type(model).__name__} that the authors published no parameters for; build one of nfnet_f*, "
-            "nf_resnet*, nf_regnet_* with create_model"
+            f"model is a {type(model).__name__} that the authors published no parameters for; build nfnet_f*, "
+            "nf_resnet* or nf_regnet_* with create_model"
         )
     names = {module: name for name, module in model.named_modules()}
     found: list[Slot] = []
@@ -101,7 +101,7 @@ def slots(model: nn.Module) -> list[Slot]:
 
 
 def other_timm_network(keys: Collection[str]) -> list[str]:
-    """How a timm state dict differs from ``dm_nfnet_*``, by its tensors' names; empty: it is one.
+    """How a timm state dict differs from ``dm_nfnet_*``, by its tensors' names; empty if it does not.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The authors' parameter trees: a pickled dictionary of arrays, read without running anything that it asks for."""
+"""The authors' parameter trees: a pickled dictionary of arrays, read without running code from the file."""
 
 import pickle
 import re
@@ -31,7 +31,7 @@ def read_tree(path: Path) -> dict[str, Tensor]:
     pickle.UnpicklingError
         If the pickle asks for anything but arrays and containers.
     ValueError
-        If there is something else than floating-point arrays below one network's name.
+        If the file holds anything but the floating-point arrays of one network.
     """
     try:
         import numpy as np
@@ -68,7 +68,7 @@ def _leaves(tree: Any, place: str) -> list[tuple[str, Any]]:
 
 
 def _read_archive(path: Path) -> dict[str, Any]:
-    """A real ``.npz``: its arrays by name; what is pickled inside goes through our own reader."""
+    """Arrays of a real ``.npz`` by name; pickles inside it go through `_unpickle`."""
     from numpy.lib import format as npy
 
     headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -109,7 +109,7 @@ def _unpickle(file: IO[bytes], path: Path) -> Any:
 
 
 class _DType:
-    """Stands in for ``numpy.dtype``: a type of number, objects (of an archive's one entry), or a refusal."""
+    """Replaces ``numpy.dtype``: accepts types of numbers, and objects for the one entry of an archive."""
 
     def __init__(self, name: str, *_: object) -> None:
         if not re.fullmatch(r"[biuf][1248]|O8?", name):
@@ -123,7 +123,7 @@ class _DType:
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray`` and what makes an empty one; its `value` is the array, or the objects."""
+    """Replaces ``numpy.ndarray`` and its constructor; `value` is the array, or a list of objects."""
 
     def __init__(self, *_: object) -> None:
         self.value: Any = None
@@ -144,10 +144,10 @@ class _Array:
         return self
 
 
-# NumPy's own constructors would not do: a pickle that sets the state of a dtype can clear the flag that marks objects,
-# after which an array takes raw bytes for pointers. Hence the stand-ins above, which hold numbers or plain objects.
+# NumPy's own constructors are unsafe: a pickle can clear the flag of a dtype that marks objects, and an array then
+# takes raw bytes for pointers. The classes above hold numbers or plain objects only.
 def _allowed() -> dict[tuple[str, str], Any]:
-    """What a pickle of arrays may name, under the module paths of NumPy 1 and 2 and of dill, which the authors used."""
+    """Names that a pickle of arrays may use, by the modules of NumPy 1 and 2 and of dill, which the authors used."""
     names: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _DType,
@@ -173,7 +173,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How pickle protocol 2 writes bytes; other codecs, some of which decompress, are not wanted."""
+    """Bytes as pickle protocol 2 writes them; other codecs, some of which decompress, are refused."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"the pickle asks for the codec {encoding!r}; only arrays and containers are read")
     return text.encode("latin1")

@@ -1,4 +1,4 @@
-"""What training scripts put around a state dict: entries of a checkpoint, prefixes of names, wrapping modules."""
+"""Find the state dict in what training scripts save: entries of a checkpoint, prefixes of names, wrapping modules."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 _COUNTS = {"n_averaged"}  # of AveragedModel: the number of its updates
-# Modules that torch puts around a part of a model; their names are not the model's.
+# Names of modules that torch puts around parts of a model.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -23,14 +23,13 @@ def bare(name: str) -> str:
 
 
 def entries_of(path: Path, content: Any) -> dict[str, Mapping[str, Tensor]]:
-    """The state dicts in a file, by the key of their entry; ``""`` is the file as a whole.
+    """The state dicts in a file, by the key of their entry, which is ``""`` if the whole file is one.
 
     Raises
     ------
     ValueError
         If there is none.
     """
-
     found = dict(_states("", content))
     if not found:
         raise ValueError(
@@ -49,7 +48,7 @@ def _states(key: str, content: Any) -> Iterator[tuple[str, Mapping[str, Tensor]]
 
 
 def unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], str]:
-    """A state dict without the prefix that hides the model's names, or timm's; and the prefix, perhaps empty.
+    """A state dict without the prefix in front of the model's names, or timm's, and that prefix, which may be empty.
 
     Examples
     --------
@@ -58,7 +57,7 @@ def unprefixed(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[dict[
     'module.'
     """
     named = {bare(name): tensor for name, tensor in state.items() if name not in _COUNTS}
-    if len(named) < len(state.keys() - _COUNTS):  # wrapped and plain names that would become one
+    if len(named) < len(state.keys() - _COUNTS):  # two names would become one
         named = dict(state)
     first = next(iter(own), "")
     prefixes = ["", *(name.removesuffix(first) for name in named if first and name.endswith(f".{first}"))]

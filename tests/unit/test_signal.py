@@ -92,5 +92,5 @@ def test_a_wrapped_network_is_measured() -> None:
     model, x = create_model("cifar_resnet8", method="nf", skip_gain=1.0).eval(), torch.randn(4, 3, 32, 32)
     assert signal_propagation(nn.DataParallel(model), x) == signal_propagation(model, x)
     model.blocks[1] = nn.Sequential(model.blocks[1])
-    with pytest.raises(TypeError, match=r"blocks\[1\] is a Sequential, not one of its blocks"):
+    with pytest.raises(TypeError, match=r"blocks\[1\] is a Sequential, not a Block of nfnets_lite"):
         signal_propagation(model, x)

@@ -131,7 +131,7 @@ def test_a_spec_is_plain_data() -> None:
         (lambda: create_model("vit_tiny", method="bm"), r"method='bm' is not known; for a vision transformer use"),
         (lambda: create_model("vit_tiny", norm="ibn_a"), r"norm='ibn_a' activates, or stands at places of a ResNet"),
         (lambda: create_model("vit_tiny", norm="bm"), r"norm='bm' is not known; for a vision transformer use one of"),
-        (lambda: create_model("vit_tiny", width=0.5), r"width=0.5 is of the stages of a ResNet; .* has dim=192"),
+        (lambda: create_model("vit_tiny", width=0.5), r"width=0.5 scales the stages of a ResNet; .* has dim=192"),
         (lambda: create_model("vit_tiny", branch=(3,)), r"override 'branch' is not a field .*use one of image_size"),
         (lambda: ViTSpec(patch=5), r"patch=5 does not divide image_size=32; use a divisor"),
         (lambda: ViTSpec(heads=5), r"heads=5 does not divide dim=192"),
