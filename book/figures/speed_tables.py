@@ -191,7 +191,7 @@ def layouts(reports: Reports) -> list[str]:
         if not (split and split.value and dense and dense.value):
             continue
         ours, other = split.value, dense.value
-        moved = "slower" if ours.low > 1 else "faster" if ours.high < 1 else "neither slower nor faster"
+        moved = "slower" if ours.low > 1 else "faster" if ours.high < 1 else "neither clearly slower nor clearly faster"
         lines.append(
             f"On this {title}, NFNet-F0, whose convolutions are grouped, is {moved} with channels last. "
             + (

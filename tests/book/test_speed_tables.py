@@ -93,7 +93,7 @@ def test_a_spread_around_1_is_not_called_a_loss() -> None:
     spread = Row(F0, LAST, value=Spread(1.03, 0.95, 1.39, 9))
     report = Report("cpu", (spread, measured(RESNET, LAST, 1.01)), {})
     (layout,) = speed_tables.layouts({"CPU": report})
-    assert "neither slower nor faster" in layout
+    assert "neither clearly slower nor clearly faster" in layout
     assert "does not lose more" in layout
 
 
