@@ -52,6 +52,13 @@ class Page:
                 made.append([f"[{name}](#{target})", depends, effect.says, number, verdict(found)])
         return ["entry", "what depends on the batch", "what is compared", "difference", "verdict"], made
 
+    def counted(self) -> str:
+        """How many effects were seen, in a sentence."""
+        words = [
+            verdict(difference(found, effect)) for entry, found in self.entries.items() for effect in EFFECTS[entry]
+        ]
+        return f"**{words.count(SEEN)} of {len(words)} effects were seen.** The others are not seen at this size."
+
     def table(self, entry: str, first: str, rows: Mapping[str, Mapping[str, str]], digits: int = 1) -> Table:
         """A row for each name, with the metric of each column; an empty metric leaves its cell empty."""
         columns = list(next(iter(rows.values())))

@@ -72,10 +72,10 @@ def show(evidence: Sequence[Evidence], verdicts: Sequence[Verdict]) -> None:
     header = [
         "what was measured",
         "result, joint interval",
-        "its rule",
+        "condition",
         "scale, seeds",
         "claim",
-        "its verdict",
+        "verdict of the claim",
     ]
     plots.table(header, rows)
     warn(evidence, verdicts)

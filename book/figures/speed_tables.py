@@ -37,7 +37,7 @@ class Traffic(NamedTuple):
 
 
 def traffic(spec: str | Spec, side: int) -> Traffic:
-    """Count a network's, with batch norm, at one image of `side` pixels; nothing is computed."""
+    """Count the traffic of a network with batch norm at one image of `side` pixels, without computing it."""
     seen: list[int] = []
     with torch.device("meta"):
         model = create_model(spec, method="bn").eval()
@@ -55,23 +55,23 @@ def way(result: Result) -> Way:
 
 
 def said(how: Way) -> str:
-    """The same in words."""
+    """Memory format and compilation of a step in words."""
     return f"channels {'last' if how[0] else 'first'}, {'compiled' if how[1] else 'eager'}"
 
 
 def memory(found: Sequence[Result]) -> dict[str, str]:
-    """Which metrics of memory all of these have, with a title over batch norm's."""
+    """Metrics of memory that all of these results have, each with the title of its column."""
     titles = {"saved_mb": f"kept, {OVER_BN}", "peak_memory_mb": f"peak memory, {OVER_BN}"}
     return {name: text for name, text in titles.items() if all(name in record.metrics for record in found)}
 
 
 def by_batch(ratio: Mapping[tuple[str, float], Estimate]) -> Figure:
-    """The step of each twin over batch norm's, against the batch."""
+    """Plot the time of each twin's step, divided by batch norm's, against the batch size."""
     fig, ax = plt.subplots()
     plots.lines(ax, ratio)
     ax.axhline(1, color=plots.GREY, linewidth=1)
     plots.log_axis(ax, "batch size", sorted({size for _, size in ratio}))
-    ax.set(ylabel="time of a step, over BN's")
+    ax.set(ylabel="time of a step, divided by BN's")
     ax.legend()
     return fig
 
@@ -94,7 +94,7 @@ def twins(of: Mapping[tuple[str, int], Sequence[Result]]) -> Table:
 
 
 def by_way(found: Sequence[Result], methods: Sequence[str]) -> Table:
-    """Steps over batch norm's by format, compilation and batch; a column a method."""
+    """Steps divided by batch norm's, by format, compilation and batch; one column for each method."""
     ratio = records.aggregate(
         found, by=lambda r: (way(r), r.run.batch_size, r.method), value=lambda r: r.metrics["ratio"]
     )
@@ -107,7 +107,7 @@ def by_way(found: Sequence[Result], methods: Sequence[str]) -> Table:
 
 
 def family(found: Sequence[Result]) -> Table:
-    """Milliseconds of each member's step, a column a way, and its step over F0's in the first of them."""
+    """Milliseconds of each member's step, one column for each way; and its step over F0's in the first way."""
     ways, members = grouped(found, way), grouped(found, lambda r: r.method)
     first = next(iter(ways))
     rows = []
@@ -124,7 +124,7 @@ def introduce() -> dict[str, Report]:
     found = {title: report.read(report.path_of(kind)) for title, kind in (("CPU", "cpu"), ("GPU", "cuda"))}
     for title, each in found.items():
         if each is None:
-            plots.markdown(f"**No comparison on a {title} is recorded**, so nothing below says anything about one.")
+            plots.markdown(f"**No comparison on a {title} is recorded.** Nothing in this section holds for a {title}.")
             continue
         facts, origin = each.facts, each.facts["provenance"]
         plots.markdown(
@@ -154,23 +154,21 @@ def multiply_adds(reports: Reports, subjects: Sequence[str]) -> list[str]:
     """A sentence on the multiply-adds of both sides, for each step that was timed beside timm's."""
     found = [(title, each.find(subject, "timm / ours")) for title, each in reports.items() for subject in subjects]
     return [
-        f"{title}, {row.subject}: {row.ours.macs / 1e9:.2f} G multiply-adds in the forward pass, timm's "
-        f"{row.theirs.macs / 1e9:.2f} G; {row.note}."
+        f"{title}, {row.subject}: our forward pass takes {row.ours.macs / 1e9:.2f} G multiply-adds, and timm's takes "
+        f"{row.theirs.macs / 1e9:.2f} G. Note: {row.note}."
         for title, row in found
         if row and row.ours and row.theirs and row.ours.macs and row.theirs.macs
     ]
 
 
-def counting(reports: Reports) -> list[str]:
-    """What counting bytes predicts of the CPU's BN twin at each batch that it is timed at, and what it takes there."""
+def counting(reports: Reports) -> Table:
+    """What counting bytes predicts of the BN twin on a CPU, beside its step, at each batch size; no report, no rows."""
+    header = ["batch size", "break-even batch", "by counting, the BN twin is", "BN twin / ours"]
     if "CPU" not in reports:
-        return []
+        return header, []
     batch, side = (reports["CPU"].facts["scale"][name] for name in ("batch", "side"))
     steps = {batch: targets.RESNET} | targets.LARGER
     found = {images: median(reports, "CPU", name, "BN twin / ours") for images, name in steps.items()}
-    ratios = {images: ratio for images, ratio in found.items() if ratio is not None}
-    if not ratios:
-        return []
     level = traffic("resnet50", side).break_even
 
     def predicted(images: int) -> str:
@@ -178,27 +176,31 @@ def counting(reports: Reports) -> list[str]:
             return "as fast"
         return "faster" if images < level else "slower"
 
-    sides = ", ".join(f"{predicted(images)} at {images}" for images in ratios)
-    taken = ", ".join(f"{ratio:.2f} of our step at {images}" for images, ratio in ratios.items())
-    return [
-        f"On the CPU, at {side} px, the break-even batch of this network is {level:.1f}. Counting predicts that the "
-        f"twin, which is not clipped, is {sides} images. It takes {taken}."
+    return header, [
+        [images, f"{level:.1f}", predicted(images), f"{ratio:.2f}"]
+        for images, ratio in found.items()
+        if ratio is not None
     ]
 
 
 def layouts(reports: Reports) -> list[str]:
     """On each device, what channels last does to a grouped and to a dense network."""
-    found = [
-        (title, median(reports, title, targets.F0, targets.LAST), median(reports, title, targets.RESNET, targets.LAST))
-        for title in reports
-    ]
-    return [
-        f"On this {title} the grouped NFNet {'still loses' if split > 1 else 'no longer loses'} with channels last "
-        f"({split:.2f} times its step with channels first); the dense NF-ResNet-50 takes {dense:.2f} times, so groups "
-        f"are {'what hurts' if split > 1.1 * dense else 'not what decides here'}."
-        for title, split, dense in found
-        if split is not None and dense is not None
-    ]
+    lines = []
+    for title, found in reports.items():
+        split, dense = (found.find(subject, targets.LAST) for subject in (targets.F0, targets.RESNET))
+        if not (split and split.value and dense and dense.value):
+            continue
+        ours, other = split.value, dense.value
+        moved = "slower" if ours.low > 1 else "faster" if ours.high < 1 else "neither clearly slower nor clearly faster"
+        lines.append(
+            f"On this {title}, NFNet-F0, whose convolutions are grouped, is {moved} with channels last. "
+            + (
+                "It loses more than NF-ResNet-50, whose convolutions are dense."
+                if ours.median > 1.1 * other.median
+                else "It does not lose more than NF-ResNet-50, whose convolutions are dense."
+            )
+        )
+    return lines
 
 
 def exchanges(reports: Reports) -> list[str]:
@@ -209,7 +211,8 @@ def exchanges(reports: Reports) -> list[str]:
         if waits and waits.value and row and row.theirs and row.theirs.ms:
             wait, step = waits.value.median, row.theirs.ms
             said.append(
-                f"{title}: {wait:.0f} ms of waiting beside a BN step of {step:.0f} ms, {100 * wait / step:.0f} % of it."
+                f"{title}: a step waits {wait:.0f} ms for its exchanges, {100 * wait / step:.0f} % of the time of a "
+                "step of ResNet-50 with batch norm."
             )
     return said
 

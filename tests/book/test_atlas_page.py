@@ -45,6 +45,7 @@ def test_the_sentence_and_the_tables_hold_the_means() -> None:
     page = atlas_effects.Page(graphs([9.0, 10.0, 11.0]), Path("atlas.jsonl"))
     sentence = atlas_effects.said(LEAD, atlas_effects.difference(page.entries["graphs"], LEAD))
     assert sentence == ("**Effect seen.** Accuracy, BN minus LN: +10.0 points (95 % interval: +7.5 to +12.5).")
+    assert page.counted().startswith("**1 of 1 effects were seen.**")
     header, rows = page.overview({"graphs": ("there", "Graphs", "statistics of nodes")})
     assert header[-1] == "verdict"
     assert rows == [

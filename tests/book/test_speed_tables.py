@@ -73,17 +73,28 @@ def test_sentences_on_what_was_measured_and_none_on_the_rest() -> None:
     reports = {"CPU": Report("cpu", rows, facts)}
     assert speed_tables.median(reports, "CPU", F0, LAST) == 1.2
     assert speed_tables.median(reports, "GPU", F0, LAST) is None
-    assert "still loses" in speed_tables.layouts(reports)[0]
-    assert speed_tables.exchanges(reports) == ["CPU: 25 ms of waiting beside a BN step of 100 ms, 25 % of it."]
+    (layout,) = speed_tables.layouts(reports)
+    assert "is slower with channels last" in layout
+    assert "It loses more than" in layout
+    assert speed_tables.exchanges(reports)[0].startswith("CPU: a step waits 25 ms for its exchanges, 25 % of the time")
     assert len(speed_tables.multiply_adds(reports, (RESNET, F0))) == 1
-    (counted,) = speed_tables.counting(reports)
-    assert "is faster at 4, as fast at 8, slower at 16 images" in counted
-    assert "0.80 of our step at 4, 0.97 of our step at 8, 1.10 of our step at 16" in counted
-    (counted,) = speed_tables.counting({"CPU": Report("cpu", rows[:1], facts)})
-    assert counted.endswith("is faster at 4 images. It takes 0.80 of our step at 4.")
-    assert not speed_tables.counting({"CPU": Report("cpu", (), facts)})
+    _, counted = speed_tables.counting(reports)
+    assert [row[0] for row in counted] == [4, 8, 16]
+    assert [row[2] for row in counted] == ["faster", "as fast", "slower"]
+    assert [row[3] for row in counted] == ["0.80", "0.97", "1.10"]
+    _, counted = speed_tables.counting({"CPU": Report("cpu", rows[:1], facts)})
+    assert [(row[2], row[3]) for row in counted] == [("faster", "0.80")]
+    assert not speed_tables.counting({"CPU": Report("cpu", (), facts)})[1]
     assert speed_tables.bars("CPU", reports["CPU"]) == f"CPU: 1 of 2 bars are met; missed: {RESNET} (BN twin / ours)."
-    assert not speed_tables.counting({}) + speed_tables.layouts({}) + speed_tables.exchanges({})
+    assert not speed_tables.counting({})[1] + speed_tables.layouts({}) + speed_tables.exchanges({})
+
+
+def test_a_spread_around_1_is_not_called_a_loss() -> None:
+    spread = Row(F0, LAST, value=Spread(1.03, 0.95, 1.39, 9))
+    report = Report("cpu", (spread, measured(RESNET, LAST, 1.01)), {})
+    (layout,) = speed_tables.layouts({"CPU": report})
+    assert "neither clearly slower nor clearly faster" in layout
+    assert "does not lose more" in layout
 
 
 def test_a_device_without_a_report_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
