@@ -1,4 +1,4 @@
-"""Calls of clipping side by side, wrong and right: what a step comes to, and how a network trains by it."""
+"""Wrong and right calls of clipping side by side: the step that follows, and the accuracy after a training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ COMPARISONS: Mapping[str, Comparison] = {
     "classifier clipped": Comparison(
         "clipped",
         ("model.parameters() (failing)", "model (passing)"),
-        {"left of the classifier's gradient": ".2g"},
+        {"share of the classifier's gradient that is left": ".2g"},
         lambda update: [mistakes.classifier_left(update)],
     ),
     "clipped before unscaling": Comparison(

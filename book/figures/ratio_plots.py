@@ -37,7 +37,7 @@ def middle(found: Sequence[Result], column: str) -> NDArray[np.float64]:
 
 
 def bands(runs: Runs) -> Figure:
-    """The ratio over the filters against the update, a panel a rate: median, and band from 5th to 95th percentile."""
+    """Draw the ratio of the filters against the update, a panel a learning rate: median, 5th and 95th percentile."""
     rates = list(dict.fromkeys(rate for _, rate in runs))
     fig, axes = plt.subplots(len(rates), sharex=True, figsize=(6.4, 3.2 * len(rates)))
     for (method, rate), found in runs.items():
@@ -47,14 +47,14 @@ def bands(runs: Runs) -> Figure:
         ax.fill_between(update, low, high, color=colour, alpha=0.2, linewidth=0)
     for ax, rate in zip(axes, rates):
         ax.axhline(THRESHOLD, color=plots.GREY, linestyle="--", linewidth=1)
-        ax.set(yscale="log", ylabel="gradient norm / weight norm", title=f"rate {rate:g}")
+        ax.set(yscale="log", ylabel="gradient norm / weight norm", title=f"learning rate {rate:g}")
     axes[0].legend()
     axes[-1].set_xlabel("update")
     return fig
 
 
 def shares(runs: Runs) -> Table:
-    """Medians on the way, how many units are above some thresholds, and how the runs ended."""
+    """Median ratios during training, shares of units above some thresholds, and test accuracies, as a table."""
     above, rows = (0.01, 0.04, 0.16), []
     for (method, rate), found in runs.items():
         medians, failed = middle(found, "weights_0.5"), diverged(found)
@@ -63,7 +63,7 @@ def shares(runs: Runs) -> Table:
         ended = f"{failed} of {len(found)} diverged" if failed else accuracy(found)
         rows.append([f"{rate:g}", plots.label(method), *at, *[f"{part:.0f}" for part in parts], ended])
     first, *others = (f"above {t:g}, %" for t in above)
-    header = ["rate", "method", "median, first update", "half way", "last", f"units {first}", *others]
+    header = ["learning rate", "method", "median ratio, first update", "half way", "last", f"units {first}", *others]
     return [*header, "test accuracy, %"], rows
 
 
@@ -74,7 +74,7 @@ def kinds(runs: Runs, chosen: Sequence[tuple[str, float]]) -> Table:
         values = [v for r in runs[key] for v in r.curve[f"{kind}_{level}"] if v]
         return f"{np.exp(np.log(values).mean()):.2g}"
 
-    header = [f"{plots.label(method)}, rate {rate:g}: median, 95th percentile" for method, rate in chosen]
+    header = [f"{plots.label(method)}, learning rate {rate:g}: median, 95th percentile" for method, rate in chosen]
     rows = [
         [UNITS[kind], *[f"{typical(key, kind, 0.5)}, {typical(key, kind, 0.95)}" for key in chosen]] for kind in KINDS
     ]
@@ -82,8 +82,9 @@ def kinds(runs: Runs, chosen: Sequence[tuple[str, float]]) -> Table:
 
 
 def couplings(found: Sequence[Coupling]) -> Table:
-    """What clipping couples, by threshold; one that is huge stands for none."""
-    header = ["units clipped, %", "clipped mean minus mean of clipped, relative", "spread of an example's factor"]
+    """How far clipping couples examples, by threshold, as a table; a threshold from 1e6 on stands for no clipping."""
+    difference = "relative difference of clipped mean and mean of clipped"
+    header = ["units clipped, %", difference, "spread of an example's factor"]
     rows = []
     for c in found:
         threshold = f"{c.factor:g}" if c.factor < 1e6 else "none"

@@ -21,6 +21,8 @@ GROWTH: Mapping[str, str] = {
 }
 # What the analysis expects right after a transition: two fresh signals, the shortcut's and the branch's.
 LEVELS: Mapping[str, float] = {"bn": 2 * (1 - 1 / pi), "bn_act_first": 2.0, "nf_alpha1": 2.0, "nf": 1.04}
+# Variance that a block adds in one stage, by the derivation: a branch's, behind ReLU and He's convolution or a norm.
+SLOPES: Mapping[str, float] = {"bn": 1 - 1 / pi, "bn_act_first": 1.0, "nf_alpha1": 1.0, "nf": 0.04}
 CAUSES: Mapping[str, str] = {
     "reference": "as derived, on noise",
     "unbiased": "weights standardised by the unbiased variance",
@@ -29,12 +31,12 @@ CAUSES: Mapping[str, str] = {
     "scale_first_gelu": "GELU, 1/β before the activation",
     "restart": "β starts at 1 in every stage",
     "raw_shortcut": "transition's shortcut takes the raw input",
-    "raw_and_restart": "both of these",
+    "raw_and_restart": "raw shortcut, and β starts at 1 in every stage",
     "stem_gain": "gain in the weights, the stem's too",
     "pooled_stem": "ReLU and max pooling end the stem",
     "pooled_shortcut": "shortcut average-pooled, noise",
     "silent": "last gain of each branch starts at 0",
-    "library": "pooled shortcut and stem, stem's gain, silent",
+    "library": "pooled shortcut and stem, stem's gain, silent branches",
     "small_noise": "noise, as small as the images",
     "images": "images",
     "pooled_shortcut_images": "shortcut average-pooled, images",
@@ -54,18 +56,22 @@ def last(found: Runs, curve: str) -> str:
 
 
 def growth(runs: Mapping[str, Runs]) -> Table:
-    """What each method's moments do from block to block."""
-    rows = [[name(m), *[metric(found, key) for key in GROWTH.values()]] for m, found in runs.items()]
-    return ["one stage, noise", *GROWTH], rows
+    """Growth of each method's moments from block to block, with the expected variance a block."""
+    rows = []
+    for method, found in runs.items():
+        slope, *others = (metric(found, key) for key in GROWTH.values())
+        rows.append([name(method), slope, f"{SLOPES[method]:.3g}" if method in SLOPES else "", *others])
+    first, *rest = GROWTH
+    return ["one stage, noise", first, "expected", *rest], rows
 
 
 def level(found: Runs, stage: int) -> Estimate:
-    """The variance after the two transitions between stages of so many blocks, their mean."""
+    """Mean of the variances after the two transitions; each stage has `stage` blocks."""
     return records.estimate([sum(r.curve["variance"][i * stage + 1] for i in (1, 2)) / 2 for r in found])
 
 
 def transitions(runs: Mapping[str, Runs], stage: int) -> Table:
-    """That level of each method beside what is expected of it."""
+    """Variance after the transitions beside the expected one, for each method."""
     return (
         ["after a transition", "variance", "expected", "variance a block, within stages"],
         [[name(m), shown(level(r, stage)), f"{LEVELS[m]:.3g}", metric(r, "variance_slope")] for m, r in runs.items()],
@@ -73,7 +79,7 @@ def transitions(runs: Mapping[str, Runs], stage: int) -> Table:
 
 
 def level_shares(runs: Mapping[str, Runs], stage: int) -> str:
-    """Each method's level over what is expected of it, in words."""
+    """Variance after the transitions over the expected one, for each method, in words."""
     return " and ".join(f"{level(r, stage).mean / LEVELS[m]:.2f} ({name(m)})" for m, r in runs.items())
 
 
@@ -91,7 +97,7 @@ def gains(offsets: Mapping[str, float]) -> Table:
 
 
 def sampled_offset(rows: int, seed: int) -> float:
-    """What ReLU's gain is too high by, in per cent, from the mean of biased variances over so many normal samples."""
+    """How much ReLU's gain is too high, in per cent, if made from biased variances over `rows` normal samples each."""
     x = torch.randn(4_000_000 // rows, rows, generator=torch.Generator().manual_seed(seed)).relu()
     gain = float(x.var(1, correction=0).double().mean() ** -0.5)
     return 100 * (gain / gain_of(ACTIVATIONS["relu"]) - 1)

@@ -1,7 +1,7 @@
-"""Thresholds in maps and tables: accuracy and clipped share over threshold and rate, what is usable, and other rules.
+"""Maps and tables over thresholds: accuracy, clipped share, usable thresholds, clipped layers, and other rules.
 
-Groups of runs are keyed by a row of maps (a batch, an optimizer), a threshold or ``"none"``, and a rate; curves of the
-rules by rule, setting (batch and blocks) and threshold.
+Groups of runs are keyed by a row of maps (a batch size or an optimizer), a threshold or ``"none"``, and a learning
+rate. Curves of the rules are keyed by rule, setting (batch size and blocks) and threshold.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ def factor(result: Result) -> Factor:
 
 
 def by_rate(found: Iterable[Result], row: Callable[[Result], Row]) -> dict[tuple[Row, Factor, float], list[Result]]:
-    """Runs by row, threshold and rate."""
+    """Group runs by row, threshold and learning rate."""
     return grouped(found, lambda r: (row(r), factor(r), r.run.recipe.lr))
 
 
@@ -63,7 +63,7 @@ def best(groups: Iterable[Runs]) -> Estimate:
 
 
 def maps(groups: Groups, title: str) -> Figure:
-    """Two maps a row, accuracy and clipped share; `title` has a place for the row."""
+    """Draw two maps a row, accuracy and clipped share; `title` has a place for the row."""
     rows = list(dict.fromkeys(row for row, _, _ in groups))
     factors = thresholds(groups)
     fig, axes = plt.subplots(len(rows), 2, figsize=(6.4, 0.9 + 2.1 * len(rows)), squeeze=False)
@@ -89,7 +89,7 @@ def thresholds(groups: Groups) -> list[float]:
 
 
 def numbers(groups: Groups, what: str) -> Table:
-    """What the maps show as a table: accuracy with its interval, and the clipped share in brackets."""
+    """Table of the maps: accuracy with its interval, and the share of clipped units in brackets; `what` names a row."""
 
     def text(found: Runs) -> str:
         if word := ended(found):
@@ -99,8 +99,9 @@ def numbers(groups: Groups, what: str) -> Table:
 
     factors: list[Factor] = ["none", *thresholds(groups)]
     places = dict.fromkeys((row, rate) for row, _, rate in groups)
+    columns = [f"threshold {f}, %" for f in factors[1:]]
     return (
-        [what, "rate, then threshold", *map(str, factors)],
+        [f"{what}; in brackets: units clipped, %", "learning rate", "no clipping, %", *columns],
         [[row, f"{rate:g}", *[text(groups[row, f, rate]) for f in factors]] for row, rate in places],
     )
 
@@ -118,37 +119,40 @@ def largest_usable(groups: Groups) -> dict[tuple[Row, float], float]:
 
 
 def at_ends(groups: Groups) -> str:
-    """How many of the largest usable thresholds are an end of the grid of thresholds, and so bound a limit only."""
+    """Two sentences: how many of the largest usable thresholds are the largest or the smallest of the grid."""
     found, factors = list(largest_usable(groups).values()), thresholds(groups)
     return (
-        f"Of these {len(found)} thresholds {found.count(factors[-1])} are the grid's largest, so that the limit may "
-        f"lie above, and {found.count(factors[0])} its smallest, so that it may lie below."
+        f"{found.count(factors[-1])} of the {len(found)} largest usable thresholds are the largest of the grid, so the "
+        f"limit may be higher. {found.count(factors[0])} are the smallest of the grid, so the limit may be lower."
     )
 
 
 def fall(
     largest: Mapping[tuple[Row, float], float], pairs: Iterable[tuple[tuple[Row, float], tuple[Row, float]]]
 ) -> str:
-    """Octaves from the first of a pair to the second, on average."""
+    """Octaves by which the threshold falls from the first place of a pair to the second, on average over the pairs."""
     steps = [log2(largest[a] / largest[b]) for a, b in pairs if a in largest and b in largest]
     return f"{sum(steps) / len(steps):.1f}" if steps else "unknown"
 
 
-def spans(groups: Groups, end: Callable[[Iterable[float]], float]) -> str:
-    """Best minus worst mean accuracy over the thresholds, none among them, at each row's smallest or largest rate."""
-    said = []
+def spans(groups: Groups) -> Table:
+    """Table of best minus worst mean accuracy over the thresholds, at each row's smallest and largest learning rate."""
+    rows = []
     for row in dict.fromkeys(row for row, _, _ in groups):
-        rate = end(rate for name, _, rate in groups if name == row)
-        means = [mean(found) or 0.0 for (name, _, r), found in groups.items() if (name, r) == (row, rate)]
-        said.append(f"{row} {max(means) - min(means):.1f}")
-    return "; ".join(said)
+        rates = [rate for name, _, rate in groups if name == row]
+        cells = []
+        for rate in (min(rates), max(rates)):
+            means = [mean(found) or 0.0 for (name, _, r), found in groups.items() if (name, r) == (row, rate)]
+            cells.append(f"{max(means) - min(means):.1f}")
+        rows.append([row, *cells])
+    return ["best minus worst threshold, points", "smallest learning rate", "largest learning rate"], rows
 
 
 def layers(groups: Mapping[str, Runs], usual: str = "nf_agc") -> Table:
-    """What clipping some of the layers comes to, beside the usual rule."""
+    """Table of accuracies by the layers that are clipped, and their differences from the usual rule."""
     less = against(groups, usual)
     header = [
-        "clipped", "test accuracy, %", "diverged", "failed to train", "units clipped of those, %",
+        "layers that may be clipped", "test accuracy, %", "diverged", "failed to train", "units of these clipped, %",
         "minus the usual rule, points",
     ]  # fmt: skip
     rows = []
@@ -160,13 +164,13 @@ def layers(groups: Mapping[str, Runs], usual: str = "nf_agc") -> Table:
 
 
 def setting(result: Result) -> Setting:
-    """Batch and blocks of a run."""
+    """Batch size and blocks of a run."""
     return result.run.recipe.batch_size, sum(result.run.model.depth)
 
 
 def called(where: Setting) -> str:
-    """The same in words."""
-    return f"batch {where[0]}, {where[1]} blocks"
+    """A setting in words."""
+    return f"batch size {where[0]}, {where[1]} blocks"
 
 
 def curves(found: Runs) -> dict[tuple[str, Setting, float], list[Result]]:
@@ -186,7 +190,7 @@ def settings(curves: Curves) -> list[Setting]:
 
 
 def draw_rules(curves: Curves) -> Figure:
-    """Accuracy by threshold, a panel a rule and a line a setting; colour: depth, dashed: the smaller batch."""
+    """Draw accuracy by threshold, a panel a rule and a line a setting; colour: depth; dashed: smaller batch size."""
     batches, depths = (sorted(set(values)) for values in zip(*settings(curves)))
     top = max(accuracy(found).mean for found in curves.values())
     fig, axes = plt.subplots(len(RULES), sharey=True, figsize=(6.4, 8.4))
@@ -205,7 +209,7 @@ def draw_rules(curves: Curves) -> Figure:
 
 
 def rules(curves: Curves) -> Table:
-    """The same numbers as a table."""
+    """Table of the accuracies that `draw_rules` draws."""
     places = settings(curves)
     rows = [
         [name, f"{f:g}", *[accuracy(curve(curves, rule, where)[f]) for where in places]]

@@ -45,7 +45,7 @@ def test_the_table_tells_of_a_divergence() -> None:
 
 def test_kinds_leave_out_what_is_not_finite() -> None:
     header, rows = ratio_plots.kinds(RUNS, [("nf", 0.8)])
-    assert header[1].startswith("NF, rate 0.8")
+    assert header[1].startswith("NF, learning rate 0.8")
     assert [row[0] for row in rows] == list(ratio_plots.UNITS.values())
     assert rows[0][1] == "0.03, 0.03"  # of 0.01, 0.04, 0.01, 0.04 and 0.16
 
@@ -53,7 +53,7 @@ def test_kinds_leave_out_what_is_not_finite() -> None:
 def test_a_panel_a_rate_and_a_line_at_the_threshold() -> None:
     matplotlib.use("Agg")
     fig = ratio_plots.bands(RUNS)
-    assert [ax.get_title() for ax in fig.axes] == ["rate 0.1", "rate 0.8"]
+    assert [ax.get_title() for ax in fig.axes] == ["learning rate 0.1", "learning rate 0.8"]
     assert all(ax.lines[-1].get_ydata()[0] == ratio_plots.THRESHOLD for ax in fig.axes)
     plt.close(fig)
 

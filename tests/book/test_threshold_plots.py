@@ -39,8 +39,10 @@ def test_the_largest_usable_threshold_falls_with_the_rate(grid: threshold_plots.
 
 
 def test_the_table_says_what_the_maps_show(grid: threshold_plots.Groups) -> None:
-    header, rows = threshold_plots.numbers(grid, "batch")
-    assert list(header) == ["batch", "rate, then threshold", "none", "0.01", "0.02", "0.04"]
+    header, rows = threshold_plots.numbers(grid, "batch size")
+    thresholds = ["threshold 0.01, %", "threshold 0.02, %", "threshold 0.04, %"]
+    first = "batch size; in brackets: units clipped, %"
+    assert list(header) == [first, "learning rate", "no clipping, %", *thresholds]
     assert rows[0][:4] == [32, "0.1", "80.0†", "80.5† (25)"]
     assert (rows[1][2], rows[1][5]) == ("diverged", "diverged")
     matplotlib.use("Agg")
@@ -62,9 +64,9 @@ def test_runs_at_chance_are_told_from_those_that_diverged() -> None:
     plt.close(fig)
 
 
-def test_spans_are_those_of_one_rate(grid: threshold_plots.Groups) -> None:
-    assert threshold_plots.spans(grid, min) == "32 30.5"
-    assert threshold_plots.spans(grid, max) == "32 80.0"
+def test_spans_are_those_of_the_smallest_and_the_largest_learning_rate(grid: threshold_plots.Groups) -> None:
+    _, rows = threshold_plots.spans(grid)
+    assert rows == [[32, "30.5", "80.0"]]
 
 
 def test_layers_are_set_against_the_usual_rule() -> None:
@@ -90,6 +92,6 @@ def test_rules_over_one_depth_keep_the_smaller_batch_dashed() -> None:
     plt.close(fig)
     lars = [run("lars", accuracy=a, recipe={"lr": a, "batch_size": b}) for a in (0.3, 0.6) for b in (16, 64)]
     header, rows = threshold_plots.ranges(curves, lars)
-    assert list(header) == ["rule", "batch 16, 3 blocks", "batch 64, 3 blocks", "all settings"]
+    assert list(header) == ["rule", "batch size 16, 3 blocks", "batch size 64, 3 blocks", "all settings"]
     assert list(rows[0]) == ["unit by unit (AGC)", "0.002", "0.002", "0.002"]
     assert list(rows[-1]) == ["best LARS, %", "60.0†", "60.0†", ""]
