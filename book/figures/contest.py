@@ -53,7 +53,7 @@ class Contest:
         name = plots.label(reference)
         header = [
             "family", "methods", f"below {name}", "undecided", f"above {name}", "best method, its accuracy",
-            "mean learning rate chosen", "lost at a learning rate of the search",
+            "mean learning rate chosen", "diverged or failed at a learning rate of the search",
         ]  # fmt: skip
         rows: list[list[object]] = []
         for family_name in FAMILIES:
