@@ -1,6 +1,6 @@
 """Many methods on one task, each at its own best rate: what they reach beside a reference, what their steps cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import cast
@@ -8,9 +8,9 @@ from typing import cast
 from matplotlib.figure import Figure
 
 from book.figures import plots
-from book.figures.families import dots, family
+from book.figures.families import FAMILIES, dots, family
 from book.figures.speed_tables import OVER_BN, memory, way
-from book.figures.tables import against, grouped, joined, over
+from book.figures.tables import Table, against, grouped, joined, over, side
 from experiments import records
 from experiments.records import Estimate, Record
 from experiments.study import Result, Study
@@ -44,9 +44,27 @@ class Contest:
     @property
     def outcome(self) -> tuple[int, int, int]:
         """How many are below the reference by more than their interval, cannot be told from it, and are above it."""
-        below = sum(d.high is not None and d.high < 0 for d in self.behind.values())
-        above = sum(d.low is not None and d.low > 0 for d in self.behind.values())
-        return below, len(self.behind) - below - above, above
+        return _outcome(self.behind.values())
+
+    def by_family(self, searched: Sequence[Record]) -> Table:
+        """A table by family: outcomes beside the reference, the best method, how the runs of the search ended."""
+        lost = {r.method for r in searched if r.status == "diverged" or records.failed_to_train(r)}
+        (reference,) = self.accuracy.keys() - self.behind.keys()
+        name = plots.label(reference)
+        header = [
+            "family", "methods", f"below {name}", "undecided", f"above {name}", "best method, its accuracy",
+            "mean learning rate chosen", "diverged or failed at a learning rate of the search",
+        ]  # fmt: skip
+        rows: list[list[object]] = []
+        for family_name in FAMILIES:
+            methods = self.of_family(family_name)
+            if methods:
+                outcome = _outcome(self.behind[m] for m in methods if m != reference)
+                rate = f"{self.mean_rate(family_name):.2g}"
+                rows.append(
+                    [family_name, len(methods), *outcome, self.best(family_name), rate, len(lost.intersection(methods))]
+                )
+        return header, rows
 
     def mean_rate(self, name: str) -> float:
         """Geometric mean of the rates that a family's methods chose."""
@@ -69,6 +87,12 @@ class Contest:
         """What a table says of a method: its name, accuracy, distance from the reference, rate."""
         distance = self.behind.get(method, "")
         return [plots.label(method), self.accuracy[method], distance, f"{self.rates[method]:g}"]
+
+
+def _outcome(differences: Iterable[Estimate]) -> tuple[int, int, int]:
+    """How many differences are below 0 by more than their interval, hold 0, and are above 0."""
+    sides = [side(difference) for difference in differences]
+    return sides.count(-1), sides.count(0), sides.count(1)
 
 
 def contest(study: Study, side: int, reference: str) -> Contest:
@@ -95,7 +119,7 @@ class Costs:
     @property
     def conditions(self) -> str:
         """Batch and side of the images."""
-        return f"batch {self.runs[0].run.batch_size}, {self.runs[0].run.side} px"
+        return f"batch size {self.runs[0].run.batch_size}, images of {self.runs[0].run.side} px"
 
     @property
     def header(self) -> list[str]:

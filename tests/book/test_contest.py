@@ -33,6 +33,12 @@ def test_outcomes_are_counted_by_their_intervals(made: Contest) -> None:
     assert made.order == ["nf", "bn", "gn"]
     assert [str(cell) for cell in made.row("bn")] == ["BN", str(made.accuracy["bn"]), "", "0.1"]
     assert made.best("no norm").startswith("NF, 91.0")
+    header, rows = made.by_family([run("gn", 0, 0.8), run("nf", 0, None)])
+    assert [row[:5] for row in rows] == [
+        ["across the batch", 1, 0, 0, 0], ["within an image", 1, 1, 0, 0], ["no norm", 1, 0, 1, 0]
+    ]  # fmt: skip
+    assert [row[-1] for row in rows] == [0, 0, 1]
+    assert header[2] == "below BN"
     assert made.mean_rate("within an image") == pytest.approx(0.4)
     assert len(made.records) == 6
 
@@ -55,7 +61,7 @@ def test_costs_are_those_of_the_largest_batch_in_the_usual_format() -> None:
     cost = costs(study)
     largest = max(cell.batch_size for cell in study.sweep.cells)
     assert {r.run.batch_size for r in cost.runs} == {largest}
-    assert cost.conditions == f"batch {largest}, {cost.runs[0].run.side} px"
+    assert cost.conditions == f"batch size {largest}, images of {cost.runs[0].run.side} px"
     assert cost.row("bn")[1] == "1.00"
     assert not any(method.startswith("nfnet") for method in cost.ratio)
 
