@@ -54,7 +54,7 @@ execute: $(READY)book  ## execute chapters without rendering (smoke 7 min; PROFI
 new-experiment: $(READY)book  ## write a config, a chapter and their test to start from (NAME=label_noise) (1 s)
 	@$(RUN) -m book.scaffold "$(NAME)"
 
-results: $(READY)book  ## train the missing runs of a profile, most informative first (small 15 h; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
+results: $(READY)book  ## train the missing runs of a profile, most informative first (small 27 h; PROFILE, MINUTES, DEVICE, RESULTS=DIR)
 	$(RUN) -m experiments run all --profile $(PROFILE) --device $(DEVICE) $(addprefix --minutes ,$(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
 status: $(READY)book  ## show which runs are recorded, and which chapters are stale and why (5 s)

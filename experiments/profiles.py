@@ -23,9 +23,9 @@ class Profile:
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
-        "smoke": Profile("scikit-learn's digits, 2 CPU cores, 7 minutes for the whole book", rerun=True),
-        "small": Profile("CIFAR-10 subsets and Fashion-MNIST, a laptop CPU, 150 minutes", rerun=False),
-        "gpu": Profile("all of CIFAR-10, one modern GPU, 30 minutes on an H200", rerun=False),
+        "smoke": Profile("scikit-learn's digits, 2 CPU cores, 8 minutes for the whole book", rerun=True),
+        "small": Profile("CIFAR-10, all of it or a part, and Fashion-MNIST; 2 CPU cores, about 27 hours", rerun=False),
+        "gpu": Profile("all of CIFAR-10, one modern GPU, about 90 minutes on an H200 by arithmetic", rerun=False),
         "paper": Profile("ImageNet, the paper's recipe, many GPUs", rerun=False),
     }
 )

@@ -49,7 +49,7 @@ def learner(profile: str) -> ResNetSpec:
     """
     if profile in ("smoke", "paper"):
         return network(profile)
-    width = {"small": (32, 64, 192), "gpu": (128, 256, 512)}[profile]
+    width = {"small": (32, 64, 192), "gpu": (96, 192, 384)}[profile]
     return network(
         profile, width=width, strides=(2, 2, 2), stem="none", stem_width=24, in_channels=24, pooled_shortcut=True,
         activation="gelu",

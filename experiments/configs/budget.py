@@ -3,7 +3,7 @@
 Question: How far is NF from BN after 2, 4, 8, 16 and 32 epochs, on training and on test images?
 Paper: none compares lengths of training; claims BD-1, BD-2 and BD-3 are this project's own.
 Command: python -m experiments run budget --profile small
-Cost: smoke 20 s on 2 cores; small 9 hours on 2 cores; gpu 3 minutes and paper months, by a rule of thumb.
+Cost: smoke 20 s on 2 cores; small 9 hours on 2 cores; gpu 7 minutes and paper months, by a rule of thumb.
 Expected: NF with AGC is several points below BN after 2 epochs and within a point of BN after 32. GN with standardised
     weights lies between NF with AGC and BN. NF without clipping needs smaller learning rates and stays below NF with
     AGC.

@@ -3,7 +3,7 @@
 Question: Does one threshold serve several batch sizes and depths, for unit-wise, layer-wise and global-norm clipping?
 Paper: NFNet (arXiv 2102.06171) section 4; claim NF-11.
 Command: python -m experiments run clip_alternatives --profile small
-Cost: smoke 15 s on 2 cores; small 6 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Cost: smoke 15 s on 2 cores; small 6 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
 Expected: One threshold serves all settings for AGC, and a little less well for layer-wise clipping. The threshold of
     global-norm clipping has to be tuned for each setting. LARS trains in every setting and is less accurate.
 
@@ -15,28 +15,28 @@ takes the place of the threshold.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, WHOLE, crops, learner, network
 from experiments.sweep import Sweep
-from experiments.tasks.recipe import Clip, Recipe
+from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
+from nfnets_lite.models import ResNetSpec
 
 METHODS = {"nf_agc": "agc", "layer_clip": "layer", "global_clip": "global"}
-NARROW = {"width": (8, 16, 32), "stem_width": 8}  # so that a grid of this size is affordable
 
 
 @dataclass(frozen=True)
 class Scale:
     """The numbers of one profile; `depths` are blocks per stage."""
 
+    model: ResNetSpec
+    data: Data
     batch_sizes: tuple[int, ...]
     depths: tuple[tuple[int, ...], ...]
     factors: Mapping[str, tuple[float, ...]]
     lars: tuple[float, ...]
-    updates: int | None
     rate: float
-    model: Mapping[str, Any]
+    updates: int | None = None
     epochs: float = 0.0
     seeds: int = 3
 
@@ -57,19 +57,20 @@ def factors(relative: float, whole: float, count: int, step: int = 1) -> dict[st
 
 SCALES = {
     "smoke": Scale(
-        (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 3, step=2), (8.0,), updates=14, rate=0.8,
-        model={},
+        network("smoke"), DATA["smoke"], (16, 64), ((1, 1, 1), (2, 2, 2)), factors(0.0025, 0.0625, 3, step=2), (8.0,),
+        rate=0.8, updates=14,
     ),
     "small": Scale(
-        (32, 128), ((1, 1, 1), (3, 3, 3)), factors(0.00125, 0.0625, 5), (2.0, 8.0), updates=80, rate=0.8, model=NARROW
+        network("small", width=(8, 16, 32), stem_width=8), DATA["small"], (32, 128), ((1, 1, 1), (3, 3, 3)),
+        factors(0.00125, 0.0625, 5), (2.0, 8.0), rate=0.8, updates=80,
     ),
     "gpu": Scale(
-        (64, 512), ((1, 1, 1), (3, 3, 3)), factors(0.00125, 0.0625, 6), (2.0, 8.0, 32.0), updates=150, rate=0.8,
-        model=NARROW,
+        replace(learner("gpu"), width=(32, 64, 128)), WHOLE["gpu"], (64, 512), ((1, 1, 1), (3, 3, 3)),
+        factors(0.005, 0.0625, 7), (2.0, 8.0, 32.0), rate=1.0, epochs=4.0,
     ),
     "paper": Scale(
-        (1024, 4096), ((3, 4, 6, 3), (3, 24, 36, 3)), factors(0.01, 0.0625, 5), (2.0, 8.0, 32.0), updates=None,
-        rate=1.6, model={}, epochs=90.0, seeds=5,
+        network("paper"), DATA["paper"], (1024, 4096), ((3, 4, 6, 3), (3, 24, 36, 3)), factors(0.01, 0.0625, 5),
+        (2.0, 8.0, 32.0), rate=1.6, epochs=90.0, seeds=5,
     ),
 }  # fmt: skip
 
@@ -90,8 +91,8 @@ def sweep(profile: str) -> Sweep:
     cells = tuple(
         Training(
             method,
-            network(profile, depth=depth, **scale.model).with_method("nf"),
-            DATA[profile],
+            replace(scale.model, depth=depth).with_method("nf"),
+            scale.data,
             replace(recipe, batch_size=batch),
         )
         for batch in scale.batch_sizes

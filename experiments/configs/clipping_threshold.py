@@ -3,31 +3,31 @@
 Question: How do the thresholds of AGC that work change with the batch size, the learning rate and the optimizer?
 Paper: NFNet (arXiv 2102.06171) Figures 2b and 7, section 4.1; claim NF-9.
 Command: python -m experiments run clipping_threshold --profile small
-Cost: smoke 10 s on 2 cores; small 5 minutes on 2 cores; gpu 1 minute and paper weeks, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 5 minutes on 2 cores; gpu 3 minutes and paper weeks, by a rule of thumb.
 Expected: Larger batches, at the larger learning rates that go with them, need smaller thresholds. At a small batch the
     threshold hardly matters. Under Adam and Lion clipping changes little; RMSProp needs smaller thresholds.
 
 The learning rate is an axis of the sweep and is not searched: threshold and learning rate act through their product,
-and a search would hide that. All runs have the same number of updates, so that a larger batch does not also mean a
-shorter schedule. The learning rates go beyond the largest at which the network trains without clipping: below it, a
-threshold changes next to nothing (a pilot on validation images showed this). From end to end, learning rates grow by
-the same factor as batch sizes, so the paper's linear rule leads from one corner of the grid to the opposite one. The
-other cells separate the effect of the learning rate from that of the batch size.
+and a search would hide that. At `smoke` and `small` all runs have the same number of updates, so that a larger batch
+does not also mean a shorter schedule. At `gpu` they have the same number of epochs, as in the paper: with equal updates
+the smallest batch would see each image once and learn too little. The learning rates go beyond the largest at which the
+network trains without clipping: below it, a threshold changes next to nothing (a pilot on validation images showed
+this). From end to end, learning rates grow by the same factor as batch sizes, so the paper's linear rule leads from one
+corner of the grid to the opposite one. The other cells separate the effect of the learning rate from that of the batch
+size.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, WHOLE, crops, learner, network
 from experiments.sweep import Sweep
-from experiments.tasks.recipe import Clip, Recipe
+from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
+from nfnets_lite.models import ResNetSpec
 
 Rates = tuple[tuple[int, float], ...]  # batch size and learning rate
 FACTORS = (0.0025, 0.01, 0.04, 0.16)
-NARROW = {"width": (8, 16, 32), "stem_width": 8}  # so that a grid of this size is affordable
 # Each adaptive optimizer trains without clipping at all of its learning rates but the largest.
 OPTIMIZERS = tuple(
     (name, rate)
@@ -48,10 +48,11 @@ def grid(batches: tuple[int, ...], rates: tuple[float, ...]) -> Rates:
 class Scale:
     """The numbers of one profile: `settings` of SGD, and the learning rates and the batch size of other optimizers."""
 
+    model: ResNetSpec
+    data: Data
     settings: Rates
-    updates: int | None
     optimizer_batch: int
-    model: Mapping[str, Any]
+    updates: int | None = None
     epochs: float = 0.0
     factors: tuple[float, ...] = FACTORS
     optimizers: tuple[tuple[str, float], ...] = OPTIMIZERS
@@ -60,15 +61,22 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(grid((16, 128), (0.4, 3.2)), 16, 64, {}, optimizers=FEW, optimizer_factors=(0.01,)),
-    "small": Scale(grid((16, 64, 256), (0.2, 0.8, 3.2)), 120, 64, NARROW),
+    "smoke": Scale(
+        network("smoke"), DATA["smoke"], grid((16, 128), (0.4, 3.2)), 64, updates=16, optimizers=FEW,
+        optimizer_factors=(0.01,),
+    ),
+    "small": Scale(
+        network("small", width=(8, 16, 32), stem_width=8), DATA["small"], grid((16, 64, 256), (0.2, 0.8, 3.2)), 64,
+        updates=120,
+    ),
+    # From corner to corner, the learning rate that the search of `budget` found at 256 images, by the linear rule.
     "gpu": Scale(
-        grid((64, 256, 1024), (0.2, 0.8, 3.2)), 200, 256, NARROW,
-        factors=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16),
+        replace(learner("gpu"), width=(32, 64, 128)), WHOLE["gpu"], grid((64, 256, 1024), (0.125, 0.5, 2.0)), 256,
+        epochs=6.0, factors=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
     ),
     "paper": Scale(
-        tuple((batch, 0.1 * batch / 256) for batch in (256, 512, 1024, 2048, 4096)), None, 1024, {}, epochs=90.0,
-        factors=(0.01, 0.02, 0.04, 0.08, 0.16), optimizers=(), seeds=5,
+        network("paper"), DATA["paper"], tuple((batch, 0.1 * batch / 256) for batch in (256, 512, 1024, 2048, 4096)),
+        1024, epochs=90.0, factors=(0.01, 0.02, 0.04, 0.08, 0.16), optimizers=(), seeds=5,
     ),
 }  # fmt: skip
 
@@ -76,7 +84,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Every threshold, and none, at every batch size and learning rate; other optimizers at one batch size."""
     scale = SCALES[profile]
-    model = network(profile, **scale.model).with_method("nf")
+    model = scale.model.with_method("nf")
     base = Recipe(
         0, scale.epochs, 0.0, updates=scale.updates, augment=crops(profile), autocast=profile in ("gpu", "paper")
     )
@@ -84,7 +92,7 @@ def sweep(profile: str) -> Sweep:
         Training(
             "nf" if factor is None else "nf_agc",
             model,
-            DATA[profile],
+            scale.data,
             replace(base, batch_size=batch, lr=rate, clip=None if factor is None else Clip(factor=factor)),
         )
         for batch, rate in scale.settings
@@ -95,7 +103,7 @@ def sweep(profile: str) -> Sweep:
         Training(
             name,
             model,
-            DATA[profile],
+            scale.data,
             replace(recipe, optimizer=name, lr=rate, clip=None if factor is None else Clip(factor=factor)),
         )
         for name, rate in scale.optimizers

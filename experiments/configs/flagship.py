@@ -4,7 +4,7 @@ Question: At equal multiply-adds, how far is NF from the batch-norm network of `
     Muon, each with and without AGC?
 Paper: airbench (arXiv 2404.00498) trains a batch-norm network to 94 %; claims FL-1 to FL-3 are this project's own.
 Command: python -m experiments run flagship --profile small
-Cost: smoke 20 s on 2 cores; small 7 hours on 2 cores; gpu 20 minutes and paper hours, by a rule of thumb.
+Cost: smoke 20 s on 2 cores; small 7 hours on 2 cores; gpu 7 minutes and paper hours, by a rule of thumb.
 Expected: NF with AGC is 0.5 to 1.5 points below BN after 8 epochs. Muon helps both. With Muon, clipping makes no
     difference. Updates in proportion to each filter's norm lie between NF and NF with AGC.
 

@@ -4,7 +4,7 @@ Question: With the same network, images and budget, and a learning rate searched
 Paper: GN (arXiv 1803.08494), WS and BCN (1903.10520), EvoNorm (2004.02967), RescaleNet (NeurIPS 2020) and the others of
     `nfnets_lite.norm`; claims LN-1, EV-1, WS-2, VC-1, RS-2, RS-3 and SP-11.
 Command: python -m experiments run normalizers --profile small
-Cost: smoke 25 s on 2 cores; small 16 minutes on 2 cores; gpu 2 minutes and paper weeks, by a rule of thumb.
+Cost: smoke 25 s on 2 cores; small 16 minutes on 2 cores; gpu 4 minutes and paper weeks, by a rule of thumb.
 Expected: At an ordinary batch size the norms differ by a few points, and BN is among the best. The network without any
     norm is behind, and so are methods made for transformers.
 
@@ -16,7 +16,7 @@ more than more images do. So the batch is as small as norms over a batch allow (
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, WHOLE, crops, learner, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -31,18 +31,19 @@ VCL = 0.01  # weight of the variance constancy loss, which its authors use in a 
 class Scale:
     """The numbers of one profile."""
 
+    model: ResNetSpec
     data: Data
     batch_size: int
     epochs: float
     rates: tuple[float, ...]
-    seeds: int
+    seeds: int = 3
 
 
 SCALES = {
-    "smoke": Scale(DATA["smoke"], 32, 0.75, (0.1, 0.4), seeds=3),
-    "small": Scale(DATA["small"], 64, 4.0, (0.05, 0.2, 0.8), seeds=3),
-    "gpu": Scale(DATA["gpu"], 256, 2.0, (0.1, 0.4, 1.6), seeds=3),
-    "paper": Scale(DATA["paper"], 1024, 90.0, (0.1, 0.4, 1.6), seeds=5),
+    "smoke": Scale(network("smoke"), DATA["smoke"], 32, 0.75, (0.1, 0.4)),
+    "small": Scale(network("small"), DATA["small"], 64, 4.0, (0.05, 0.2, 0.8)),
+    "gpu": Scale(replace(learner("gpu"), width=(32, 64, 192)), WHOLE["gpu"], 256, 6.0, (0.125, 0.5, 2.0, 8.0)),
+    "paper": Scale(network("paper"), DATA["paper"], 1024, 90.0, (0.1, 0.4, 1.6), seeds=5),
 }
 
 
@@ -51,7 +52,7 @@ def sweep(profile: str) -> Sweep:
     scale = SCALES[profile]
     exact = profile in ("gpu", "paper")
     recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=exact)
-    cells = tuple(_cells(network(profile), scale.data, recipe))
+    cells = tuple(_cells(scale.model, scale.data, recipe))
     return Sweep("normalizers", cells, scale.rates, seeds=tuple(range(scale.seeds)))
 
 

@@ -23,7 +23,7 @@ from nfnets_lite.models import Spec, create_model
 
 # Seconds that each layer adds to an update, and operations per second, for small networks: on one CPU thread, and on a
 # large GPU with a captured step (assumed from published speeds until there are records).
-SPEED = {"cpu": (5e-4, 4.5e10), "cuda": (5e-5, 1.5e13)}
+SPEED = {"cpu": (5e-4, 4.5e10), "cuda": (5e-5, 8e13)}
 OTHER = 1_000_003  # added to a seed for the other batches of SAM's ascent (a generator takes 32 bits)
 SEEN = 2000  # number of training images whose accuracy is measured at the end
 EVALUATED = 1000  # images of a forward pass in an evaluation
