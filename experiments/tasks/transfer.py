@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor, nn
 
 from experiments.sweep import Outcome, Run, Setting
 from experiments.tasks.data import load
@@ -13,6 +14,10 @@ from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import How, on_stream
 from experiments.tasks.training import Training, fit
 from nfnets_lite.models import Spec, create_model
+from nfnets_lite.norm import inference_affine
+from nfnets_lite.norm.common import is_batch_norm, scale_shift
+
+KEPT = 12  # pre-trained networks that a process keeps for further runs
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class Transfer(Run):
     """Pre-training on `source`, then fine-tuning on `data`; judged after fine-tuning.
 
     Without a `source` the network is trained from scratch. `frozen` fine-tunes only the new classifier; batch norms
-    still update their running statistics on the new images. The searched learning rate is that of fine-tuning.
+    still update their running statistics on the new images. `fixed_norms` replaces each batch norm by its map in
+    evaluation before fine-tuning, as detectors do. The searched learning rate is that of fine-tuning.
     """
 
     NUMERICS: ClassVar[int] = 2  # channels last on a CPU, and fewer factors in weights
@@ -31,8 +37,11 @@ class Transfer(Run):
     data: Data
     recipe: Recipe
     frozen: bool = False
+    fixed_norms: bool = False
 
     def __post_init__(self) -> None:
+        if self.fixed_norms and self.source is None:
+            raise ValueError("fixed_norms=True with source=None would fix norms that saw no image; give a source")
         if self.frozen and self.source is None:
             raise ValueError("frozen=True with source=None would train a classifier on random features; give a source")
 
@@ -66,15 +75,55 @@ class Transfer(Run):
                 model = create_model(parts[0].model).to(device)
             metrics: dict[str, float] = {}
             if len(parts) > 1:
-                # Pre-training must not see the images that choose the learning rate of fine-tuning.
-                apart = self.data if self.data.name == parts[0].data.name else None
-                first = yield from fit(model, parts[0], load(parts[0].data, device, apart), How.on(device))
+                first = yield from self._pretrained(model, parts[0], device)
                 if first.status != "ok":
                     return replace(first, reason=f"pre-training: {first.reason}")
                 metrics["source_accuracy"] = first.metrics["accuracy"]
                 if self.frozen:
                     model.requires_grad_(requires_grad=False)
+                if self.fixed_norms:
+                    fix_norms(model)
                 with seeded(self.seed, device):
                     model.reset_classifier(self.model.num_classes)
             outcome = yield from fit(model, parts[-1], load(self.data, device), How.on(device))
         return replace(outcome, metrics=outcome.metrics | metrics)
+
+    def _pretrained(self, model: nn.Module, training: Training, device: torch.device) -> Generator[None, None, Outcome]:
+        """Pre-train the model, or give it the weights of the same training in an earlier run of this process."""
+        # Pre-training must not see the images that choose the learning rate of fine-tuning.
+        apart = self.data if self.data.name == training.data.name else None
+        key = training.key, training.seed, apart, device
+        if key not in _kept:
+            outcome = yield from fit(model, training, load(training.data, device, apart), How.on(device))
+            while len(_kept) >= KEPT:
+                del _kept[next(iter(_kept))]
+            _kept[key] = outcome, {name: value.clone() for name, value in model.state_dict().items()}
+        outcome, state = _kept[key]
+        model.load_state_dict(state)
+        return outcome
+
+
+_kept: dict[object, tuple[Outcome, dict[str, Tensor]]] = {}
+
+
+class FixedNorm(nn.Module):
+    """A batch norm as the fixed scale and shift per channel that it applies in evaluation."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("shift", shift.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return scale_shift(x, self.scale, self.shift)
+
+
+def fix_norms(model: nn.Module) -> None:
+    """Replace each batch norm of a model by a `FixedNorm`."""
+    for parent in list(model.modules()):
+        for name, norm in parent.named_children():
+            if is_batch_norm(norm) and (affine := inference_affine(norm)) is not None:
+                setattr(parent, name, FixedNorm(*affine))

@@ -11,8 +11,8 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from experiments import configs
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.throughput import Throughput
-from experiments.tasks.transfer import Transfer
-from nfnets_lite.models import model_spec
+from experiments.tasks.transfer import Transfer, _kept, fix_norms
+from nfnets_lite.models import create_model, model_spec
 
 CPU = torch.device("cpu")
 SMALL = model_spec(
@@ -48,6 +48,41 @@ def test_a_pretraining_that_diverges_is_said() -> None:
     outcome = transfer(source_recipe=Recipe(50, 1, 1e5)).execute(CPU)
     assert outcome.status == "diverged"
     assert outcome.reason.startswith("pre-training: loss")
+
+
+def test_fixed_norms_do_not_follow_a_batch_and_are_not_trained() -> None:
+    model = create_model("cifar_resnet8", method="bn", in_channels=1, width=(4, 4, 8), stem_width=4)
+    images = torch.randn(16, 1, 8, 8)
+    model.train()(3 + images)
+    expected = model.eval()(images)
+    fix_norms(model)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert torch.allclose(model.train()(images), expected, atol=1e-5)
+    assert not any("norm" in name for name, _ in model.named_parameters())
+
+
+def test_fixed_norms_bear_two_images_an_update_and_a_kept_pretraining_changes_nothing() -> None:
+    batch_norm = transfer(
+        model=replace(SMALL, norm="batch", conv="plain", residual="plain", activation_gain=False),
+        source_recipe=Recipe(50, 6, 0.2), recipe=Recipe(2, 2, 0.01), fixed_norms=True,
+    )  # fmt: skip
+    _kept.clear()
+    first = batch_norm.execute(CPU)
+    assert len(_kept) == 1
+    assert batch_norm.execute(CPU) == first
+    live = replace(batch_norm, fixed_norms=False).execute(CPU)
+    assert len(_kept) == 1  # the same pre-training
+    assert live.metrics["source_accuracy"] == first.metrics["source_accuracy"] > 0.8
+    _kept.clear()
+    assert replace(batch_norm, fixed_norms=False).execute(CPU) == live
+    assert first.metrics["accuracy"] > live.metrics["accuracy"]
+    replace(batch_norm, seed=1).execute(CPU)
+    assert len(_kept) == 2
+
+
+def test_norms_that_saw_no_image_are_not_fixed() -> None:
+    with pytest.raises(ValueError, match="fixed_norms=True with source=None"):
+        transfer(None, fixed_norms=True)
 
 
 def test_nothing_to_freeze_is_refused() -> None:
