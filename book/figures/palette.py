@@ -25,6 +25,8 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "nf": ("NF", RED, "s"),
     "nf_agc": ("NF + AGC", GREEN, "^"),
     "bn_agc": ("BN + AGC", BLUE, "D"),
+    "bn:live": ("BN, live", BLUE, "o"),
+    "bn:frozen": ("BN, frozen", SKY, "D"),
     "bn_muon": ("BN, Muon", BLUE, "P"),
     "nf_rows": ("NF, steps by norm", ORANGE, "v"),
     "nf_muon": ("NF, Muon", PURPLE, "s"),
@@ -84,7 +86,8 @@ def spelt(text: str) -> str:
     >>> spelt("nf_agc minus bn: at least 1")
     'NF + AGC minus BN: at least 1'
     """
-    return re.sub("|".join(rf"\b{method}\b" for method in LOOK if method != "in"), lambda m: label(m[0]), text)
+    methods = sorted((method for method in LOOK if method != "in"), key=len, reverse=True)
+    return re.sub("|".join(rf"\b{method}\b" for method in methods), lambda m: label(m[0]), text)
 
 
 def look(method: str) -> tuple[str, str, str]:

@@ -12,7 +12,8 @@ from experiments.sweep import Sweep
 # after it.
 QUEUE = (
     "budget", "batch_range", "batch_size", "clipping_threshold", "clip_alternatives", "depth_scaling", "flagship",
-    "normalizers", "statistics_batch", "clipped_layers", "regularization", "sam", "transfer", "throughput",
+    "few_images", "normalizers", "statistics_batch", "clipped_layers", "regularization", "sam", "transfer",
+    "throughput",
 )  # fmt: skip
 
 

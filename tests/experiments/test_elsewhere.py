@@ -27,7 +27,7 @@ MOVED = {
     *("activations", "batch_range", "batch_size", "clip_alternatives", "clipped_layers", "clipping_threshold"),
     "collapse",
     *("depth_scaling", "depthwise", "normalizers", "regularization", "sam", "statistics_batch", "transfer"),
-    *("budget", "rate_grid", "transformers"),
+    *("budget", "few_images", "rate_grid", "transformers"),
 }
 
 
