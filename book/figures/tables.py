@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from experiments import records
 from experiments.records import Estimate, Record
+from experiments.study import Study
 from experiments.sweep import Run
 
 Table = tuple[Sequence[str], Sequence[Sequence[object]]]  # header and rows: what `plots.table` takes
@@ -83,14 +84,16 @@ def versus(difference: Estimate, plus: str, minus: str) -> str:
     return f"{plus} is {placed(difference.mean).replace(' ', ' points ')} {minus} ({spread})."
 
 
-def edges(rates: Sequence[float], chosen: Iterable[float]) -> str:
-    """A sentence: how many of the chosen rates lie at an end of the grid that was searched."""
-    picked, low, high = list(chosen), min(rates), max(rates)
-    between = "" if len(rates) > 2 else " The grid has only these two rates."
+def edges(study: Study, cells: Iterable[Run] | None = None) -> str:
+    """Say in how many cells of a sweep, or of these, the search chose a learning rate at an end of its grid."""
+    searched = list(study.sweep.cells if cells is None else cells)
+    at_end = 0
+    for cell in searched:
+        tried = study.grid(cell).rates
+        at_end += study.rate(cell) in (min(tried), max(tried))
     return (
-        f"Rates chosen at an end of the grid ({', '.join(f'{rate:g}' for rate in sorted(rates))}): "
-        f"{picked.count(low)} of {len(picked)} at the smallest, {picked.count(high)} at the largest; beyond an end a "
-        f"better one may lie.{between}"
+        f"In {at_end} of {len(searched)} searches the chosen learning rate is an end of its grid; a better one may lie "
+        "beyond."
     )
 
 

@@ -10,7 +10,10 @@ import pytest
 from made_records import run
 
 from book.figures import plots, tables
-from experiments.records import estimate
+from experiments import configs
+from experiments.records import Ledger, Record, estimate
+from experiments.study import Study
+from experiments.sweep import Run, Setting
 
 
 def test_groups_keep_the_order_of_the_records() -> None:
@@ -56,9 +59,22 @@ def test_a_difference_has_a_side_where_its_interval_leaves_zero() -> None:
 
 
 def test_choices_at_the_ends_of_a_grid_are_counted() -> None:
-    said = tables.edges((0.4, 0.1, 0.2), [0.1, 0.2, 0.4, 0.4])
-    assert "the grid (0.1, 0.2, 0.4): 1 of 4 at the smallest, 2 at the largest" in said
-    assert "only these two rates" in tables.edges((0.1, 0.4), [0.1])
+    sweep = configs.sweep("depth_scaling", "smoke")
+    wanted = {cell.key: sorted(sweep.rates)[i % 3] for i, cell in enumerate(sweep.cells)}
+
+    def found(cell: Run, tried: Setting) -> Record:
+        (one,) = sweep.tries(cell, tried)
+        metrics = {"accuracy": 0.9 if tried.lr == wanted[cell.key] else 0.5}
+        return Record(
+            sweep.name, "smoke", one.method, one.key, one.seed, "ok", "", one.resolved, metrics, {}, {}, one.NUMERICS
+        )
+
+    records = tuple(found(cell, tried) for cell in sweep.cells for tried in sweep.grid(cell).settings())
+    study = Study(sweep, Ledger(Path("depth_scaling.jsonl"), records))
+    assert tables.edges(study) == (
+        "In 11 of 16 searches the chosen learning rate is an end of its grid; a better one may lie beyond."
+    )
+    assert tables.edges(study, sweep.cells[:3]).startswith("In 2 of 3 searches")
 
 
 def test_a_metric_over_the_reference() -> None:
