@@ -97,7 +97,8 @@ class Transfer(Run):
             outcome = yield from fit(model, training, load(training.data, device, apart), How.on(device))
             while len(_kept) >= KEPT:
                 del _kept[next(iter(_kept))]
-            _kept[key] = outcome, {name: value.clone() for name, value in model.state_dict().items()}
+            # On the CPU, as another run may read them on another stream of a GPU.
+            _kept[key] = outcome, {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
         outcome, state = _kept[key]
         model.load_state_dict(state)
         return outcome
