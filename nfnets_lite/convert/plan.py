@@ -55,8 +55,8 @@ class Plan:
         if not self.norms or "" in self.layers:
             raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
         pools = {n: m for n, m in named.items() if isinstance(m, _POOLS)}
-        watched = {n: (named[n], -1) for n in leave} | {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
-        self.graph = Graph(lambda: run(model), watched)
+        watched = {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
+        self.graph = Graph(model, run, watched, leave)
         weighted = {n for n, m in self.layers.items() if not is_norm(m)}
         self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
         self.convs = [n for n in self.layers if n in weighted and n not in self.kept]

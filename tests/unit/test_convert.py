@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -311,6 +312,52 @@ def test_a_part_that_would_be_refused_can_be_left() -> None:
     nf.convert(model, images(), leave=["aux"])
     assert isinstance(model.aux[1], nn.BatchNorm2d)
     assert isinstance(model.first[1], nn.Identity)
+
+
+class Head(nn.Module):
+    """A part that is left, whose inputs or outputs are more than a tensor; its norm is a function."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.layer = kind, nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Any, skip: Any = None) -> Any:
+        y = F.instance_norm(self.layer(torch.cat(x if skip is None else [x, skip], 1)))
+        return {"maps": [y]} if self.kind == "a dictionary out" else y
+
+
+@dataclass
+class Output:
+    maps: Tensor
+
+
+class Headed(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.block, self.side = conv_norm(1, 8, 3), basic(8, 8, 1), conv_norm(8, 8, 3)
+        self.head = Head(kind)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        pair = self.side(x), self.block(x)
+        y = self.head(*pair) if self.kind == "two inputs" else self.head(pair)
+        y = y["maps"][0] if isinstance(y, dict) else y
+        return Output(y) if self.kind == "an object as output" else y
+
+
+@pytest.mark.parametrize("kind", ["a tuple in", "two inputs", "a dictionary out", "an object as output"])
+def test_a_part_that_is_left_may_take_and_give_anything(kind: str) -> None:
+    report = nf.convert(Headed(kind), images(), leave=["head"])
+    becomes = {row[0]: row[2] for row in report.rows}
+    assert becomes["block.branch.1.1"] == "BranchScale"
+    assert becomes["head.layer"] == "left"
+
+
+@pytest.mark.parametrize("run", [lambda net: [net(images())][1:], lambda net: Output(net(images()))])
+def test_the_end_of_a_branch_is_found_whatever_the_function_returns(run: Any) -> None:
+    report = nf.convert(nn.Sequential(conv_norm(1, 8, 3), basic(8, 8, 1)), run)
+    assert report.rows[-1][2] == "BranchScale"
 
 
 def test_a_batch_that_fails_halfway_leaves_the_model_as_it_was() -> None:
