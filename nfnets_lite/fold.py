@@ -24,6 +24,7 @@ _FOLDABLE = (*_PLAIN.values(), *_TRANSPOSED.values())
 Affine: TypeAlias = tuple[Tensor, Tensor]
 
 
+@torch.inference_mode(False)  # parameters made in that mode would let no gradient through outside of it
 def fold(model: nn.Module) -> nn.Module:
     """A copy of a model with the same outputs, of plain convolutions, without the norms that can join them.
 

@@ -125,6 +125,16 @@ def test_a_folded_model_refuses_to_train() -> None:
     assert float(x.grad.abs().max()) > 0
 
 
+@pytest.mark.parametrize("within", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"])
+def test_a_network_may_be_folded_in_any_mode_and_used_in_another(within: Any) -> None:
+    model, x = network("cifar_resnet8"), images().requires_grad_()
+    with within():
+        folded = fold(model)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+    folded(x).sum().backward()
+    assert float(x.grad.abs().max()) > 0
+
+
 def trained(*layers: nn.Module) -> nn.Sequential:
     """Layers whose norms have gains, biases and running statistics of their own, in evaluation."""
     torch.manual_seed(2)
