@@ -134,7 +134,7 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
             f"{type(module).__name__}: it was flattened, by FSDP1 for instance, and its units are lost. Shard with "
             "torch.distributed.fsdp.fully_shard (FSDP2), which keeps them"
         )
-    if parameter.ndim <= 1 or isinstance(module, _AFFINE):
+    if parameter.ndim <= 1 or isinstance(module, _AFFINE) or _is_magnitude(leaf, parameter):
         return vector
     if isinstance(module, _CONV_TRANSPOSE):
         whole = unit_dim is None and module.groups == 1
@@ -147,8 +147,8 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
 
 
 def _is_magnitude(leaf: str, parameter: Tensor) -> bool:
-    """Whether a parametrised weight has this as the lengths of its units: `weight_norm` calls them original0."""
-    known = leaf == "original0" and unit_dim_of(parameter) is None
+    """Whether a weight has this as the lengths of its units, which `weight_norm` calls original0 or weight_g."""
+    known = leaf in ("original0", "weight_g") and unit_dim_of(parameter) is None
     return known or (leaf.startswith("original") and parameter.ndim <= 1)
 
 
