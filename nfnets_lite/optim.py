@@ -56,6 +56,14 @@ class AttachedClip:
     ) -> None:
         self.fraction = torch.tensor(float("nan"))
         self._model, self._clip_factor, self._eps, self._classifier = model, clip_factor, eps, classifier
+        while not getattr(getattr(type(optimizer), "step", None), "hooked", False):
+            inner = getattr(optimizer, "optimizer", None)  # as Accelerate and Lightning call it
+            if not isinstance(inner, torch.optim.Optimizer):
+                raise ValueError(
+                    f"optimizer: the step of this {type(optimizer).__name__} runs no hooks, so nothing would be "
+                    "clipped; attach to the optimizer inside it, before it is wrapped"
+                )
+            optimizer = inner
         self._update(optimizer)
         self._handle = optimizer.register_step_pre_hook(self._before_step)
 
@@ -127,7 +135,8 @@ def attach_agc(
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Any. It may hold a part of the model's parameters; what it does not hold is not clipped.
+        One of torch, or derived from torch's class; Accelerate's and Lightning's wrappers are seen through. It may hold
+        a part of the model's parameters; what it does not hold is not clipped.
     model, clip_factor, eps, classifier
         As in `adaptive_clip_grad_`.
 
@@ -139,8 +148,8 @@ def attach_agc(
     Raises
     ------
     ValueError
-        Now, or at a later step, if the optimizer holds parameters that the model does not, or if the gradients are
-        still multiplied by a loss scale.
+        Now, or at a later step, if the optimizer holds parameters that the model does not, if the gradients are still
+        multiplied by a loss scale, or for a wrapper of an optimizer that runs no hooks.
 
     Notes
     -----

@@ -180,6 +180,29 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
         attach_agc(sgd(make_net()), make_net())
 
 
+class Wrapper(torch.optim.Optimizer):
+    """As Accelerate and timm wrap an optimizer: torch's constructor is not called, so torch runs no hooks in `step`."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, name: str) -> None:
+        setattr(self, name, optimizer)
+        self.param_groups, self._optimizer_step_pre_hooks = optimizer.param_groups, {}
+        self.inner = optimizer
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+def test_a_wrapped_optimizer_clips_or_is_refused() -> None:
+    model = make_net()
+    optimizer = Wrapper(sgd(model), "optimizer")
+    agc = attach_agc(optimizer, model)
+    loss_of(model, *batch(0)).backward()
+    optimizer.step()
+    assert 0 < float(agc.fraction) <= 1
+    with pytest.raises(ValueError, match=r"step of this Wrapper runs no hooks.*attach to the optimizer inside it"):
+        attach_agc(Wrapper(sgd(model), "_base_optimizer"), model)
+
+
 # --- loss scaling
 
 
