@@ -65,11 +65,16 @@ class AttachedClip:
                 )
             optimizer = inner
         self._update(optimizer)
-        self._handle = optimizer.register_step_pre_hook(self._before_step)
+        self._stepping = False
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
 
     def remove(self) -> None:
         """Take the clipping off the optimizer again."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
         """Resolve roles; the optimizer may step on a part of the model, never on what is not in it."""
@@ -92,7 +97,13 @@ class AttachedClip:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
+            before = self.fraction
             self._run(optimizer)
+            if self._stepping:  # a step that calls its parent's runs the hooks again, on gradients clipped already
+                self.fraction = torch.maximum(before, self.fraction)
+            self._stepping = True
+            return None
+        if getattr(closure, "clips", None) is self:
             return None
 
         # The gradients of this step do not exist yet: the closure computes them, perhaps more than once.
@@ -101,9 +112,13 @@ class AttachedClip:
             self._run(optimizer)
             return loss
 
+        clipped_closure.clips = self  # type: ignore[attr-defined]
         if len(args) > 1:
             return (args[0], clipped_closure, *args[2:]), kwargs
         return args, {**kwargs, "closure": clipped_closure}
+
+    def _after_step(self, *_: Any) -> None:
+        self._stepping = False
 
     def _run(self, optimizer: torch.optim.Optimizer) -> None:
         # A fused optimizer under GradScaler is handed the scale and divides by it after this hook, unless the

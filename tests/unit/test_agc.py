@@ -203,6 +203,29 @@ def test_a_wrapped_optimizer_clips_or_is_refused() -> None:
         attach_agc(Wrapper(sgd(model), "_base_optimizer"), model)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_fraction_is_the_same_where_a_step_calls_its_parents(closed: bool) -> None:
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    fractions = []
+    for kind in (torch.optim.SGD, Own):
+        model = make_net()
+        optimizer = kind(model.parameters(), lr=0.1)
+        agc = attach_agc(optimizer, model)
+        for step in range(2):
+
+            def closure(model: nn.Module = model, step: int = step) -> Tensor:
+                model.zero_grad()
+                loss_of(model, *batch(step)).backward()
+                return torch.zeros(())
+
+            optimizer.step(closure) if closed else (closure(), optimizer.step())
+            fractions.append(float(agc.fraction))
+    assert fractions[:2] == fractions[2:]
+
+
 # --- loss scaling
 
 
