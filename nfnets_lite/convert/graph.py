@@ -56,8 +56,9 @@ class Graph:
         def span(name: str, _module: nn.Module, args: Any, named: Any, out: Any) -> None:
             spans.append((name, _nodes((args, named)), _nodes(out)))
 
-        # Of all modules: `run` may return nothing.
-        hooks += [m.register_forward_hook(partial(span, n), with_kwargs=True) for n, m in model.named_modules()]
+        # Of all modules: `run` may return nothing. Scripted ones take no hooks.
+        plain = {n: m for n, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
+        hooks += [m.register_forward_hook(partial(span, n), with_kwargs=True) for n, m in plain.items()]
         try:
             roots = _nodes(run(model))
         finally:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from foreign import NETWORKS, LayerNorm2d, UNet, basic, conv_norm, resnet
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 import nfnets_lite as nf
@@ -224,6 +227,21 @@ def test_a_norm_that_holds_an_activation_is_taken_apart() -> None:
     assert torch.allclose(model[1](model[0](x := images())).var(), plain[2](plain[0](x)).var(), rtol=0.2)
 
 
+@pytest.mark.parametrize("end", ["bn3", "1.bn3"])
+def test_a_norm_that_holds_an_activation_ends_a_branch_by_its_name(end: str) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn3 = nn.Conv2d(8, 8, 3, padding=1), NormAct(8)
+            self.bn3.act = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.bn3(self.conv(x))  # type: ignore[no-any-return]
+
+    rows = nf.convert(nn.Sequential(conv_norm(1, 8, 3), Block()), images(), ends=[end]).rows
+    assert [row[0] for row in rows if "BranchScale" in row[2]] == ["1.bn3.norm"]
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -305,6 +323,25 @@ def test_what_cannot_be_converted_is_refused_and_left_as_it_was(kind: str) -> No
 def test_a_network_without_memory_is_refused() -> None:
     with pytest.raises(ValueError, match=r"on the meta device.*model\.to_empty"):
         nf.convert(conv_norm(1, 8, 3).to("meta"), images())
+
+
+def test_a_network_with_a_scripted_part_is_converted_around_it() -> None:
+    model = nn.Sequential(conv_norm(1, 8, 3), torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())))
+    nf.convert(model, images())
+    assert isinstance(model[0][1], nn.Identity)
+
+
+def test_a_network_that_is_distributed_already_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(conv_norm(1, 8, 3))
+        with pytest.raises(ValueError, match=r"DistributedDataParallel, or sharded.*then wrap"):
+            nf.convert(model, images())
+        sharded = fully_shard(conv_norm(1, 8, 3), mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match="sharded"):
+            nf.convert(sharded, images())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_part_that_would_be_refused_can_be_left() -> None:
