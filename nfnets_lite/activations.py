@@ -143,9 +143,9 @@ def gain_of(fn: Activation, *, tolerance: float = 1e-12) -> float:
         mass = width[:, None] * weights * density
         return torch.stack(((mass * y).sum(1), (mass * y * y).sum(1)), dim=1)
 
-    left = torch.arange(-14.0, 14.0, 0.25, dtype=torch.float64)
+    left = torch.arange(-14.0, 14.0, 0.25, dtype=torch.float64, device="cpu")
     width = torch.full_like(left, 0.25)
-    coarse, moments = panels(left, width), torch.zeros(2, dtype=torch.float64)
+    coarse, moments = panels(left, width), left.new_zeros(2)
     for _ in range(60):
         half = width / 2
         lefts, halves = torch.cat((left, left + half)), torch.cat((half, half))
@@ -165,7 +165,7 @@ def gain_of(fn: Activation, *, tolerance: float = 1e-12) -> float:
 
 def _gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1], by the eigenvalues of the Jacobi matrix (Golub and Welsch, 1969)."""
-    k = torch.arange(1, n, dtype=torch.float64)
+    k = torch.arange(1, n, dtype=torch.float64, device="cpu")
     off = k / (4 * k * k - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     return (nodes + 1) / 2, vectors[0] ** 2

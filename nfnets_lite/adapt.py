@@ -92,7 +92,7 @@ class UnMixNorm(_Adapting):
         mean, var = self.running_mean, self.running_var
         # A single component starts at the source. A mixture has the source's variance, on average over the draw.
         spread = _SPREAD if components > 1 else 0.0
-        noise = torch.randn(components, len(mean), generator=generator).to(mean)
+        noise = torch.randn(components, len(mean), generator=generator, device="cpu").to(mean)
         scale = (spread * components / max(components - 1, 1)) ** 0.5
         self.register_buffer("means", mean + scale * var.sqrt() * noise)
         self.register_buffer("variances", (1 - spread) * var.expand(components, -1))
@@ -220,6 +220,7 @@ def unmix_tns(
     return _adapted(model, lambda norm: UnMixNorm(norm, components, rate, generator))
 
 
+@torch.inference_mode(False)  # buffers made in that mode could not be updated outside of it
 def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
     """A copy of the model in evaluation mode, with ``make(norm)`` for each batch norm with running statistics."""
     copy = deepcopy(model)

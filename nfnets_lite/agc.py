@@ -40,6 +40,7 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tenso
 
 def _norm(x: Tensor, unit_dims: Sequence[int]) -> Tensor:
     """L2 norm over every axis that is not in `unit_dims`, shaped to broadcast against `x`."""
+    x = x.abs() if x.is_complex() else x
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
     summed = [d for d in range(x.ndim) if d not in unit_dims]
     if not summed:  # each number is a unit; torch would read an empty list as all axes
@@ -120,11 +121,7 @@ class AdaptiveClip:
             unit_dims: tuple[int, ...] = () if role.unit_dim is None else (role.unit_dim,)
             if grad is None:
                 continue
-            if grad.layout != torch.strided:
-                raise ValueError(
-                    f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; adaptive clipping needs "
-                    "dense gradients (build the Embedding with sparse=False, or leave its parameter out)"
-                )
+            refuse_sparse(parameter)
             if role.groups > 1:  # a unit is an index of axis 1 within one part of axis 0
                 weight, grad = (x.view(role.groups, -1, *x.shape[1:]) for x in (weight, grad))
                 unit_dims = (0, 2)
@@ -157,6 +154,15 @@ class AdaptiveClip:
         factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
         # The norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure, not 0.
         return torch.where(norm == torch.inf, torch.nan, factor), above
+
+
+def refuse_sparse(parameter: Tensor) -> None:
+    """Raise a ValueError if the gradient has no dense memory."""
+    if parameter.grad is not None and parameter.grad.layout != torch.strided:
+        raise ValueError(
+            f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; a norm over it needs a dense "
+            "one (build the Embedding with sparse=False, or leave its parameter out)"
+        )
 
 
 def _is_sharded(x: Tensor) -> bool:

@@ -132,5 +132,5 @@ def _averaged(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: tensor.detach()
         for name, tensor in named
-        if tensor.is_floating_point() and name.rpartition(".")[2] != "progress"
+        if (tensor.is_floating_point() or tensor.is_complex()) and name.rpartition(".")[2] != "progress"
     }

@@ -24,6 +24,7 @@ _FOLDABLE = (*_PLAIN.values(), *_TRANSPOSED.values())
 Affine: TypeAlias = tuple[Tensor, Tensor]
 
 
+@torch.inference_mode(False)  # parameters made in that mode would let no gradient through outside of it
 def fold(model: nn.Module) -> nn.Module:
     """A copy of a model for evaluation: the same outputs from plain convolutions, with norms folded into them.
 
@@ -73,7 +74,11 @@ def fold(model: nn.Module) -> nn.Module:
     >>> fold(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))[1]
     Identity()
     """
-    folded = deepcopy(model)
+    folded = deepcopy(model).eval()
+    for module in folded.modules():
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils."):  # as of pruning: it makes the weight anew
+                hook(module, ())
     made: dict[nn.Module, nn.Module] = {}
     for conv, norm, affine in _followed_by_a_norm(folded):
         made |= {conv: _plain(conv, affine), norm: nn.Identity()}
@@ -147,7 +152,7 @@ def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
     plain = kind(conv.in_channels, conv.out_channels, conv.kernel_size, **args)
     with torch.no_grad():
         weight: Tensor = getattr(conv, "effective_weight", lambda: conv.weight)()
-        plain.weight, plain.bias = nn.Parameter(weight.clone()), conv.bias
+        plain.weight, plain.bias = (None if t is None else nn.Parameter(t.clone()) for t in (weight, conv.bias))
         if affine is not None:
             _join(plain, *affine)
     plain.baked = "standardised weight" if affine is None else "norm"  # type: ignore[assignment]

@@ -56,12 +56,25 @@ class AttachedClip:
     ) -> None:
         self.fraction = torch.tensor(float("nan"))
         self._model, self._clip_factor, self._eps, self._classifier = model, clip_factor, eps, classifier
+        while not getattr(getattr(type(optimizer), "step", None), "hooked", False):
+            inner = getattr(optimizer, "optimizer", None)  # as Accelerate and Lightning call it
+            if not isinstance(inner, torch.optim.Optimizer):
+                raise ValueError(
+                    f"optimizer: the step of this {type(optimizer).__name__} runs no hooks, so nothing would be "
+                    "clipped; attach to the optimizer inside it, before it is wrapped"
+                )
+            optimizer = inner
         self._update(optimizer)
-        self._handle = optimizer.register_step_pre_hook(self._before_step)
+        self._stepping = False
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        )
 
     def remove(self) -> None:
         """Take the clipping off the optimizer again."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
         """Resolve roles. The optimizer may hold only some of the model's parameters, but no others."""
@@ -84,7 +97,13 @@ class AttachedClip:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
+            before = self.fraction
             self._run(optimizer)
+            if self._stepping:  # a step that calls its parent's runs the hooks again, on gradients clipped already
+                self.fraction = torch.maximum(before, self.fraction)
+            self._stepping = True
+            return None
+        if getattr(closure, "clips", None) is self:
             return None
 
         # The gradients of this step do not exist yet: the closure computes them, perhaps more than once.
@@ -93,9 +112,13 @@ class AttachedClip:
             self._run(optimizer)
             return loss
 
+        clipped_closure.clips = self  # type: ignore[attr-defined]
         if len(args) > 1:
             return (args[0], clipped_closure, *args[2:]), kwargs
         return args, {**kwargs, "closure": clipped_closure}
+
+    def _after_step(self, *_: Any) -> None:
+        self._stepping = False
 
     def _run(self, optimizer: torch.optim.Optimizer) -> None:
         # Under GradScaler a fused optimizer divides by the scale after this hook. The scale is None if the gradients
@@ -127,7 +150,8 @@ def attach_agc(
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        An optimizer of some or all parameters of the model. Only its parameters are clipped.
+        An optimizer of torch, or derived from torch's class, of some or all parameters of the model. The wrappers of
+        Accelerate and Lightning are seen through. Only the optimizer's parameters are clipped.
     model, clip_factor, eps, classifier
         As in `adaptive_clip_grad_`.
 
@@ -139,8 +163,8 @@ def attach_agc(
     Raises
     ------
     ValueError
-        Now, or at a later step, if the optimizer holds parameters that the model does not, or if the gradients are
-        still multiplied by a loss scale.
+        Now, or at a later step, if the optimizer holds parameters that the model does not, if the gradients are still
+        multiplied by a loss scale, or for a wrapper of an optimizer that runs no hooks.
 
     Notes
     -----

@@ -133,7 +133,7 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
             f"{type(module).__name__}: it was flattened, by FSDP1 for instance, and its units are lost. Shard with "
             "torch.distributed.fsdp.fully_shard (FSDP2), which keeps them"
         )
-    if parameter.ndim <= 1 or isinstance(module, _AFFINE):
+    if parameter.ndim <= 1 or isinstance(module, _AFFINE) or _is_magnitude(leaf, parameter):
         return vector
     if isinstance(module, _CONV_TRANSPOSE):
         whole = unit_dim is None and module.groups == 1
@@ -146,8 +146,8 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
 
 
 def _is_magnitude(leaf: str, parameter: Tensor) -> bool:
-    """Whether a parameter holds the lengths of a parametrised weight's units: ``original0`` of ``weight_norm``."""
-    known = leaf == "original0" and unit_dim_of(parameter) is None
+    """Whether a parameter holds the lengths of a weight's units: original0 or weight_g of ``weight_norm``."""
+    known = leaf in ("original0", "weight_g") and unit_dim_of(parameter) is None
     return known or (leaf.startswith("original") and parameter.ndim <= 1)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.agc import unitwise_norm
+from nfnets_lite.agc import refuse_sparse, unitwise_norm
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     Raises
     ------
     ValueError
-        If `radius` is not positive, or no parameter has a gradient.
+        If `radius` is not positive, a gradient is sparse, or no parameter has a gradient.
 
     Notes
     -----
@@ -58,6 +58,8 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     moved = [(p, p.detach().clone()) for p in {id(p): p for p in tensors}.values() if p.grad is not None]
     if not moved:
         raise ValueError("parameters: no parameter has a gradient; call backward() on the ascent loss first")
+    for p, _ in moved:
+        refuse_sparse(p)
     with torch.no_grad():
         squares = [_whole(unitwise_norm(p.grad, None)).float() ** 2 for p, _ in moved if p.grad is not None]
         norm = torch.stack(squares).sum().sqrt()

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nfnets_lite.convert.layers import BranchScale
 from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
@@ -98,8 +99,8 @@ def convert(
     ------
     ValueError
         For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
-        Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach. The
-        model is then unchanged.
+        Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach, and
+        for a model that is distributed already. The model is then unchanged.
     TypeError
         For a batch that is neither a tensor nor callable.
 
@@ -132,11 +133,17 @@ def convert(
             f"model={type(model).__name__} is scripted or on the meta device; convert the network as it was before "
             "torch.jit, with memory: model.to_empty(device='cpu')"
         )
+    spread = any(isinstance(m, DistributedDataParallel) for m in model.modules())
+    if spread or any(hasattr(p, "full_tensor") for p in model.parameters()):
+        raise ValueError(
+            f"model={type(model).__name__} is wrapped by DistributedDataParallel, or sharded, which would not see the "
+            "new parameters: convert the network in every process on the same batch, then wrap or shard it"
+        )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
-    with _evaluated(model), _norms_apart(model):
+    with _evaluated(model), _norms_apart(model) as apart:
         x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
         run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
-        plan = Plan(model, run, () if keep_weights and ends == "auto" else ends, leave, depthwise)
+        plan = Plan(model, run, () if keep_weights and ends == "auto" else ends, leave, depthwise, apart)
         if not dry_run:
             alpha = max(1, len(plan.ends)) ** -0.5 if alpha is None else alpha
             plan.carry_out(model, run, keep_weights, partial(BranchScale, alpha, skip_gain))
@@ -144,18 +151,18 @@ def convert(
 
 
 @contextmanager
-def _norms_apart(model: nn.Module) -> Iterator[None]:
+def _norms_apart(model: nn.Module) -> Iterator[Collection[nn.Module]]:
     """Split norms that hold an activation, as timm's, into two layers; those not replaced are one layer again after."""
     apart: dict[nn.Module, nn.Module] = {}
     for norm in model.modules():
-        act = norm._modules.get("act")
-        if act is not None and is_norm(norm):
+        act = getattr(norm, "act", None)
+        if isinstance(act, nn.Module) and is_norm(norm):
             plain = copy(norm)
             plain._modules = {**norm._modules, "act": nn.Identity()}
             apart[norm] = nn.Sequential(OrderedDict(norm=plain, act=act))
     replace_layers(model, apart)
     try:
-        yield
+        yield apart.values()
     finally:
         replace_layers(model, {two: norm for norm, two in apart.items() if is_norm(two.get_submodule("norm"))})
 

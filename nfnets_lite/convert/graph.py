@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -23,27 +24,50 @@ _RECTIFIERS = {
 class Call(NamedTuple):
     """One call of a layer: nodes before and behind it; mean and deviation of its output's channels; their axis, < 0."""
 
-    before: Node | None
+    inputs: list[Node | None]
     after: Node
     mean: Tensor
     std: Tensor
     axis: int
 
+    @property
+    def before(self) -> Node | None:
+        """The node before the layer, of its first input."""
+        return next(iter(self.inputs), None)
+
 
 class Graph:
-    """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them."""
+    """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them.
 
-    def __init__(self, run: Callable[[], Any], layers: Mapping[str, tuple[nn.Module, int]]) -> None:
+    What is inside the modules of `whole` belongs to them, and not to what is between.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        run: Callable[[nn.Module], Any],
+        layers: Mapping[str, tuple[nn.Module, int]],
+        whole: Collection[str],
+    ) -> None:
         self.calls: dict[str, list[Call]] = {name: [] for name in layers}
+        spans: list[tuple[str, list[Node | None], list[Node | None]]] = []
         hooks = [m.register_forward_hook(self._at_end(n, axis), with_kwargs=True) for n, (m, axis) in layers.items()]
+
+        def span(name: str, _module: nn.Module, args: Any, named: Any, out: Any) -> None:
+            spans.append((name, _nodes((args, named)), _nodes(out)))
+
+        # Of all modules: `run` may return nothing. Scripted ones take no hooks.
+        plain = {n: m for n, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
+        hooks += [m.register_forward_hook(partial(span, n), with_kwargs=True) for n, m in plain.items()]
         try:
-            roots = [leaf.grad_fn for leaf in tree_leaves(run()) if isinstance(leaf, Tensor)]
+            roots = _nodes(run(model))
         finally:
             for hook in hooks:
                 hook.remove()
         calls = [(name, call) for name, each in self.calls.items() for call in each]
-        self.nodes = _upstream([*roots, *(call.after for _, call in calls)])
-        self.owner = {node: name for name, call in calls for node in _upstream([call.after], {call.before})}
+        self.nodes = _upstream([*roots, *(node for *_, out in spans for node in out)])
+        owned = [span for span in spans if span[0] in whole] + [(n, call.inputs, [call.after]) for n, call in calls]
+        self.owner = {node: name for name, inputs, out in owned for node in _upstream(out, {*inputs})}
         self.consumers: dict[Node, set[Node]] = defaultdict(set)
         for node in self.nodes:
             for parent in _parents(node):
@@ -52,9 +76,9 @@ class Graph:
     def _at_end(self, name: str, axis: int) -> Callable[..., None]:
         def hook(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
             if isinstance(out, Tensor) and out.grad_fn is not None:
-                before = next(x.grad_fn for x in (*args, *named.values()) if isinstance(x, Tensor))
                 last = axis % out.ndim - out.ndim  # counted from the end
-                self.calls[name].append(Call(before, out.grad_fn, *channel_moments(out.detach(), last), last))
+                moments = channel_moments(out.detach(), last)
+                self.calls[name].append(Call(_nodes((args, named)), out.grad_fn, *moments, last))
 
         return hook
 
@@ -132,6 +156,12 @@ def channel_moments(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     over = [d for d in range(x.ndim) if d != axis % x.ndim]
     var, mean = torch.var_mean(at_least_float32(x), over, correction=0)
     return mean, var.sqrt()
+
+
+def _nodes(values: Any) -> list[Node | None]:
+    """The nodes of the tensors in containers, or in the attributes of an object."""
+    leaves = [leaf if isinstance(leaf, Tensor) else getattr(leaf, "__dict__", None) for leaf in tree_leaves(values)]
+    return [leaf.grad_fn for leaf in tree_leaves(leaves) if isinstance(leaf, Tensor)]
 
 
 def _parents(node: Node) -> list[Node]:

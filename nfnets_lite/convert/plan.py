@@ -44,7 +44,13 @@ class Plan:
     """Which layers are replaced by which: decided, and checked, before anything is changed."""
 
     def __init__(
-        self, model: nn.Module, run: Run, ends: Collection[str], leave: Collection[str], depthwise: bool
+        self,
+        model: nn.Module,
+        run: Run,
+        ends: Collection[str],
+        leave: Collection[str],
+        depthwise: bool,
+        apart: Collection[nn.Module],
     ) -> None:
         named = dict(model.named_modules())
         if unknown := set(leave) - set(named):
@@ -55,16 +61,19 @@ class Plan:
         if not self.norms or "" in self.layers:
             raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
         pools = {n: m for n, m in named.items() if isinstance(m, _POOLS)}
-        watched = {n: (named[n], -1) for n in leave} | {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
-        self.graph = Graph(lambda: run(model), watched)
+        watched = {n: (m, _axis(m)) for n, m in (self.layers | pools).items()}
+        self.graph = Graph(model, run, watched, leave)
         weighted = {n for n, m in self.layers.items() if not is_norm(m)}
         self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
         self.convs = [n for n in self.layers if n in weighted and n not in self.kept]
         if ends == "auto":
             self.ends = set(self.graph.branch_ends(weighted)) - self.left
         else:
-            self.ends = {n for n in self.layers if {n, n.rpartition(".")[2]} & set(ends)}
-            if unknown := set(ends) - self.ends - {n.rpartition(".")[2] for n in self.ends}:
+            # A norm that was taken apart from its activation is found by the name that it had.
+            whole = {n: parent if named.get(parent := n.rpartition(".")[0]) in apart else n for n in self.layers}
+            known = {n: {n, name, name.rpartition(".")[2]} for n, name in whole.items()}
+            self.ends = {n for n, names in known.items() if names & {*ends}}
+            if unknown := set(ends).difference(*known.values()):
                 raise ValueError(f"ends={sorted(unknown)} must name norms, convolutions or linear layers of the model")
         if problems := list(self._problems()):
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""

@@ -84,8 +84,9 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     WeightsMismatch
         Lists every tensor that is unmatched, missing or misshapen; the model is then unchanged.
     ValueError
-        For a kind of file that is not known, a file that holds other objects than tensors, or the state dict of another
-        timm network. Also for a checkpoint of which several entries fit, and a model on the meta device.
+        For a kind of file that is not known, a file that is damaged or holds other objects than tensors, or the
+        state dict of another timm network. Also for a checkpoint of which several entries fit, and a model on the meta
+        device.
     ConnectionError
         If a download fails.
 
@@ -158,7 +159,8 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
-    state = {bare(name): tensor.detach().cpu().contiguous() for name, tensor in _inner(model).state_dict().items()}
+    named = _inner(model).state_dict().items()  # copied: safetensors refuses weights that are shared
+    state = {bare(name): tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
     _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
 
 
@@ -178,9 +180,10 @@ def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], 
     read = {key: unprefixed(state, own) for key, state in entries.items()}
     fitting = [key for key, (state, _) in read.items() if _shapes(state) == _shapes(own)]
     if len(fitting) > 1 and "state_dict" not in fitting:
+        keys = "".join(f"[{key!r}]" for key in fitting[0].split("."))
         raise ValueError(
             f"path={str(path)!r} holds several state dicts that fit: {', '.join(map(repr, fitting))}. Save "
-            f"the one that you want by itself: torch.save(torch.load(path)[{fitting[0]!r}], 'one.pth')"
+            f"the one that you want by itself: torch.save(torch.load(path){keys}, 'one.pth')"
         )
     likely = fitting or sorted(read, key=lambda key: -len(read[key][0].keys() & own.keys()))
     choice = "state_dict" if "state_dict" in likely else likely[0]
@@ -204,10 +207,14 @@ def _tensors(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+    except (UnpicklingError, EOFError, RuntimeError) as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named is None:
-            raise
+            said = next(iter(str(error).splitlines()), "it is empty")
+            raise ValueError(
+                f"path={str(path)!r} is not a whole file of torch.save: {said}. Download or save it again; a small "
+                "file of text is Git LFS's pointer to the weights"
+            ) from error
         raise ValueError(
             f"path={str(path)!r} holds an object of {named[1]}, and loading objects can run code. If you trust the "
             "file, open it with torch.load(path, weights_only=False) and save its state dict alone"

@@ -40,7 +40,7 @@ def entries_of(path: Path, content: Any) -> dict[str, Mapping[str, Tensor]]:
 
 def _states(key: str, content: Any) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     if isinstance(content, Mapping) and content:
-        if all(isinstance(tensor, Tensor) for tensor in content.values()):
+        if all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()):
             yield key, content
         else:
             for name, value in content.items():

@@ -97,6 +97,11 @@ def test_gelu_without_gradients_is_the_same_within_rounding() -> None:
     assert torch.autograd.gradcheck(ACTIVATIONS["gelu"], torch.linspace(-3, 3, 9).double().requires_grad_())
 
 
+def test_a_gain_is_a_number_inside_of_a_network_without_memory_too() -> None:
+    with torch.device("meta"):
+        assert gain_of(torch.relu) == pytest.approx((2 / (1 - 1 / pi)) ** 0.5)
+
+
 def test_unknown_and_constant_are_refused() -> None:
     with pytest.raises(ValueError, match=r"activation='swosh' is not known; use one of .*silu"):
         ScaledActivation("swosh")

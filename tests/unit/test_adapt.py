@@ -1,6 +1,8 @@
 """Test-time statistics: both methods against NumPy, over a stream where there is state, and what is refused."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +154,16 @@ def test_unmix_tns_leaves_inputs_without_positions_to_the_source() -> None:
     torch.testing.assert_close(unmix_tns(norm)(x), norm(x))
     mixed = alpha_bn(norm, 0.0)(x)
     torch.testing.assert_close(mixed, copy.deepcopy(norm).train()(x))
+
+
+@pytest.mark.parametrize("within", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"])
+def test_a_model_may_be_adapted_in_any_mode_and_used_in_another(within: Callable[[], Any]) -> None:
+    norm, x = trained(nn.BatchNorm2d(4)), data(5, 4, 3, 3)
+    for make in (lambda: alpha_bn(norm, 0.5), lambda: unmix_tns(norm, components=4)):
+        with within():
+            adapted = make()
+        torch.testing.assert_close(adapted(x), make()(x))
+        adapted(x).sum().backward()
 
 
 def test_narrow_images_come_out_narrow() -> None:

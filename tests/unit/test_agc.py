@@ -180,6 +180,52 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
         attach_agc(sgd(make_net()), make_net())
 
 
+class Wrapper(torch.optim.Optimizer):
+    """As Accelerate and timm wrap an optimizer: torch's constructor is not called, so torch runs no hooks in `step`."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, name: str) -> None:
+        setattr(self, name, optimizer)
+        self.param_groups, self._optimizer_step_pre_hooks = optimizer.param_groups, {}
+        self.inner = optimizer
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+def test_a_wrapped_optimizer_clips_or_is_refused() -> None:
+    model = make_net()
+    optimizer = Wrapper(sgd(model), "optimizer")
+    agc = attach_agc(optimizer, model)
+    loss_of(model, *batch(0)).backward()
+    optimizer.step()
+    assert 0 < float(agc.fraction) <= 1
+    with pytest.raises(ValueError, match=r"step of this Wrapper runs no hooks.*attach to the optimizer inside it"):
+        attach_agc(Wrapper(sgd(model), "_base_optimizer"), model)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_fraction_is_the_same_where_a_step_calls_its_parents(closed: bool) -> None:
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    fractions = []
+    for kind in (torch.optim.SGD, Own):
+        model = make_net()
+        optimizer = kind(model.parameters(), lr=0.1)
+        agc = attach_agc(optimizer, model)
+        for step in range(2):
+
+            def closure(model: nn.Module = model, step: int = step) -> Tensor:
+                model.zero_grad()
+                loss_of(model, *batch(step)).backward()
+                return torch.zeros(())
+
+            optimizer.step(closure) if closed else (closure(), optimizer.step())
+            fractions.append(float(agc.fraction))
+    assert fractions[:2] == fractions[2:]
+
+
 # --- loss scaling
 
 

@@ -228,6 +228,16 @@ def test_gradients_whose_norm_overflows_stay_visible(dtype: torch.dtype, size: f
     assert torch.equal(small, torch.full_like(small, 1e-3))
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_complex_weights_are_clipped_by_their_absolute_values(copies: int) -> None:
+    weights = [nn.Parameter(torch.tensor([[3 + 4j, 0j], [0j, 0.6j]])) for _ in range(copies)]
+    for weight in weights:
+        weight.grad = torch.tensor([[0.003j, 0.004], [0.06, 0.08j]])
+    assert float(adaptive_clip_grad_(weights)) == 0.5
+    for weight in weights:
+        torch.testing.assert_close(weight.grad, torch.tensor([[0.003j, 0.004], [0.0036, 0.0048j]]))
+
+
 def test_an_infinite_gradient_stays_visible() -> None:
     weight = nn.Parameter(torch.ones(2, 3))
     weight.grad = torch.tensor([[torch.inf, 1.0, 1.0], [1.0, 1.0, 1.0]])

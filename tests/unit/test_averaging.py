@@ -100,6 +100,16 @@ def test_weights_in_half_precision_are_averaged_in_single() -> None:
         torch.testing.assert_close(average.averages["weight"], torch.full((4, 4), expected), rtol=1e-3, atol=0)
 
 
+def test_complex_weights_are_averaged() -> None:
+    model = nn.ParameterList([torch.zeros(3, dtype=torch.complex64)])
+    average = WeightAverage(model)
+    nn.init.constant_(model[0], 1j)
+    average.update()
+    with average.applied():
+        torch.testing.assert_close(model[0].detach(), torch.full((3,), 0.9j))
+    assert torch.equal(model[0].detach(), torch.full((3,), 1j))
+
+
 def assign(model: nn.Module) -> None:
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
 

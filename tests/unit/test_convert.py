@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from foreign import NETWORKS, LayerNorm2d, UNet, basic, conv_norm, resnet
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 import nfnets_lite as nf
@@ -223,6 +227,21 @@ def test_a_norm_that_holds_an_activation_is_taken_apart() -> None:
     assert torch.allclose(model[1](model[0](x := images())).var(), plain[2](plain[0](x)).var(), rtol=0.2)
 
 
+@pytest.mark.parametrize("end", ["bn3", "1.bn3"])
+def test_a_norm_that_holds_an_activation_ends_a_branch_by_its_name(end: str) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn3 = nn.Conv2d(8, 8, 3, padding=1), NormAct(8)
+            self.bn3.act = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.bn3(self.conv(x))  # type: ignore[no-any-return]
+
+    rows = nf.convert(nn.Sequential(conv_norm(1, 8, 3), Block()), images(), ends=[end]).rows
+    assert [row[0] for row in rows if "BranchScale" in row[2]] == ["1.bn3.norm"]
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -306,11 +325,76 @@ def test_a_network_without_memory_is_refused() -> None:
         nf.convert(conv_norm(1, 8, 3).to("meta"), images())
 
 
+def test_a_network_with_a_scripted_part_is_converted_around_it() -> None:
+    model = nn.Sequential(conv_norm(1, 8, 3), torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())))
+    nf.convert(model, images())
+    assert isinstance(model[0][1], nn.Identity)
+
+
+def test_a_network_that_is_distributed_already_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(conv_norm(1, 8, 3))
+        with pytest.raises(ValueError, match=r"DistributedDataParallel, or sharded.*then wrap"):
+            nf.convert(model, images())
+        sharded = fully_shard(conv_norm(1, 8, 3), mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ValueError, match="sharded"):
+            nf.convert(sharded, images())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_part_that_would_be_refused_can_be_left() -> None:
     model = Auxiliary()
     nf.convert(model, images(), leave=["aux"])
     assert isinstance(model.aux[1], nn.BatchNorm2d)
     assert isinstance(model.first[1], nn.Identity)
+
+
+class Head(nn.Module):
+    """A part that is left, whose inputs or outputs are more than a tensor; its norm is a function."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.layer = kind, nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Any, skip: Any = None) -> Any:
+        y = F.instance_norm(self.layer(torch.cat(x if skip is None else [x, skip], 1)))
+        return {"maps": [y]} if self.kind == "a dictionary out" else y
+
+
+@dataclass
+class Output:
+    maps: Tensor
+
+
+class Headed(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.block, self.side = conv_norm(1, 8, 3), basic(8, 8, 1), conv_norm(8, 8, 3)
+        self.head = Head(kind)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        pair = self.side(x), self.block(x)
+        y = self.head(*pair) if self.kind == "two inputs" else self.head(pair)
+        y = y["maps"][0] if isinstance(y, dict) else y
+        return Output(y) if self.kind == "an object as output" else y
+
+
+@pytest.mark.parametrize("kind", ["a tuple in", "two inputs", "a dictionary out", "an object as output"])
+def test_a_part_that_is_left_may_take_and_give_anything(kind: str) -> None:
+    report = nf.convert(Headed(kind), images(), leave=["head"])
+    becomes = {row[0]: row[2] for row in report.rows}
+    assert becomes["block.branch.1.1"] == "BranchScale"
+    assert becomes["head.layer"] == "left"
+
+
+@pytest.mark.parametrize("run", [lambda net: [net(images())][1:], lambda net: Output(net(images()))])
+def test_the_end_of_a_branch_is_found_whatever_the_function_returns(run: Any) -> None:
+    report = nf.convert(nn.Sequential(conv_norm(1, 8, 3), basic(8, 8, 1)), run)
+    assert report.rows[-1][2] == "BranchScale"
 
 
 def test_a_batch_that_fails_halfway_leaves_the_model_as_it_was() -> None:

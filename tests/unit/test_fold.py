@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from nfnets_lite import ScaledStdConv2d, create_model
 from nfnets_lite.activations import ScaledActivation
@@ -121,6 +122,27 @@ def test_a_folded_model_refuses_to_train() -> None:
             same(x)
     folded.requires_grad_(False)
     x.requires_grad_()
+    folded(x).sum().backward()
+    assert float(x.grad.abs().max()) > 0
+
+
+@torch.no_grad()
+def test_a_pruned_network_is_folded_as_its_next_forward_pass_computes() -> None:
+    model = nn.Sequential(ScaledStdConv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()
+    for layer in (model[0], model[2], model[3]):
+        for leaf in ("weight", "bias"):
+            prune.random_unstructured(layer, leaf, 0.5)
+            getattr(layer, f"{leaf}_orig").normal_()  # as an optimizer or load_state_dict does
+    folded = fold(model)
+    torch.testing.assert_close(folded(images()), model(images()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("within", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"])
+def test_a_network_may_be_folded_in_any_mode_and_used_in_another(within: Any) -> None:
+    model, x = network("cifar_resnet8"), images().requires_grad_()
+    with within():
+        folded = fold(model)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
     folded(x).sum().backward()
     assert float(x.grad.abs().max()) > 0
 

@@ -313,10 +313,11 @@ def prefixed(prefix: str) -> Any:
         lambda model: {"model_ema": AveragedModel(model).state_dict(), "epoch": 3},
         lambda model: {"checkpoint": {"model": model.state_dict(), "epoch": 3}},
         lambda model: {"state_dict": model.state_dict(), "args": Namespace(lr=0.1)},
+        lambda model: {"model": model.state_dict(), "optimizer": {"state": {0: torch.ones(2), 1: torch.ones(3)}}},
     ],
     ids=[
         *("module", "compiled", "both", "lightning", "entry", "entry and prefix", "the entry that fits", "timm"),
-        *("averaged", "nested", "timm's training script"),
+        *("averaged", "nested", "timm's training script", "numbered tensors"),
     ],
 )
 def test_what_training_puts_around_a_state_dict_is_taken_off(wrapped: Any, tmp_path: Path) -> None:
@@ -324,6 +325,25 @@ def test_what_training_puts_around_a_state_dict_is_taken_off(wrapped: Any, tmp_p
     for name in ("wrapped.pth", "last.ckpt", "checkpoint-3.pth.tar"):
         torch.save(wrapped(model), tmp_path / name)
         assert equal(load_pretrained(tiny(), str(tmp_path / name)), model)
+
+
+def test_a_file_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(tiny().state_dict(), path)
+    for content in (b"", b"version https://git-lfs.github.com/spec/v1", path.read_bytes()[:-2000]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"path='.*net\.pth' is not a whole file of torch\.save.*again"):
+            load_pretrained(tiny(), path)
+
+
+def test_a_model_with_shared_weights_is_saved(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    tied = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    tied[1].weight = tied[0].weight
+    save_pretrained(tied, tmp_path / "tied.safetensors")
+    other = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    other[1].weight = other[0].weight
+    assert equal(load_pretrained(other, tmp_path / "tied.safetensors"), tied)
 
 
 def test_a_model_inside_an_average_is_filled_and_saved(tmp_path: Path) -> None:
@@ -356,6 +376,9 @@ def test_what_was_taken_off_is_said_where_the_rest_does_not_fit(tmp_path: Path) 
         load_pretrained(tiny(), path)
     torch.save({"student": model.state_dict(), "teacher": model.state_dict()}, path)
     with pytest.raises(ValueError, match=r"several state dicts that fit: 'student', 'teacher'\. Save the one"):
+        load_pretrained(tiny(), path)
+    torch.save({"ema": {"student": model.state_dict(), "teacher": model.state_dict()}}, path)
+    with pytest.raises(ValueError, match=r"torch\.load\(path\)\['ema'\]\['student'\], 'one\.pth'\)"):
         load_pretrained(tiny(), path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError, match=r"holds no state dict: a mapping of names to tensors is needed, or an entry"):

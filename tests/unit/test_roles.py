@@ -141,6 +141,16 @@ def test_parametrised_weights_have_the_roles_of_what_they_make() -> None:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_the_older_weight_norm_has_the_same_roles() -> None:
+    old, new = nn.utils.weight_norm, weight_norm
+    for make in (lambda: nn.Conv2d(3, 4, 3), lambda: nn.Linear(4, 1), lambda: nn.ConvTranspose2d(4, 6, 3, groups=2)):
+        dim = int(isinstance(make(), nn.ConvTranspose2d))
+        roles = [parameter_roles(norm(make(), dim=dim), classifier=None) for norm in (old, new)]
+        found = [{parameter.shape: role for parameter, role in each.values()} for each in roles]
+        assert found[0] == found[1]
+
+
 def test_flattened_weights_are_refused() -> None:
     conv = nn.Conv2d(2, 3, 3)
     conv.weight = nn.Parameter(conv.weight.detach().flatten())

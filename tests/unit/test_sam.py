@@ -51,6 +51,18 @@ def test_a_norm_that_overflows_is_seen() -> None:
     assert torch.equal(w.detach(), torch.tensor([3.0, 4.0]))
 
 
+def test_a_sparse_gradient_is_refused_and_a_complex_one_climbed() -> None:
+    table = torch.nn.Embedding(4, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match=r"shape \(4, 2\) is sparse"), ascended(table):
+        pass
+    w = torch.tensor([3 + 4j, 0j], requires_grad=True)
+    w.grad = torch.tensor([3 + 4j, 0j])
+    with ascended([w], radius=0.5) as norm:
+        assert float(norm) == 5.0
+        torch.testing.assert_close(w.detach(), torch.tensor([3.3 + 4.4j, 0j]))
+
+
 def test_an_error_inside_puts_the_weights_back() -> None:
     w = torch.ones(2, requires_grad=True)
     w.sum().backward()
