@@ -152,7 +152,8 @@ def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
     plain = kind(conv.in_channels, conv.out_channels, conv.kernel_size, **args)
     with torch.no_grad():
         weight: Tensor = getattr(conv, "effective_weight", lambda: conv.weight)()
-        plain.weight, plain.bias = (None if t is None else nn.Parameter(t.clone()) for t in (weight, conv.bias))
+        plain.weight = nn.Parameter(weight.clone())
+        plain.bias = None if conv.bias is None else nn.Parameter(conv.bias.clone())
         if affine is not None:
             _join(plain, *affine)
     plain.baked = "standardised weight" if affine is None else "norm"  # type: ignore[assignment]
