@@ -60,7 +60,8 @@ class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
     `adaptive_clip_grad_` documents the arithmetic and the arguments. A training loop keeps an `AdaptiveClip` instead,
-    so that the model is not walked at every step. Parameters that are frozen at construction are never clipped.
+    so that the model is not walked at every step. Parameters that are frozen at construction are never clipped, and a
+    model that gets other parameters, by ``reset_classifier`` or ``load_state_dict(assign=True)``, needs a new one.
 
     Attributes
     ----------
