@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.roles import Classifier, Role, parameter_roles, unit_dim_of
+from nfnets_lite.roles import Classifier, Role, parameter_roles, refuse_sparse, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
 
@@ -60,7 +60,8 @@ class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
     Formula and arguments are those of `adaptive_clip_grad_`, which resolves the roles at every call. Parameters that
-    are frozen at construction are never clipped.
+    are frozen at construction are never clipped. A model whose parameters are replaced, by ``reset_classifier`` or
+    ``load_state_dict(assign=True)``, needs a new `AdaptiveClip`.
 
     Attributes
     ----------
@@ -154,15 +155,6 @@ class AdaptiveClip:
         factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
         # The norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure, not 0.
         return torch.where(norm == torch.inf, torch.nan, factor), above
-
-
-def refuse_sparse(parameter: Tensor) -> None:
-    """Raise a ValueError if the gradient has no dense memory."""
-    if parameter.grad is not None and parameter.grad.layout != torch.strided:
-        raise ValueError(
-            f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; a norm over it needs a dense "
-            "one (build the Embedding with sparse=False, or leave its parameter out)"
-        )
 
 
 def _is_sharded(x: Tensor) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
@@ -143,6 +144,15 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
     if isinstance(module, (*_CONV, *_ROWS)):
         return Role("weight", unit_dim, clip=True, decay=True)
     return UNKNOWN if unit_dim is not None else vector
+
+
+def refuse_sparse(parameter: Tensor) -> None:
+    """Raise a ValueError if the gradient has no dense memory."""
+    if parameter.grad is not None and parameter.grad.layout != torch.strided:
+        raise ValueError(
+            f"the gradient of a parameter of shape {tuple(parameter.shape)} is sparse; a norm over it needs a dense "
+            "one (build the Embedding with sparse=False, or leave its parameter out)"
+        )
 
 
 def _is_magnitude(leaf: str, parameter: Tensor) -> bool:

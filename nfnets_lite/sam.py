@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.agc import refuse_sparse, unitwise_norm
+from nfnets_lite.agc import unitwise_norm
+from nfnets_lite.roles import refuse_sparse
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     Raises
     ------
     ValueError
-        If `weight` has fewer than 2 axes or `eps` is not positive.
+        If `weight` has fewer than 2 axes, `gain` another shape, or `eps` is not positive.
 
     Notes
     -----
@@ -53,6 +53,12 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
         )
     if not eps > 0:
         raise ValueError(f"eps={eps} must be above 0 (the authors use 1e-4), or a constant filter is divided by 0")
+    units = weight.shape[unit_dim]
+    if gain is not None and gain.shape != (units,):
+        raise ValueError(
+            f"gain has shape {tuple(gain.shape)}; {(units,)} is needed, a number for each unit, axis {unit_dim} of the "
+            "weight (timm's gains of more axes: gain.flatten())"
+        )
     if unit_dim == 0 and _fast.applies_to(weight):
         made = _fast.standardized(weight, gain, eps)
         if made is not None:

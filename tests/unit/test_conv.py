@@ -175,3 +175,6 @@ def test_bad_shapes_are_named() -> None:
         standardize_weight(torch.ones(4))
     with pytest.raises(ValueError, match=r"eps=0.0 must be above 0"):
         standardize_weight(torch.ones(4, 2), eps=0.0)
+    for unit_dim, gain in ((0, torch.ones(4, 1)), (0, torch.ones(2)), (1, torch.ones(4))):
+        with pytest.raises(ValueError, match=r"gain has shape .*\(timm's gains of more axes: gain\.flatten\(\)\)"):
+            standardize_weight(torch.ones(4, 2), gain, unit_dim=unit_dim)
