@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.roles import Classifier, Role, parameter_roles, refuse_sparse, unit_dim_of
+from nfnets_lite.roles import Classifier, Role, _refuse_sparse, parameter_roles, unit_dim_of
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
 
@@ -122,7 +122,7 @@ class AdaptiveClip:
             unit_dims: tuple[int, ...] = () if role.unit_dim is None else (role.unit_dim,)
             if grad is None:
                 continue
-            refuse_sparse(parameter)
+            _refuse_sparse(parameter)
             if role.groups > 1:  # a unit is an index of axis 1 within one part of axis 0
                 weight, grad = (x.view(role.groups, -1, *x.shape[1:]) for x in (weight, grad))
                 unit_dims = (0, 2)

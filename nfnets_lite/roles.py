@@ -146,7 +146,7 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
     return UNKNOWN if unit_dim is not None else vector
 
 
-def refuse_sparse(parameter: Tensor) -> None:
+def _refuse_sparse(parameter: Tensor) -> None:
     """Raise a ValueError if the gradient has no dense memory."""
     if parameter.grad is not None and parameter.grad.layout != torch.strided:
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nfnets_lite.agc import unitwise_norm
-from nfnets_lite.roles import refuse_sparse
+from nfnets_lite.roles import _refuse_sparse
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     if not moved:
         raise ValueError("parameters: no parameter has a gradient; call backward() on the ascent loss first")
     for p, _ in moved:
-        refuse_sparse(p)
+        _refuse_sparse(p)
     with torch.no_grad():
         squares = [_whole(unitwise_norm(p.grad, None)).float() ** 2 for p, _ in moved if p.grad is not None]
         norm = torch.stack(squares).sum().sqrt()
