@@ -163,8 +163,8 @@ def attach_agc(
     Raises
     ------
     ValueError
-        Now, or at a later step, if the optimizer holds parameters that the model does not, if the gradients are still
-        multiplied by a loss scale, or for a wrapper of an optimizer that runs no hooks.
+        Now, or at a later step, if the optimizer holds parameters that the model does not, or if the gradients are
+        still multiplied by a loss scale. Also for a wrapper of an optimizer that runs no hooks.
 
     Notes
     -----

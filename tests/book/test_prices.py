@@ -29,7 +29,10 @@ def test_every_config_says_it_for_every_profile(name: str) -> None:
 
 def test_a_chapter_says_what_each_of_its_configs_costs() -> None:
     for request, prices in [
-        (Request("gpu", True, chapters=("small_batches",)), ["statistics_batch", "batch_size", "two_modes"]),
+        (
+            Request("gpu", True, chapters=("small_batches",)),
+            ["statistics_batch", "batch_size", "two_modes", "few_images"],
+        ),
         (Request("gpu", False, chapters=("small_batches",)), []),  # records are read at no cost
     ]:
         _, (job,) = plan(BOOK, request, PROFILES)
