@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from nfnets_lite.activations import gain_of
 from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_
+from nfnets_lite.clip_report import agc_report
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d, WSConv2d
 from nfnets_lite.convert import convert
 from nfnets_lite.fold import fold
 from nfnets_lite.models import ResNetSpec, ViTSpec, create_model, list_models, model_spec
 from nfnets_lite.models.hints import name_hint
 from nfnets_lite.norm import create_norm, set_progress
-from nfnets_lite.optim import agc_report, attach_agc, param_groups
+from nfnets_lite.optim import attach_agc, param_groups
 from nfnets_lite.standardize import standardize_weight
 
 if TYPE_CHECKING:

@@ -50,8 +50,7 @@ class Lengths:
 
     def both(self, plus: str, minus: str) -> list[float]:
         """The lengths of the final trainings of which two methods share a seed."""
-        left, right = ({(epochs(r), r.seed) for r in self.of(method)} for method in (plus, minus))
-        return sorted({length for length, _ in left & right})
+        return [n for n in sorted({epochs(r) for r in self.of(plus)}) if self.difference(n, plus, minus)]
 
     @property
     def judged(self) -> Sequence[Record]:
@@ -63,17 +62,13 @@ class Lengths:
         found = self.final.where(method=method)
         return found if length is None else found.where(epochs=length)
 
-    def difference(self, length: float, plus: str = NF, minus: str = BN, other: float | None = None) -> Estimate:
+    def difference(self, length: float, plus: str = NF, minus: str = BN, other: float | None = None) -> Estimate | None:
         """Test accuracy of one method minus that of another after the same epochs, in points, paired by seed.
 
-        With `other`, the training of `minus` has that many epochs.
+        With `other`, the training of `minus` has that many epochs. None if the two share no seed.
         """
-        return records.paired_difference(self.of(plus, length), self.of(minus, other or length))
-
-    def share_a_seed(self, length: float, plus: str = NF, minus: str = BN, other: float | None = None) -> bool:
-        """Whether the `difference` has at least one pair."""
-        left, right = ({r.seed for r in self.of(m, at)} for m, at in ((plus, length), (minus, other or length)))
-        return bool(left & right)
+        left, right = self.of(plus, length), self.of(minus, other or length)
+        return records.paired_difference(left, right) if {r.seed for r in left} & {r.seed for r in right} else None
 
 
 def epochs(result: Result) -> float:
@@ -130,9 +125,9 @@ def figure(found: Sequence[Result]) -> Figure:
 
 def sentences(lengths: Lengths) -> list[str]:
     """What is missing, if anything; then NF with AGC beside BN after the longest and after the shortest training."""
-    ends = list(dict.fromkeys(lengths.epochs[i] for i in (-1, 0))) if lengths.epochs else []
-    found = [f"After {spell(end)}, {versus(lengths.difference(end), 'NF with AGC', 'BN')}" for end in ends]
-    return [*([lengths.missing] if lengths.missing else []), *found]
+    gaps = {end: lengths.difference(end) for end in (*lengths.epochs[-1:], *lengths.epochs[:1])}
+    found = [f"After {spell(end)}, {versus(gap, 'NF with AGC', 'BN')}" for end, gap in gaps.items() if gap is not None]
+    return [*filter(None, [lengths.missing]), *found]
 
 
 def spell(length: float) -> str:
@@ -208,8 +203,7 @@ def differences(lengths: Lengths) -> Table:
     """NF with AGC minus BN by length: after equal epochs, and with half of the epochs for BN."""
     rows: list[list[object]] = []
     for length in lengths.epochs:
-        doubled = lengths.difference(length, other=length / 2) if lengths.share_a_seed(length, other=length / 2) else ""
-        rows.append([f"{length:g}", lengths.difference(length), doubled])
+        rows.append([f"{length:g}", lengths.difference(length), lengths.difference(length, other=length / 2) or ""])
     return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half of them, points"], rows
 
 
@@ -218,17 +212,19 @@ def outcomes(lengths: Lengths, expected: Sequence[tuple[str, str, str, float, fl
     rows: list[list[object]] = []
     for sentence, plus, minus, length, other in expected:
         after = spell(length) if length == other else f"{spell(length)} and {other:g}"
-        measured = lengths.share_a_seed(length, plus, minus, other)
-        gap = lengths.difference(length, plus, minus, other) if measured else "not recorded yet"
+        gap = lengths.difference(length, plus, minus, other) or "not recorded yet"
         rows.append([sentence, f"{plots.label(plus)} minus {plots.label(minus)}, after {after}", gap])
     return ["expected at `small`", "compared", "measured here, points"], rows
 
 
 def controls(lengths: Lengths, methods: Sequence[str], length: float) -> Table:
     """Each method after one number of epochs, and its difference to BN."""
-    found = [method for method in methods if lengths.share_a_seed(length, method)]
-    minus = {method: "" if method == BN else lengths.difference(length, method) for method in found}
-    rows = [[plots.label(method), accuracy(lengths.of(method, length)), minus[method]] for method in found]
+    minus = {method: lengths.difference(length, method) for method in methods}
+    rows = [
+        [plots.label(method), accuracy(lengths.of(method, length)), "" if method == BN else gap]
+        for method, gap in minus.items()
+        if gap is not None
+    ]
     return [f"method, after {length:g} epochs", "test accuracy, %", "minus BN, points"], rows
 
 

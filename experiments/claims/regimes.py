@@ -48,6 +48,8 @@ class Reached:
     @property
     def said(self) -> str:
         """The measured value and the bound, as a clause."""
+        if self.value is None and self.measure in WIDTHS:
+            return "no interval is undecided"
         if self.value is None:
             return f"{self.name} was not measured; {self.wanted} is asked for"
         if self.measure in WIDTHS:

@@ -153,7 +153,7 @@ def _range(name: str, given: Mapping[str, Any]) -> Range:
 def _shown(selection: Selection) -> str:
     """A selection in words, the method as the records name it."""
     rest = {_words(path): value for path, value in selection.items() if path != "method"}
-    written = {name: f"{value:g}" if isinstance(value, float) else value for name, value in rest.items()}
+    written = {name: f"{v:g}" if isinstance(v, float) else str(v).replace("_", " ") for name, v in rest.items()}
     details = ", ".join(f"{v} {name}" if v in OPERATORS else f"{name} {v}" for name, v in written.items())
     method = str(selection.get("method", ""))
     if not method:

@@ -11,11 +11,12 @@ Expected: With 2 images an update, BN with frozen norms is several points above 
 A detector sees 1 to 4 images on each device, because its images are large. Here a network is pre-trained on eight of
 ten classes at an ordinary batch size, and fine-tuned on few images of all ten. `bn:live` normalises by the statistics
 of each small batch. `bn:frozen` turns each batch norm into the fixed affine map that it is in evaluation. GN and NF are
-pre-trained as such. The learning rate of pre-training is fixed, near that of the searches of `budget`. The learning
-rate of fine-tuning is searched for each method and batch size, with the same number of tries.
+pre-trained as such. The learning rate of pre-training is fixed; docs/decisions has the pilot. The learning rate of
+fine-tuning is searched for each method and batch size, with the same number of tries.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from experiments.grid import Grid, around
 from experiments.scales import DATA, augmentation, learner, network
@@ -25,7 +26,7 @@ from experiments.tasks.transfer import Transfer
 from nfnets_lite.models import ResNetSpec
 
 METHODS = ("bn:live", "bn:frozen", "gn_ws", "nf_agc")
-SOURCE_RATES = {"bn": 1.0, "gn_ws": 0.25, "nf_agc": 0.35}  # at 256 images
+SOURCE_RATES: Mapping[str, float] = {"bn": 1.0, "gn_ws": 0.25, "nf_agc": 0.35}  # at 256 images
 CLIP = Clip(factor=0.08)
 RATE = 0.02  # centre of the grids at 16 images; in proportion to the batch size
 
@@ -43,6 +44,7 @@ class Scale:
     batch_sizes: tuple[int, ...] = (2, 4, 16)
     tries: int = 3
     seeds: int = 3
+    source_rates: Mapping[str, float] = field(default_factory=lambda: SOURCE_RATES)
 
 
 def whole(profile: str, width: tuple[int, ...]) -> ResNetSpec:
@@ -55,6 +57,7 @@ SCALES = {
     "smoke": Scale(
         network("smoke"), Data("digits", train=700, validation=100, classes=8),
         Data("digits", train=100, validation=360), 64, 4.0, 2.0, batch_sizes=(2, 16), tries=2,
+        source_rates=dict.fromkeys(SOURCE_RATES, 0.2),
     ),
     "small": Scale(
         whole("small", (32, 64, 128)), Data("cifar10", train=33000, validation=2000, classes=8),
@@ -86,11 +89,9 @@ def cell(profile: str, method: str, batch_size: int) -> Transfer:
         label_smoothing=0.1,
     )  # fmt: skip
     source = replace(
-        shared, batch_size=scale.source_batch, epochs=scale.source_epochs, lr=SOURCE_RATES[base],
+        shared, batch_size=scale.source_batch, epochs=scale.source_epochs, lr=scale.source_rates[base],
         autocast=profile != "smoke",
     )  # fmt: skip
-    if profile == "smoke":
-        source = replace(source, lr=0.2)
     model = scale.model.with_method(base.removesuffix("_agc"))
     return Transfer(method, model, scale.source, source, scale.data, shared, fixed_norms=method == "bn:frozen")
 

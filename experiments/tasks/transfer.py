@@ -13,11 +13,12 @@ from experiments.tasks.descent import one_thread, seeded
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.step import How, on_stream
 from experiments.tasks.training import Training, fit
+from nfnets_lite.convert.plan import replace_layers
 from nfnets_lite.models import Spec, create_model
 from nfnets_lite.norm import inference_affine
 from nfnets_lite.norm.common import is_batch_norm, scale_shift
 
-KEPT = 12  # pre-trained networks that a process keeps for further runs
+MOST_KEPT = 12  # pre-trained networks that a process keeps for further runs
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,18 @@ class Transfer(Run):
         # Pre-training must not see the images that choose the learning rate of fine-tuning.
         apart = self.data if self.data.name == training.data.name else None
         key = training.key, training.seed, apart, device
-        if key not in _kept:
+        if key not in KEPT:
             outcome = yield from fit(model, training, load(training.data, device, apart), How.on(device))
-            while len(_kept) >= KEPT:
-                del _kept[next(iter(_kept))]
+            while len(KEPT) >= MOST_KEPT:
+                del KEPT[next(iter(KEPT))]
             # On the CPU, as another run may read them on another stream of a GPU.
-            _kept[key] = outcome, {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
-        outcome, state = _kept[key]
+            KEPT[key] = outcome, {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
+        outcome, state = KEPT[key]
         model.load_state_dict(state)
         return outcome
 
 
-_kept: dict[object, tuple[Outcome, dict[str, Tensor]]] = {}
+KEPT: dict[object, tuple[Outcome, dict[str, Tensor]]] = {}  # what pre-trainings of this process led to
 
 
 class FixedNorm(nn.Module):
@@ -124,7 +125,5 @@ class FixedNorm(nn.Module):
 
 def fix_norms(model: nn.Module) -> None:
     """Replace each batch norm of a model by a `FixedNorm`."""
-    for parent in list(model.modules()):
-        for name, norm in parent.named_children():
-            if is_batch_norm(norm) and (affine := inference_affine(norm)) is not None:
-                setattr(parent, name, FixedNorm(*affine))
+    norms = {norm: inference_affine(norm) for norm in model.modules() if is_batch_norm(norm)}
+    replace_layers(model, {norm: FixedNorm(*affine) for norm, affine in norms.items() if affine is not None})

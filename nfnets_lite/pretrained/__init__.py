@@ -1,23 +1,19 @@
 """Load and save weights: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
-import re
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from nfnets_lite.models import ResNet, create_model
 from nfnets_lite.pretrained.download import download
-from nfnets_lite.pretrained.names import other_timm_network, slots
-from nfnets_lite.pretrained.tree import read_tree
-from nfnets_lite.pretrained.wrappers import bare, entries_of, unprefixed
+from nfnets_lite.pretrained.files import read, safetensors_of
+from nfnets_lite.pretrained.names import slots
+from nfnets_lite.pretrained.wrappers import bare
 from nfnets_lite.roles import _inner
 
-_TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _LISTED = 20
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -127,7 +123,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
             f"model={type(network).__name__} is on the meta device, where nothing can be copied to; give it memory "
             "first: model.to_empty(device='cpu')"
         )
-    found, kind, taken_off = _read(path, own)
+    found, kind, taken_off = read(path, own)
     expected = own
     if kind != "own":
         expected = {slot.haiku if kind == "tree" else slot.timm: slot.parameter for slot in slots(network)}
@@ -161,68 +157,7 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
     named = _inner(model).state_dict().items()  # copied: safetensors refuses weights that are shared
     state = {bare(name): tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
-    _safetensors(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
-
-
-def _read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str, str]:
-    """Tensors by the file's names, whose names they are (``"tree"``, ``"timm"`` or ``"own"``), and what was removed."""
-    suffix = path.suffix.lower()
-    if suffix in _TREES:
-        return read_tree(path), "tree", ""
-    if suffix == ".safetensors":
-        entries = entries_of(path, _safetensors(path).load_file(path))
-    elif suffix in _STATES:
-        entries = entries_of(path, _tensors(path))
-    else:
-        raise ValueError(
-            f"path={str(path)!r} ends in {suffix!r}; known are {', '.join((*_TREES, '.safetensors', *_STATES))}"
-        )
-    read = {key: unprefixed(state, own) for key, state in entries.items()}
-    fitting = [key for key, (state, _) in read.items() if _shapes(state) == _shapes(own)]
-    if len(fitting) > 1 and "state_dict" not in fitting:
-        keys = "".join(f"[{key!r}]" for key in fitting[0].split("."))
-        raise ValueError(
-            f"path={str(path)!r} holds several state dicts that fit: {', '.join(map(repr, fitting))}. Save "
-            f"the one that you want by itself: torch.save(torch.load(path){keys}, 'one.pth')"
-        )
-    likely = fitting or sorted(read, key=lambda key: -len(read[key][0].keys() & own.keys()))
-    choice = "state_dict" if "state_dict" in likely else likely[0]
-    state, prefix = read[choice]
-    taken_off = " and ".join(
-        [f"from its entry {choice!r}"] * bool(choice) + [f"without the prefix {prefix!r} of its names"] * bool(prefix)
-    )
-    if state.keys() == own.keys() or not any(name.startswith("stages.") for name in state):
-        return state, "own", taken_off
-    differences = other_timm_network(state.keys())
-    if differences:
-        raise ValueError(
-            f"path={str(path)!r} holds another network, one of timm's own: {'; '.join(differences)}. Of "
-            "timm's normalizer-free models the dm_nfnet_* are the authors'"
-        )
-    return state, "timm", taken_off
-
-
-def _tensors(path: Path) -> Any:
-    """The content of a file of `torch.save`, if it holds only tensors, containers and a script's arguments."""
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError) as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            said = next(iter(str(error).splitlines()), "it is empty")
-            raise ValueError(
-                f"path={str(path)!r} is not a whole file of torch.save: {said}. Download or save it again; a small "
-                "file of text is Git LFS's pointer to the weights"
-            ) from error
-        raise ValueError(
-            f"path={str(path)!r} holds an object of {named[1]}, and loading objects can run code. If you trust the "
-            "file, open it with torch.load(path, weights_only=False) and save its state dict alone"
-        ) from error
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+    safetensors_of(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
 
 
 def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
@@ -247,11 +182,3 @@ def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(found[name])
-
-
-def _safetensors(path: Path) -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(f"path={str(path)!r} is a safetensors file; pip install safetensors") from error
-    return safetensors.torch

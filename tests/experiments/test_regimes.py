@@ -133,7 +133,8 @@ def test_a_rate_that_nobody_searched_is_no_interior(judge: Judge) -> None:
 
 def test_only_an_interval_that_does_not_decide_has_to_be_narrow(judge: Judge) -> None:
     precise = {"name": "width", "measure": "half_width / bound", "between": [0, 1]}
-    assert judge([precise], GOOD, at_least=0.01).verdict == "reproduced"  # wider than its bound, and clear of 0
+    decided = judge([precise], GOOD, at_least=0.01)  # wider than its bound, and clear of 0
+    assert (decided.verdict, decided.regime[0].said) == ("reproduced", "no interval is undecided")
     close = [*runs("nf", 0.8), *runs("nf_agc", 0.802)]
     assert judge([precise], close, at_least=0.3).verdict == "undecided"  # 0.20 ± 0.23
     verdict = judge([precise], close, at_least=0.2001)

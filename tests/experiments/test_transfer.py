@@ -11,7 +11,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from experiments import configs
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.throughput import Throughput
-from experiments.tasks.transfer import Transfer, _kept, fix_norms
+from experiments.tasks.transfer import KEPT, Transfer, fix_norms
 from nfnets_lite.models import create_model, model_spec
 
 CPU = torch.device("cpu")
@@ -61,23 +61,23 @@ def test_fixed_norms_do_not_follow_a_batch_and_are_not_trained() -> None:
     assert not any("norm" in name for name, _ in model.named_parameters())
 
 
-def test_fixed_norms_bear_two_images_an_update_and_a_kept_pretraining_changes_nothing() -> None:
+def test_fixed_norms_bear_two_images_an_update_and_aKEPT_pretraining_changes_nothing() -> None:
     batch_norm = transfer(
         model=replace(SMALL, norm="batch", conv="plain", residual="plain", activation_gain=False),
         source_recipe=Recipe(50, 6, 0.2), recipe=Recipe(2, 2, 0.01), fixed_norms=True,
     )  # fmt: skip
-    _kept.clear()
+    KEPT.clear()
     first = batch_norm.execute(CPU)
-    assert len(_kept) == 1
+    assert len(KEPT) == 1
     assert batch_norm.execute(CPU) == first
     live = replace(batch_norm, fixed_norms=False).execute(CPU)
-    assert len(_kept) == 1  # the same pre-training
+    assert len(KEPT) == 1  # the same pre-training
     assert live.metrics["source_accuracy"] == first.metrics["source_accuracy"] > 0.8
-    _kept.clear()
+    KEPT.clear()
     assert replace(batch_norm, fixed_norms=False).execute(CPU) == live
     assert first.metrics["accuracy"] > live.metrics["accuracy"]
     replace(batch_norm, seed=1).execute(CPU)
-    assert len(_kept) == 2
+    assert len(KEPT) == 2
 
 
 def test_norms_that_saw_no_image_are_not_fixed() -> None:

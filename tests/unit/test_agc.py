@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nfnets_lite import ScaledStdConv2d, adaptive_clip_grad_
 from nfnets_lite.agc import AdaptiveClip, unitwise_norm
+from nfnets_lite.clip_report import agc_report
 from nfnets_lite.conv import ScaledStdConvTranspose2d
-from nfnets_lite.optim import agc_report, attach_agc, param_groups
+from nfnets_lite.optim import attach_agc, param_groups
 
 STEPS = 4
 

@@ -21,7 +21,8 @@ from nfnets_lite.norm import NORMS
 REFERENCE = Path(__file__).resolve().parents[2] / "book" / "reference"
 MODULES = (
     *("activations", "adapt", "agc", "averaging", "conv", "convert", "fold", "macs", "models", "norm", "norm.facts"),
-    *("norm.variance_constancy", "optim", "pretrained", "pretrained.download", "roles", "sam", "signal", "standardize"),
+    *("norm.variance_constancy", "optim", "pretrained", "pretrained.download", "roles", "sam", "signal"),
+    *("standardize", "clip_report"),
 )
 ORDER = ["Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "Examples"]
 SOURCE = re.compile(r"arXiv\s\d{4}\.\d{5}|\((?:ICLR|ICML|NeurIPS|CVPR|ECCV) (?:19|20)\d\d|Not in the papers")

@@ -139,7 +139,7 @@ def dill_pickle(array: np.ndarray, old: bool) -> bytes:
 def test_trees_written_by_dill_are_read_without_it(tmp_path: Path, old: bool) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     (tmp_path / "a.npz").write_bytes(dill_pickle(array, old))
-    read = pretrained.read_tree(tmp_path / "a.npz")
+    read = read_tree(tmp_path / "a.npz")
     assert list(read) == ["a/w"]
     np.testing.assert_array_equal(read["a/w"].numpy(), array)
 

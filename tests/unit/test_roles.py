@@ -9,8 +9,8 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from torch.optim.swa_utils import AveragedModel
 
 from nfnets_lite import adaptive_clip_grad_, create_model, param_groups
+from nfnets_lite.clip_report import agc_report
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
-from nfnets_lite.optim import agc_report
 from nfnets_lite.roles import parameter_roles
 
 
