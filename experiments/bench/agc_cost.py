@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from experiments.bench.measured import Found, Measured, Timm, beside_limit, copying
+from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import Side
 from experiments.bench.targets import F0_HALF, F0_NONE, R56_HALF, R56_NONE, Scale
-from experiments.bench.timing import Unequal, Work, in_turns, ms, ratio
+from experiments.bench.timing import Seconds, Unequal, Work, in_turns, ms, ratio
 from nfnets_lite.agc import AdaptiveClip, unitwise_norm
 from nfnets_lite.models import create_model
 
@@ -105,3 +105,18 @@ def difference(clip: AdaptiveClip, theirs: Callable[[], object], reset: Callable
         work()
         results.append([p.grad.clone() for p, _ in clip.units if p.grad is not None])
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in zip(*results))
+
+
+def copying(size: int, device: torch.device) -> Work:
+    """Work that copies `size` bytes; its time gives the speed of memory."""
+    source = torch.empty(size // 4, device=device).normal_()
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def beside_limit(times: Seconds, must: int, copied: int, ours: Side) -> Measured:
+    """Time over the time in which a copy would move the same bytes; a copy reads and writes each of its bytes."""
+    moved = must / (2 * copied)
+    limit = Side("bytes limit", moved * ms(times["copy"]), bytes=must)
+    speed = 2 * copied / (ms(times["copy"]) / 1000) / 1e9
+    return Measured(ratio(times["ours"], times["copy"], 1 / moved), ours, limit, f"a copy moves {speed:.3g} GB/s")

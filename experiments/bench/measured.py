@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
-
 from experiments.bench.report import Side, Spread
-from experiments.bench.timing import Seconds, Work, ms, ratio
 
 
 @dataclass(frozen=True)
@@ -23,18 +20,3 @@ class Measured:
 Found: TypeAlias = dict[tuple[str, str], "Measured | str"]
 # timm as a module, or the reason why it is missing.
 Timm: TypeAlias = Any
-
-
-def copying(size: int, device: torch.device) -> Work:
-    """Work that copies `size` bytes; its time gives the speed of memory."""
-    source = torch.empty(size // 4, device=device).normal_()
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)
-
-
-def beside_limit(times: Seconds, must: int, copied: int, ours: Side) -> Measured:
-    """Time over the time in which a copy would move the same bytes; a copy reads and writes each of its bytes."""
-    moved = must / (2 * copied)
-    limit = Side("bytes limit", moved * ms(times["copy"]), bytes=must)
-    speed = 2 * copied / (ms(times["copy"]) / 1000) / 1e9
-    return Measured(ratio(times["ours"], times["copy"], 1 / moved), ours, limit, f"a copy moves {speed:.3g} GB/s")

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
-from experiments.bench import agc_cost, inference, layouts, standardizing, startup, steps
+from experiments.bench import agc_cost, inference, startup, steps
 from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import FOLDER, Report, Row, path_of, write
 from experiments.bench.report_tables import shown
@@ -25,12 +25,10 @@ Group: TypeAlias = Callable[[torch.device, Scale, Timm], Found]
 GROUPS: Mapping[str, Group] = MappingProxyType(
     {
         "clipping": agc_cost.measure,
-        "standardizing": standardizing.measure,
         "resnet": steps.resnet,
         "nfnet": steps.nfnet,
         "cifar": steps.cifar,
         "efficientnet": steps.efficientnet,
-        "layout": layouts.convolutions,
         "inference": inference.measure,
         "startup": startup.measure,
     }
@@ -51,9 +49,9 @@ def measure(
     device: torch.device,
     scale: Scale,
     timm: Timm,
+    targets: Sequence[Target],
     say: Callable[[str], None],
     keep: Callable[[tuple[Row, ...]], None],
-    targets: Sequence[Target] = TARGETS,
 ) -> None:
     """Measure all groups, and pass the rows of all targets, in order, to `keep` after each group.
 
@@ -110,7 +108,7 @@ def facts(device: torch.device, scale: Scale, timm: Timm) -> dict[str, Any]:
     }
 
 
-def main(device_name: str, console: Console, folder: Path = FOLDER) -> None:
+def main(device_name: str, console: Console, folder: Path = FOLDER, targets: Sequence[Target] = TARGETS) -> None:
     """Measure, write the report after each group, and print it; raise a RuntimeError at the end if results differ."""
     device = resolve_device(device_name)
     scale, timm = SCALES[device.type], peer()
@@ -122,7 +120,7 @@ def main(device_name: str, console: Console, folder: Path = FOLDER) -> None:
         report = Report(device.type, rows, how)
         write(report, path)
 
-    measure(device, scale, timm, lambda text: console.print(text, highlight=False, markup=False), keep)
+    measure(device, scale, timm, targets, lambda text: console.print(text, highlight=False, markup=False), keep)
     table, notes = shown(report)
     console.print(table)
     console.print("\n".join(notes), highlight=False, markup=False)

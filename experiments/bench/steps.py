@@ -3,13 +3,11 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments.bench.layouts import layouts
 from experiments.bench.measured import Found, Measured, Timm
 from experiments.bench.report import Side
 from experiments.bench.targets import CIFAR, F0, LARGER, LAST, RESNET, RESNET_32, Scale
@@ -152,11 +150,19 @@ def _steps(subject: str, runners: Sequence[Runner], device: torch.device, scale:
             found[name, "peak memory, ours / timm"] = Measured(value, sides["ours"], sides["timm"], note)
         if isinstance(timm, str):
             found |= {(name, measure): timm for measure in ("timm / ours", "peak memory, ours / timm")}
-    bare = replace(runners[0], clip=None)
-    steps: dict[Any, Step] = {
-        last: replace(bare, model=deepcopy(bare.model)).step(device, scale, last=last) for last in (False, True)
+    found[subject, LAST] = _layouts(replace(runners[0], clip=None), device, scale)
+    return found
+
+
+def _layouts(bare: Runner, device: torch.device, scale: Scale) -> Measured:
+    """Time of a step with channels last over the same step with channels first."""
+    names = {"contiguous": False, "channels last": True}
+    steps = {
+        name: replace(bare, model=deepcopy(bare.model)).step(device, scale, last=last) for name, last in names.items()
     }
-    return found | {(subject, LAST): layouts(steps, device, scale.few, scale.batch * bare.macs)}
+    times = in_turns(steps, device, scale.few, warm=2)
+    first, last = (Side(name, ms(times[name]), macs=scale.batch * bare.macs) for name in names)
+    return Measured(ratio(times["channels last"], times["contiguous"]), last, first, "without clipping")
 
 
 def _turns(

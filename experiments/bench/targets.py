@@ -93,9 +93,7 @@ RESNET, F0 = "training step, NF-ResNet-50", "training step, NFNet-F0"
 RESNET_32 = f"{RESNET}, 32 images"
 LARGER = {images: f"{RESNET}, {images} images" for images in (8, 16)}  # batches around the twin's break-even
 CIFAR = "training step, CIFAR NF-ResNet-56"
-STANDARDIZED = "standardising NF-ResNet-50's weights"
 LAST = "channels last / contiguous"
-GROUPED, DENSE = "3x3 convolution in groups of 128", "dense 3x3 convolution, as many multiply-adds"
 IMPORT, MODULES = "import of nfnets_lite after torch", "modules beyond torch and Python's own"
 SYNC = "synchronised batch norm, 2 processes"
 
@@ -110,9 +108,6 @@ TARGETS: tuple[Target, ...] = (
     Target("clipping", R56_NONE, "ours / clip_grad_norm_", bars(most(1.5))),
     Target("clipping", R56_HALF, "timm / ours", bars(least(3))),
     Target("clipping", R56_HALF, "ours / clip_grad_norm_", bars(most(1.5))),
-    Target("standardizing", STANDARDIZED, "plain operations / ours"),
-    Target("standardizing", STANDARDIZED, "batch norm's kernel / ours"),
-    Target("standardizing", STANDARDIZED, "ours / bytes limit"),
     Target("resnet", RESNET, "AGC / step", bars(None, most(2)), unit="%"),
     Target("resnet", RESNET_32, "AGC / step", bars(most(3)), ("cpu",), SHARE_ABOVE, unit="%"),
     Target("cifar", CIFAR, "AGC / step", bars(most(3), most(2)), unit="%"),
@@ -128,8 +123,6 @@ TARGETS: tuple[Target, ...] = (
     Target("nfnet", f"{F0}, compiled", "timm / ours", bars(None, least(1.1)), GPU, NO_STEP_COMPILED),
     Target("nfnet", f"{F0}, compiled", "peak memory, ours / timm", bars(None, most(1)), GPU, NO_STEP_COMPILED),
     Target("efficientnet", "training step, NFNet-F1", "EfficientNet-B7 / ours", devices=GPU, elsewhere=NEEDS_GPU),
-    Target("layout", GROUPED, LAST),
-    Target("layout", DENSE, LAST),
     Target("inference", "one image, NF-ResNet-50 folded", "timm / ours", bars(least(1.5))),
     Target("inference", "one image, NF-ResNet-50 folded", "not folded / folded"),
     Target("inference", "one image, NFNet-F0 folded", "timm / ours", bars(least(1.5))),

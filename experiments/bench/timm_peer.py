@@ -1,13 +1,6 @@
-"""timm for comparisons: imported without torchvision if that does not fit this torch, and given our weights."""
+"""timm for comparisons: imported where it is installed, and given our weights."""
 
 import importlib
-import sys
-import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nfnets_lite.pretrained.names import slots
 
-ABSENT = "torchvision"
 PARTS = ("timm", "timm.models", "timm.utils")
 
 
@@ -25,87 +17,21 @@ class Missing(RuntimeError):
     """Raised if timm, or something else that a comparison needs, is missing; the message says what."""
 
 
-class _Kind(type):
-    def __getattr__(cls, name: str) -> Any:
-        return _made(cls, name)
-
-
-class Nothing(metaclass=_Kind):
-    """Stands in for a class, a function or a constant of the absent package; nothing that is timed calls it."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-
-class _Empty(types.ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        return _made(self, name)
-
-
-def _made(owner: object, name: str) -> type[Nothing]:
-    if name.startswith("__"):  # names by which Python inspects objects
-        raise AttributeError(name)
-    made: type[Nothing] = types.new_class(name, (Nothing,))
-    setattr(owner, name, made)  # timm looks some of them up by identity
-    return made
-
-
-class _StandIn(MetaPathFinder, Loader):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] == ABSENT else None
-
-    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return _Empty(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None: ...
-
-
-@contextmanager
-def stand_in() -> Iterator[None]:
-    """Make every module of torchvision importable and empty inside the block; remove the modules afterwards."""
-    finder = _StandIn()
-    _forget()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        _forget()
-
-
-def _forget() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == ABSENT]:
-        del sys.modules[name]
-
-
 def load() -> Any:
     """Import timm with its ``models`` and ``utils``.
-
-    timm imports torchvision, which nothing here needs. If torchvision is absent or built for another torch, an empty
-    stand-in replaces it during the import.
 
     Raises
     ------
     Missing
         If timm is not installed or cannot be imported; the message gives the reason.
     """
-    if find_spec("timm") is None:
-        raise Missing("timm is not installed: pip install 'nfnets-lite[bench]'")
     try:
-        with nullcontext() if _fits() else stand_in():
-            timm, *_ = [importlib.import_module(name) for name in PARTS]
-        return timm
-    except Exception as error:  # of any kind: rows without timm must still be measured
-        raise Missing(f"timm cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _fits() -> bool:
-    """Whether torchvision can be imported; one for another torch raises all sorts of errors."""
-    with suppress(Exception):
-        importlib.import_module(ABSENT)
-        return True
-    return False
+        timm, *_ = [importlib.import_module(name) for name in PARTS]
+    except Exception as error:  # of any kind, a torchvision for another torch too: other rows must still be measured
+        raise Missing(
+            f"timm cannot be imported ({type(error).__name__}: {error}): pip install 'nfnets-lite[bench]'"
+        ) from error
+    return timm
 
 
 def body(timm: Any, model: nn.Module) -> list[Tensor]:

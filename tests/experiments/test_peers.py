@@ -1,7 +1,6 @@
 """The comparison with timm and with the machine's limits: rows, skips, equality, the record; no speed is asserted."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from experiments import cli
 from experiments.bench import (
     agc_cost,
     inference,
-    layouts,
     measured,
     ordinary,
     peers,
-    standardizing,
     startup,
     steps,
     timing,
@@ -28,7 +25,7 @@ from experiments.bench import (
 )
 from experiments.bench.report import Bar, Report, Row, Side, Spread, path_of, read, spread, write
 from experiments.bench.report_tables import beside, shown
-from experiments.bench.targets import F0, IMPORT, LAST, MODULES, SCALES, STANDARDIZED, TARGETS, Scale, Target
+from experiments.bench.targets import F0, IMPORT, LAST, MODULES, SCALES, TARGETS, Scale, Target
 from experiments.cli import app
 from nfnets_lite import AdaptiveClip, create_model
 
@@ -39,50 +36,20 @@ timm_or_reason = peers.peer()
 needs_timm = pytest.mark.skipif(isinstance(timm_or_reason, str), reason=f"{timm_or_reason}")
 
 
-@pytest.fixture
-def without_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for packages of our own, and a torchvision that fails as one for another torch does."""
-    broken = tmp_path / "torchvision"
-    broken.mkdir()
-    (broken / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in ("timm", "torchvision")}
-    yield tmp_path
-    for name in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
-        del sys.modules[name]
-    sys.modules.update(kept)
-
-
-def package(folder: Path, init: str) -> None:
-    for name in ("timm", "timm/models", "timm/utils"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text(init if name == "timm" else "")
-
-
-def test_a_package_that_imports_torchvision_is_imported_without_it(without_torchvision: Path) -> None:
-    package(
-        without_torchvision,
-        "import torchvision\n"
-        "from torchvision.ops.misc import FrozenBatchNorm2d\n"
-        "from torchvision.transforms import InterpolationMode as mode, functional\n"
-        "class Layer(FrozenBatchNorm2d): pass\n"
-        "names = {mode.BILINEAR: 'bilinear', mode.BICUBIC: 'bicubic'}\n"
-        "bicubic = names[mode.BICUBIC], functional.resize(1)\n",
-    )
-    assert timm_peer.load().bicubic[0] == "bicubic"
-    assert not [name for name in sys.modules if name.startswith("torchvision")]  # gone, for whoever asks next
-    with pytest.raises(RuntimeError, match="does not exist"):
-        import torchvision  # noqa: F401
-
-
-def test_a_peer_that_cannot_be_imported_is_missing_with_its_reason(without_torchvision: Path) -> None:
-    package(without_torchvision, "import a_module_that_is_not_there\n")
-    assert "a_module_that_is_not_there" in peers.peer()
-
-
-def test_an_absent_peer_is_missing_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timm_peer, "find_spec", lambda name: None)
-    assert "nfnets-lite[bench]" in peers.peer()
+@pytest.mark.parametrize("init", [None, "import a_module_that_is_not_there"])
+def test_a_peer_that_cannot_be_imported_is_missing_with_its_reason_and_the_way_to_get_it(
+    init: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if init is None:
+        monkeypatch.setitem(sys.modules, "timm", None)
+    else:
+        for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
+            monkeypatch.delitem(sys.modules, name)
+        (tmp_path / "timm.py").write_text(init)
+        monkeypatch.syspath_prepend(str(tmp_path))
+    reason = peers.peer()
+    assert ("timm" if init is None else "a_module_that_is_not_there") in reason
+    assert "nfnets-lite[bench]" in reason
 
 
 def small(name: str, **options: Any) -> nn.Module:
@@ -102,8 +69,7 @@ def test_every_target_has_a_row_and_what_is_missing_says_why(tmp_path: Path, mon
         monkeypatch.setattr(module, "create_model", small)
     monkeypatch.setattr(inference, "NETWORKS", (("NFNet-F0", "nfnet_f0", "dm_nfnet_f0"),))
     without = [t for t in TARGETS if t.subject != "one image, NF-ResNet-50 folded"]
-    monkeypatch.setattr(peers.measure, "__defaults__", (without,))
-    peers.main("cpu", Console(quiet=True), tmp_path / "bench")
+    peers.main("cpu", Console(quiet=True), tmp_path / "bench", without)
     report = read(path_of("cpu", tmp_path / "bench"))
     assert report is not None
     assert [(r.subject, r.measure) for r in report.rows] == [(t.subject, t.measure) for t in without]
@@ -165,10 +131,9 @@ def test_sides_that_disagree_are_not_timed_and_the_command_fails(
 
     target = Target("layout", "a", "timm / ours", {"cpu": Bar(at_least=2)})
     monkeypatch.setattr(peers, "GROUPS", {"layout": unequal})
-    monkeypatch.setattr(peers.measure, "__defaults__", ((target,),))
     monkeypatch.setattr(peers, "peer", lambda: ABSENT)
     with pytest.raises(RuntimeError, match=r"a: not timed.*by 3e-2"):
-        peers.main("cpu", Console(quiet=True), tmp_path)
+        peers.main("cpu", Console(quiet=True), tmp_path, (target,))
     report = read(path_of("cpu", tmp_path))
     assert report is not None
     assert (report.rows[0].status, report.rows[0].value) == ("unequal", None)
@@ -188,10 +153,9 @@ def test_a_group_that_fails_is_skipped_with_its_reason_and_what_was_measured_is_
 
     targets = tuple(Target(group, group[0], "time") for group in ("broken", "again", "stopped"))
     monkeypatch.setattr(peers, "GROUPS", {"broken": fail, "again": fine, "stopped": stop})
-    monkeypatch.setattr(peers.measure, "__defaults__", (targets,))
     monkeypatch.setattr(peers, "peer", lambda: ABSENT)
     with pytest.raises(KeyboardInterrupt):
-        peers.main("cpu", Console(quiet=True), tmp_path)
+        peers.main("cpu", Console(quiet=True), tmp_path, targets)
     report = read(path_of("cpu", tmp_path))
     assert report is not None
     assert [row.status for row in report.rows] == ["skipped", "ok", "skipped"]
@@ -269,28 +233,6 @@ def test_exchanges_of_two_processes_are_timed() -> None:
     assert min(times) > 0
 
 
-def test_single_layers_are_timed_in_both_formats() -> None:
-    found = layouts.convolutions(CPU, TINY, ABSENT)
-    grouped, dense = (v for v in found.values() if isinstance(v, measured.Measured))
-    assert grouped.ours is not None
-    assert dense.ours is not None
-    assert grouped.ours.macs == pytest.approx(dense.ours.macs, rel=0.02)
-
-
-def test_three_ways_to_standardise_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standardizing, "create_model", small)
-    found = standardizing.measure(CPU, TINY, ABSENT)
-    assert [name for _, name in found] == [
-        "plain operations / ours",
-        "batch norm's kernel / ours",
-        "ours / bytes limit",
-    ]
-    assert all(subject == STANDARDIZED and isinstance(v, measured.Measured) for (subject, _), v in found.items())
-    monkeypatch.setattr(standardizing, "plain", lambda weight, gain: 1.01 * standardizing.by_batch_norm(weight, gain))
-    with pytest.raises(timing.Unequal, match="differ from those of plain operations"):
-        standardizing.measure(CPU, TINY, ABSENT)
-
-
 @needs_timm
 def test_timm_clips_as_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agc_cost, "create_model", small)
@@ -323,9 +265,8 @@ def test_timm_does_the_same_work() -> None:
 @pytest.mark.gpu
 def test_the_comparison_runs_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "SCALES", {"cuda": replace(TINY, autocast=True)})
-    quick = [t for t in TARGETS if t.group in ("clipping", "layout", "cifar", "standardizing")]
-    monkeypatch.setattr(peers.measure, "__defaults__", (quick,))
-    peers.main("cuda", Console(quiet=True), tmp_path)
+    quick = [t for t in TARGETS if t.group in ("clipping", "cifar")]
+    peers.main("cuda", Console(quiet=True), tmp_path, quick)
     report = read(path_of("cuda", tmp_path))
     assert report is not None
     assert all(row.status == "ok" or row.note for row in report.rows)
