@@ -54,6 +54,7 @@ def facts(name: str, **options: Any) -> Facts:
     Returns
     -------
     Facts
+        What the layer computes, keeps and costs.
 
     Examples
     --------

@@ -8,12 +8,14 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from numpydoc.docscrape import get_doc_object
+from numpydoc.validate import validate
 
 import nfnets_lite as nf
 from nfnets_lite.norm import NORMS
@@ -24,7 +26,10 @@ MODULES = (
     *("norm.variance_constancy", "optim", "pretrained", "pretrained.download", "roles", "sam", "signal"),
     *("standardize", "clip_report"),
 )
-ORDER = ["Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "Examples"]
+# Checks of numpydoc that do not hold here. Optional: SA01, ES01. Ours below are wider: PR01, PR02, RT01, EX01.
+# One entry may describe several parameters, and name an object that says more: PR04, PR07, PR08. A summary may be a
+# noun phrase, whose first word may end in s: SS05.
+NOT_ASKED = {"SA01", "ES01", "PR01", "PR02", "RT01", "EX01", "PR04", "PR07", "PR08", "SS05"}
 SOURCE = re.compile(r"arXiv\s\d{4}\.\d{5}|\((?:ICLR|ICML|NeurIPS|CVPR|ECCV) (?:19|20)\d\d|Not in the papers")
 INTERNAL = {"crc32c"}  # in a public module, but for its neighbours only
 
@@ -49,42 +54,32 @@ def _is_documentable(value: object) -> bool:
 PUBLIC = _public()
 
 
-@dataclass(frozen=True)
-class Doc:
-    """A docstring in numpydoc's form, taken apart."""
-
-    text: str
-    headings: list[str]
-    sections: dict[str, list[str]]
-
-    def entries(self, section: str) -> list[list[str]]:
-        """Names that a section lists, those of one entry together: a line at the margin, up to the colon."""
-        lines = [line for line in self.sections.get(section, []) if line and not line[0].isspace()]
-        return [[name.strip().lstrip("*") for name in line.split(" : ")[0].split(",")] for line in lines]
-
-    def described(self) -> set[str]:
-        """Parameters and attributes that it has an entry for, or names in backticks."""
-        listed = {name for section in ("Parameters", "Attributes") for entry in self.entries(section) for name in entry}
-        return listed | set(re.findall(r"`(\w+)`", self.text))
-
-    def references(self, public: dict[str, Any]) -> Iterator[str]:
-        """Public objects that the text names in backticks."""
-        for word in re.findall(r"(?<!`)`([\w.]+)(?:\(\))?`(?!`)", self.text):
-            leaf = word.rpartition(".")[2]
-            if leaf in public:
-                yield leaf
+def text_of(value: object) -> str:
+    return inspect.cleandoc(getattr(value, "__doc__", None) or "")
 
 
-def take_apart(value: object) -> Doc:
-    lines = inspect.cleandoc(getattr(value, "__doc__", None) or "").splitlines()
-    heads = [i for i, line in enumerate(lines[1:]) if re.fullmatch(r"-{3,}", line)]
-    sections = {lines[i]: lines[i + 2 : end] for i, end in zip(heads, [*heads[1:], len(lines)])}
-    return Doc("\n".join(lines), [lines[i] for i in heads], sections)
+def named(value: object) -> Iterator[str]:
+    """Public objects that a docstring names in backticks."""
+    for word in re.findall(r"(?<!`)`([\w.]+)(?:\(\))?`(?!`)", text_of(value)):
+        if (leaf := word.rpartition(".")[2]) in PUBLIC and PUBLIC[leaf] is not value:
+            yield leaf
 
 
-def parameters_of(value: Any) -> list[str]:
-    names = list(inspect.signature(value).parameters.values())
-    return [p.name for p in names if p.name not in ("self", "args", "kwargs")]
+def listed(value: object, *sections: str) -> set[str]:
+    """Names that these sections have entries for."""
+    doc = get_doc_object(value)
+    entries = [entry for section in sections for entry in doc[section]]
+    return {name.strip().lstrip("*") for entry in entries for name in entry.name.split(",")}
+
+
+def described(value: Any, seen: frozenset[str] = frozenset()) -> set[str]:
+    """Parameters described in a docstring, or in that of an object which it names, torch's own among them."""
+    found = listed(value, "Parameters", "Attributes") | set(re.findall(r"`(\w+)`", text_of(value)))
+    for name in re.findall(r"torch\.nn\.(\w+)", text_of(value)):
+        found |= set(inspect.signature(getattr(torch.nn, name)).parameters)
+    for name in set(named(value)) - seen:
+        found |= described(PUBLIC[name], seen | {name})
+    return found
 
 
 def accepted_by(value: Any) -> set[str]:
@@ -111,65 +106,24 @@ def raised_by(value: Any) -> set[str]:
     return found
 
 
-def described(value: Any, public: dict[str, Any], seen: frozenset[str] = frozenset()) -> set[str]:
-    """Parameters described in a docstring, or in that of an object which it names, torch's own among them."""
-    doc = take_apart(value)
-    found = doc.described()
-    for name in re.findall(r"torch\.nn\.(\w+)", doc.text):
-        found |= set(inspect.signature(getattr(torch.nn, name)).parameters)
-    for name in set(doc.references(public)) - seen:
-        found |= described(public[name], public, seen | {name})
-    return found
+def faults(value: Any) -> list[str]:
+    """What is wrong with a docstring: by numpydoc, and by our own rules on what an object that it names may say."""
+    checks = validate(f"{value.__module__}.{value.__qualname__}")["errors"]
+    found = [f"{code} {message}" for code, message in checks if code not in NOT_ASKED]
+    texts = [text_of(value), *(text_of(PUBLIC[name]) for name in named(value))]
 
-
-def faults(value: Any, public: dict[str, Any]) -> list[str]:
-    """What is wrong with an object's docstring, in words; empty if nothing is."""
-    doc = take_apart(value)
-    if not doc.text:
-        return ["there is no docstring"]
-    found = list(_faults_of_form(doc))
-    others = [take_apart(public[other]) for other in doc.references(public) if public[other] is not value]
-
-    attributes = _is_data(value) and "Parameters" not in doc.sections
-    listed, wanted = doc.entries("Attributes" if attributes else "Parameters"), parameters_of(value)
-    unknown = {name for entry in listed for name in entry} - accepted_by(value) - {"..."}
-    if not attributes or unknown - set(dir(value)):
-        found += [f"lists {name!r}, which is no parameter" for name in sorted(unknown)]
-    for names in ([entry[0] for entry in listed], *listed):
-        ours = [name for name in names if name in wanted]
-        if ours != sorted(ours, key=wanted.index):
-            found.append(f"lists parameters in another order than the signature: {', '.join(ours)}")
-    silent = [name for name in wanted if name not in described(value, public)]
+    unknown = listed(value, "Parameters") - accepted_by(value) - {"..."}
+    found += [f"lists {name!r}, which is no parameter" for name in sorted(unknown)]
+    wanted = {name for name in inspect.signature(value).parameters if name not in ("self", "args", "kwargs")}
     # The summary describes an only parameter; nobody makes an exception of ours but we.
-    if silent and len(wanted) > 1 and not (inspect.isclass(value) and issubclass(value, Exception)):
-        found.append(f"not described, here or in an object that the text names: {', '.join(silent)}")
-
-    told = " ".join(doc.sections.get("Raises", []) + [line for o in others for line in o.sections.get("Raises", [])])
-    found += [f"raises {error} and does not say so" for error in sorted(raised_by(value)) if error not in told]
-    silent_on_value = not {"Returns", "Yields"} & set(doc.headings) and not _summary_is_the_value(doc)
-    if "Parameters" in doc.sections and _returns_something(value) and silent_on_value:
-        found.append("does not say what it returns")
-    if ">>>" not in doc.text and not _is_data(value) and not any(">>>" in other.text for other in others):
+    if len(wanted) > 1 and not (inspect.isclass(value) and issubclass(value, Exception)):
+        found += [f"does not describe {name}" for name in sorted(wanted - described(value))]
+    found += [f"raises {error} and does not say so" for error in sorted(raised_by(value)) if error not in str(texts)]
+    if ">>>" not in str(texts) and not _is_data(value):
         found.append("no example, and none in an object that the text names")
-    if value in NORMS.values() and not SOURCE.search(doc.text) and not any(SOURCE.search(o.text) for o in others):
+    if value in NORMS.values() and not any(map(SOURCE.search, texts)):
         found.append("names no source")
     return found
-
-
-def _faults_of_form(doc: Doc) -> Iterator[str]:
-    first, *rest = doc.text.splitlines()
-    if not first.endswith((".", ":")) or len(first) > 120:
-        yield "the first line is not one sentence that ends in a full stop"
-    if rest and rest[0]:
-        yield "the first line is not followed by an empty one"
-    known = [heading for heading in doc.headings if heading in ORDER]
-    yield from (f"{heading!r} is no section" for heading in doc.headings if heading not in ORDER)
-    if known != sorted(known, key=ORDER.index) or len(known) != len(set(known)):
-        yield f"sections are not in order: {', '.join(known)}"
-    lines = doc.text.splitlines()
-    for heading in known:
-        if len(lines[lines.index(heading) + 1]) != len(heading):
-            yield f"the line under {heading!r} is not as long as it"
 
 
 def _is_data(value: Any) -> bool:
@@ -177,22 +131,9 @@ def _is_data(value: Any) -> bool:
     return is_dataclass(value) or (inspect.isclass(value) and issubclass(value, (tuple, Exception)))
 
 
-def _returns_something(value: Any) -> bool:
-    return inspect.isfunction(value) and inspect.signature(value).return_annotation not in (None, "None")
-
-
-def _summary_is_the_value(doc: Doc) -> bool:
-    """A summary such as `Gain that keeps ...` or `A normalisation layer for ...`: a thing, not something to do."""
-    first = doc.text.split()[0].lower()
-    return first not in VERBS
-
-
-VERBS = {"load", "measure", "clip", "have", "tell", "write", "probe", "make", "give", "compute", "return", "count"}
-
-
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_docstring(name: str) -> None:
-    found = faults(PUBLIC[name], PUBLIC)
+    found = faults(PUBLIC[name])
     assert not found, "\n".join(found)
 
 
@@ -212,48 +153,50 @@ def test_the_reference_lists_every_public_object_once() -> None:
     assert not missing, missing
 
 
-def _sum(a: int, b: int) -> int:
-    """Sum of two numbers.
+def half(number: int, digits: int) -> float:
+    """Halve a number.
 
     Parameters
     ----------
-    a, b : int
+    number : int
+        What is halved.
+    digits : int
+        Digits to keep.
 
     Raises
     ------
     ValueError
-        If one is negative.
+        If it is odd.
 
     Examples
     --------
-    >>> _sum(1, 2)
-    3
+    >>> half(2, 0)
+    1.0
     """
-    if a < 0 or b < 0:
-        raise ValueError("negative")
-    return a + b
+    if number % 2:
+        raise ValueError("odd")
+    return round(number / 2, digits)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
         ("", "", None),
-        ("numbers.", "numbers", "full stop"),
-        ("numbers.\n", "numbers.\n    And more.", "not followed by an empty one"),
-        ("a, b : int", "a : int", "not described, here or in an object that the text names: b"),
-        ("a, b : int", "b, a : int", "another order"),
-        ("a, b : int", "a, b, c : int", "'c', which is no parameter"),
+        ("a number.", "a number", "SS03"),
+        ("    digits : int\n        Digits to keep.\n", "", "does not describe digits"),
+        ("digits : int", "digit : int", "lists 'digit', which is no parameter"),
         ("ValueError", "TypeError", "raises ValueError"),
         (">>> ", "", "no example"),
-        ("Raises\n    ------", "Errors\n    ------", "'Errors' is no section"),
-        ("Raises\n    ------", "Raises\n    ---", "not as long"),
-        ("Examples\n    --------", "Parameters\n    ----------", "not in order"),
-        ("Sum of", "Return the sum of", "what it returns"),
+        ("Examples\n    --------", "Parameters\n    ----------", "section"),
     ],
 )
 def test_a_fault_is_found(old: str, new: str, fault: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = _sum.__doc__ or ""
+    text = half.__doc__ or ""
     assert old in text
-    monkeypatch.setattr(_sum, "__doc__", text.replace(old, new, 1) if fault else text)
-    found = "\n".join(faults(_sum, {}))
-    assert fault in found if fault else not found
+    monkeypatch.setattr(half, "__doc__", text.replace(old, new, 1) if fault else text)
+    if fault == "section":
+        with pytest.raises(ValueError, match="appears twice"):
+            faults(half)
+    else:
+        found = "\n".join(faults(half))
+        assert fault in found if fault else not found
