@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import exp, log
+from math import exp, floor, log
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ from experiments.sweep import Sweep
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
+BELOW = "A number behind an arrow is a mean below the axis."
 NF, BN = "nf_agc", "bn"  # the two methods whose difference the sweep is about
 
 
@@ -109,17 +110,29 @@ def draw(lengths: Lengths, methods: Sequence[str]) -> None:
         figure(found),
         "Test accuracy against epochs, one line for each method. The table of accuracies holds the numbers.",
     )
-    plots.caption("Test accuracy against epochs, means and 95 % intervals over seeds.", found, lengths.study.path)
+    text = f"Test accuracy against epochs, means and 95 % intervals over seeds. {BELOW}"
+    plots.caption(text, found, lengths.study.path)
 
 
 def figure(found: Sequence[Result]) -> Figure:
-    """Test accuracy against epochs, one line a method."""
+    """Test accuracy against epochs, one line a method.
+
+    The axis begins some 10 points below the two methods that the sweep compares. A mean further below is a number at
+    its edge: drawn to scale, it would flatten the lines that the figure is about.
+    """
     by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
     fig, ax = plt.subplots()
     plots.lines(ax, by_epochs)
     plots.log_axis(ax, "epochs", sorted({length for _, length in by_epochs}))
+    compared = [estimate.mean for (method, _), estimate in by_epochs.items() if method in (NF, BN)]
+    low = max(0, 10 * floor(min(compared, default=0) / 10 - 1))
+    for (method, length), estimate in by_epochs.items():
+        if estimate.mean < low:
+            text = f"\N{DOWNWARDS ARROW} {estimate.mean:.0f}"
+            ax.text(length, low, text, color=plots.look(method)[1], ha="center", va="bottom")
+    ax.set_ylim(bottom=low)
     ax.set_ylabel("test accuracy (%)")
-    ax.legend()
+    ax.legend(loc="lower right")
     return fig
 
 

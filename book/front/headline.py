@@ -60,8 +60,8 @@ def caption(study: Study, profile: str) -> str:
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     said = [
         f"Test accuracy in per cent on {data.title} ({data.train} training images) against the length of the training, "
-        f"means and 95 % intervals over {seeds} seeds. Each method has its own searched learning rate, and threshold "
-        f"where it clips. Profile {profile}, {devices}, commit {commits}.",
+        f"means and 95 % intervals over {seeds} seeds. {lengths.BELOW} Each method has its own searched "
+        f"learning rate, and threshold where it clips. Profile {profile}, {devices}, commit {commits}.",
     ]
     if len(final) < len(planned):
         said.append(f"So far {len(final)} of {len(planned)} trainings are recorded; a dagger (†) marks a single seed.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -159,3 +160,14 @@ def test_a_chapter_can_ask_for_a_sweep_that_is_not_whole(tmp_path: Path) -> None
     assert len(obtain("budget", "smoke", tmp_path, partial=True).ledger.records) == 1
     with pytest.raises(FileNotFoundError, match="101 of 102 runs"):
         obtain("budget", "smoke", tmp_path)
+
+
+def test_the_axis_fits_the_two_compared_methods_and_a_mean_far_below_is_a_number_at_its_edge() -> None:
+    found = [
+        replace(r, metrics={"accuracy": 0.2}) if r.method == "gn_ws" else r
+        for r in Study(SWEEP, ledger(whole())).final
+        if r.method in ("bn", "nf_agc", "gn_ws")
+    ]
+    (ax,) = lengths.figure(found).axes
+    assert ax.get_ylim()[0] == 70  # NF with AGC has 86 after 1 epoch
+    assert {text.get_text() for text in ax.texts} == {"\N{DOWNWARDS ARROW} 20"}
