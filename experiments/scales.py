@@ -61,6 +61,11 @@ def augmentation(profile: str) -> Augment:
     return {"smoke": PLAIN, "paper": CROPS}.get(profile, Augment(crop_flip=True, pad=2))
 
 
+def autocast(profile: str) -> bool:
+    """Whether a profile computes in bfloat16 where torch's autocast allows it: gpu and paper."""
+    return profile in ("gpu", "paper")
+
+
 def crops(profile: str) -> Augment:
     """Random crops and flips at the profiles with enough updates to profit from them: gpu and paper."""
     return CROPS if profile in ("gpu", "paper") else PLAIN

@@ -13,7 +13,7 @@ Batch size, schedule and learning rates are those of `normalizers`, which suit s
 from dataclasses import replace
 
 from experiments.configs.normalizers import SCALES
-from experiments.scales import crops, network
+from experiments.scales import autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
@@ -24,7 +24,7 @@ ACTIVATIONS = ("gelu", "relu", "silu")
 def sweep(profile: str) -> Sweep:
     """Every activation, for NF with clipping and for BN."""
     scale = SCALES[profile]
-    base = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    base = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=autocast(profile))
     cells = tuple(
         Training(
             method,

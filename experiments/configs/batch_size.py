@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.data import FULL
 from experiments.tasks.recipe import Clip, Recipe
@@ -55,7 +55,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Every method at every batch size, at equal epochs and then at equal updates."""
     scale, data = SCALES[profile], DATA[profile]
-    base = Recipe(0, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    base = Recipe(0, scale.epochs, 0.0, augment=crops(profile), autocast=autocast(profile))
     images = data.train or FULL[data.name] - data.validation
     updates = updates_of(replace(base, batch_size=scale.anchor), images)
     settings = [("", replace(base, batch_size=size)) for size in scale.sizes]

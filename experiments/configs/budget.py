@@ -19,7 +19,7 @@ of its own: BN with AGC, and NF with AGC from the published start (alpha 0.2, sk
 from dataclasses import dataclass, replace
 
 from experiments.grid import Grid, around
-from experiments.scales import WHOLE, augmentation, learner
+from experiments.scales import WHOLE, augmentation, autocast, learner
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -98,6 +98,6 @@ def _cell(profile: str, method: str, epochs: float) -> Training:
         model = replace(model, alpha=0.2, skip_gain=0.0)
     recipe = Recipe(
         SCALES[profile].batch_size, epochs, 0.0, clip=Clip() if "_agc" in method else None,
-        augment=augmentation(profile), label_smoothing=0.1, autocast=profile in ("gpu", "paper"),
+        augment=augmentation(profile), label_smoothing=0.1, autocast=autocast(profile),
     )  # fmt: skip
     return Training(method, model, SCALES[profile].data, recipe)

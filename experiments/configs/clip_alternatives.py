@@ -16,7 +16,7 @@ takes the place of the threshold.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, WHOLE, crops, learner, network
+from experiments.scales import DATA, WHOLE, autocast, crops, learner, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -79,7 +79,7 @@ def sweep(profile: str) -> Sweep:
     """Every rule at every threshold, and LARS at every learning rate, for every batch size and depth."""
     scale = SCALES[profile]
     base = Recipe(
-        0, scale.epochs, scale.rate, updates=scale.updates, augment=crops(profile), autocast=profile in ("gpu", "paper")
+        0, scale.epochs, scale.rate, updates=scale.updates, augment=crops(profile), autocast=autocast(profile)
     )
     # A global norm is taken over all parameters, as it is wherever it is used.
     recipes = [

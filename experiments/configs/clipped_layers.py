@@ -13,7 +13,7 @@ which it trains without clipping, no part needs clipping.
 
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe
 from experiments.tasks.training import Training
@@ -55,7 +55,7 @@ def sweep(profile: str) -> Sweep:
         scale.rate,
         updates=scale.updates,
         augment=crops(profile),
-        autocast=profile in ("gpu", "paper"),
+        autocast=autocast(profile),
     )
     cells = tuple(
         Training(

@@ -20,7 +20,7 @@ size.
 from dataclasses import dataclass, replace
 from itertools import product
 
-from experiments.scales import DATA, WHOLE, crops, learner, network
+from experiments.scales import DATA, WHOLE, autocast, crops, learner, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -85,9 +85,7 @@ def sweep(profile: str) -> Sweep:
     """Every threshold, and none, at every batch size and learning rate; other optimizers at one batch size."""
     scale = SCALES[profile]
     model = scale.model.with_method("nf")
-    base = Recipe(
-        0, scale.epochs, 0.0, updates=scale.updates, augment=crops(profile), autocast=profile in ("gpu", "paper")
-    )
+    base = Recipe(0, scale.epochs, 0.0, updates=scale.updates, augment=crops(profile), autocast=autocast(profile))
     cells = [
         Training(
             "nf" if factor is None else "nf_agc",

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from experiments.configs import depth_scaling, regularization
 from experiments.configs.depth_scaling import DIGITS, TINY, Depth
-from experiments.scales import CROPS, DATA, crops, network
+from experiments.scales import CROPS, DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Augment, Clip, Recipe
 from experiments.tasks.training import Training
@@ -55,9 +55,7 @@ def _augmented(profile: str) -> Iterator[Training]:
     if profile not in EPOCHS:
         return
     scale = regularization.SCALES[profile]
-    recipe = Recipe(
-        scale.batch_size, EPOCHS[profile], scale.rate, augment=crops(profile), autocast=profile in ("gpu", "paper")
-    )
+    recipe = Recipe(scale.batch_size, EPOCHS[profile], scale.rate, augment=crops(profile), autocast=autocast(profile))
     plain = CROPS if recipe.augment.crop_flip else Augment()
     for name, augment in (("none", plain), ("randaugment", replace(plain, randaugment=MAGNITUDE))):
         for method, clip in (("nf", None), ("nf_agc", Clip())):

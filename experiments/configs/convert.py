@@ -13,7 +13,7 @@ in the same way.
 
 from dataclasses import dataclass
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.converted import CHANGES, Conversion
 from experiments.tasks.recipe import Clip, Data, Recipe
@@ -51,7 +51,7 @@ def sweep(profile: str) -> Sweep:
         for clip in (None, Clip(factor=THRESHOLD)):
             recipe = Recipe(
                 scale.batch_size, scale.epochs, 0.0, clip=clip, augment=crops(profile),
-                autocast=profile in ("gpu", "paper"),
+                autocast=autocast(profile),
             )  # fmt: skip
             name = NAMES[change] + ("_agc" if clip else "")
             cells.append(Conversion(name, model, scale.data, recipe, change))

@@ -17,7 +17,7 @@ cannot average its input.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Augment, Data, Recipe
 from experiments.tasks.training import Training
@@ -61,7 +61,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """The three networks; where there is RandAugment, also batch norm under it, with and without MixUp and CutMix."""
     scale = SCALES[profile]
-    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=autocast(profile))
     cells = [Training(name, _model(profile, scale, **made), scale.data, recipe) for name, made in NETWORKS.items()]
     if scale.randaugment:
         model = _model(profile, scale, method="bn")

@@ -12,7 +12,7 @@ At the lower learning rate the network trains without clipping, at the higher on
 
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.ratios import Ratios
 from experiments.tasks.recipe import Clip, Recipe
@@ -48,7 +48,7 @@ def sweep(profile: str) -> Sweep:
         0.0,
         updates=scale.updates,
         augment=crops(profile),
-        autocast=profile in ("gpu", "paper"),
+        autocast=autocast(profile),
     )
     cells = tuple(
         Ratios(

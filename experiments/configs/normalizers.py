@@ -16,7 +16,7 @@ more than more images do. So the batch is as small as norms over a batch allow (
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, WHOLE, crops, learner, network
+from experiments.scales import DATA, WHOLE, autocast, crops, learner, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -50,8 +50,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Every method of the zoo, NF with clipping, a loss in place of a norm, and networks that claims compare with."""
     scale = SCALES[profile]
-    exact = profile in ("gpu", "paper")
-    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=exact)
+    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=autocast(profile))
     cells = tuple(_cells(scale.model, scale.data, recipe))
     return Sweep("normalizers", cells, scale.rates, seeds=tuple(range(scale.seeds)))
 

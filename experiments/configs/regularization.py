@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.scales import CROPS, DATA, crops, network
+from experiments.scales import CROPS, DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Augment, Clip, Data, Recipe
 from experiments.tasks.training import Training
@@ -73,9 +73,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Every regulariser for both methods; labels are ``method:regulariser``, such as ``bn:dropout``."""
     scale = SCALES[profile]
-    base = Recipe(
-        scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=profile in ("gpu", "paper")
-    )
+    base = Recipe(scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=autocast(profile))
     return Sweep(
         "regularization",
         tuple(_cell(method, name, profile, base) for method in METHODS for name in scale.regularizers),

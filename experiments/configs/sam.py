@@ -12,7 +12,7 @@ Images, learning rate and schedule are those of `regularization`.
 from dataclasses import replace
 
 from experiments.configs.regularization import SCALES
-from experiments.scales import crops, network
+from experiments.scales import autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Recipe, Sam
 from experiments.tasks.training import Training
@@ -29,9 +29,7 @@ METHODS = ("bn", "nf_agc")
 def sweep(profile: str) -> Sweep:
     """Every variant for both methods; labels are ``method:variant``, such as ``nf_agc:sam_fifth``."""
     scale = SCALES[profile]
-    recipe = Recipe(
-        scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=profile in ("gpu", "paper")
-    )
+    recipe = Recipe(scale.batch_size, scale.epochs, scale.rate, augment=crops(profile), autocast=autocast(profile))
     cells = (
         Training(
             f"{method}:{name}",

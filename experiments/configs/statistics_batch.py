@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from experiments.grid import Grid, around
-from experiments.scales import DATA, WHOLE, crops, learner, network
+from experiments.scales import DATA, WHOLE, autocast, crops, learner, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
@@ -60,7 +60,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Batch norm over parts of every size, GN and NF, and three methods with gradient batches of 4 and 32."""
     scale = SCALES[profile]
-    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=autocast(profile))
     cells = tuple(_cells(scale, scale.model, recipe))
     seeds = tuple(range(scale.seeds))
     if scale.rates:

@@ -13,7 +13,7 @@ unchanged validation images.
 
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.test_time import TestTime
@@ -45,7 +45,7 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Four networks; the statistics of BN are adapted at test time."""
     scale = SCALES[profile]
-    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=profile in ("gpu", "paper"))
+    recipe = Recipe(scale.batch_size, scale.epochs, 0.0, augment=crops(profile), autocast=autocast(profile))
     cells = tuple(
         TestTime(
             method,

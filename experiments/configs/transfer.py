@@ -14,7 +14,7 @@ profiles it is near that one and untested.
 
 from dataclasses import dataclass, replace
 
-from experiments.scales import DATA, crops, network
+from experiments.scales import DATA, autocast, crops, network
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Clip, Data, Recipe
 from experiments.tasks.transfer import Transfer
@@ -58,12 +58,12 @@ SCALES = {
 def sweep(profile: str) -> Sweep:
     """Both methods, fine-tuned as a whole, with frozen features, and from scratch; labels such as ``nf_agc:frozen``."""
     scale = SCALES[profile]
-    exact = {"autocast": profile in ("gpu", "paper"), "augment": crops(profile)}
+    shared = {"autocast": autocast(profile), "augment": crops(profile)}
     cells = []
     for method in METHODS:
         clip = Clip() if method == "nf_agc" else None
-        source = Recipe(scale.source_batch, scale.source_epochs, scale.source_rate, clip=clip, **exact)  # type: ignore[arg-type]
-        recipe = Recipe(scale.batch_size, scale.epochs, 0.0, clip=clip, **exact)  # type: ignore[arg-type]
+        source = Recipe(scale.source_batch, scale.source_epochs, scale.source_rate, clip=clip, **shared)  # type: ignore[arg-type]
+        recipe = Recipe(scale.batch_size, scale.epochs, 0.0, clip=clip, **shared)  # type: ignore[arg-type]
         spec = network(profile).with_method(method.removesuffix("_agc"))
         for arm in ARMS:
             data = None if arm == "scratch" else scale.source

@@ -11,7 +11,7 @@ Expected: Most are within a few points of layer norm, and batch norm is well bel
 
 from dataclasses import dataclass
 
-from experiments.scales import CHANNELS, DATA, crops
+from experiments.scales import CHANNELS, DATA, autocast, crops
 from experiments.sweep import Sweep
 from experiments.tasks.recipe import Data, Recipe
 from experiments.tasks.training import Training
@@ -54,7 +54,7 @@ def sweep(profile: str) -> Sweep:
     assert isinstance(spec, ViTSpec)
     recipe = Recipe(
         scale.batch_size, scale.epochs, 0.0, optimizer="adam", weight_decay=0.0, augment=crops(profile),
-        autocast=profile in ("gpu", "paper"),
+        autocast=autocast(profile),
     )  # fmt: skip
     cells = tuple(Training(method, spec.with_method(method), scale.data, recipe) for method in METHODS)
     return Sweep("transformers", cells, scale.rates, seeds=tuple(range(scale.seeds)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def copy(tmp_path: Path) -> Path:
 def test_a_new_experiment_runs_as_it_comes(copy: Path) -> None:
     made = scaffold("label_noise", copy)
     assert [path.name for path in made] == ["label_noise.py", "label_noise.md", "test_label_noise.py", "_toc.yml"]
+    assert re.findall(r"(?m)^## (.+)$", made[1].read_text())[0] == "Finding"  # as test_chapters asks of each chapter
     assert "      - file: chapters/label_noise\n  - caption: Verdicts\n" in made[-1].read_text()
 
     def done(*command: str) -> str:
