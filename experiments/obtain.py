@@ -1,4 +1,4 @@
-"""Read the records of a config, or train the runs that have none; used by chapters and by the command `run`."""
+"""Read the records of a config, or train the runs that have none, for chapters; plan and status for the commands."""
 
 import shutil
 import warnings
@@ -19,40 +19,6 @@ from experiments.tasks.elsewhere import on_data
 RESULTS = Path(__file__).parent / "results"
 INTERACTIVE = Path(__file__).parents[1] / "book" / "_build" / "interactive"  # records of a reader's own runs
 COLUMNS = ("config", "profile", "done", "missing", "diverged", "failed", "stale", "on", "hours")  # of `rows`
-
-
-def measure(
-    name: str,
-    profile: str = "smoke",
-    results: str | Path = "",
-    *,
-    device: str = "auto",
-    seeds: int | None = None,
-    workers: int | None = None,
-    fresh: bool = False,
-    scheduler: str = "",
-    console: Console | None = None,
-) -> Study:
-    """Train the runs of a config that have no record at a profile, and return the sweep with all its records.
-
-    Parameters
-    ----------
-    name, profile : str
-    results : path
-        Folder of the records; empty: ``experiments/results/<profile>``.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    seeds : int, optional
-        Number of final seeds, in place of the config's.
-    workers : int, optional
-        Number of processes; None: one for each core on a CPU, one on a GPU.
-    fresh : bool
-        Repeat runs whose record is stale (see `study.Result.stale`).
-    scheduler : str
-        Address of a dask scheduler, in place of local processes.
-    """
-    sweep, where = plan(name, profile, results, device, seeds, workers, fresh, scheduler)
-    return run_left(sweep, where, console or Console())
 
 
 def obtain(
@@ -79,7 +45,8 @@ def obtain(
     if not isinstance(rerun, bool):
         raise ValueError(f"rerun={rerun!r} must be True or False, without quotes")
     if rerun:
-        return measure(name, profile, results or _own_copy(name, profile), device=device, fresh=True)
+        folder = results or _own_copy(name, profile)
+        return run_left(*plan(name, profile, folder, device, None, None, fresh=True, scheduler=""), Console())
     configs.module(name)
     study = Study.read(configs.sweep(name, profile), Path(results) if results else RESULTS / check(profile))
     if not study.ledger.records and not partial:

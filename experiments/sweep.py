@@ -31,9 +31,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement with all of its settings; each kind is a dataclass in `experiments.tasks`.
+    """One measurement with all of its settings; each kind is a dataclass in `experiments.tasks` or `demos.atlas`.
 
-    `key` identifies everything but the seed; `method` is only a label. `split` is ``"validation"`` in a search.
+    `key` identifies everything but the seed; `method` is only a label: a key of `nfnets_lite.models.METHODS`, often
+    with what else distinguishes the runs, as in ``nf_agc`` and ``bn:updates``. `split` is ``"validation"`` in a search.
 
     Every kind has its own `NUMERICS`, from 1 upwards. Whoever changes the numbers that a kind computes raises it, and
     the kind's earlier records become stale. The test of `tests/experiments/first_losses.json` notices such a change.

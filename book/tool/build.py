@@ -1,5 +1,10 @@
 """Build the book: execute the chapters that changed, then render.
 
+1. `request.plan` finds the chapters that are stale, by the files that `stamps` hashes.
+2. `execute` runs each of them with papermill, several side by side on a CPU (`side_by_side`).
+3. A chapter trains the runs that have no record, with `experiments.obtain.obtain`, and draws its figures.
+4. `render` copies pages and executed chapters into one folder, and Jupyter Book makes HTML of it.
+
 `python -m book.tool.build` trains the smoke profile, which takes minutes on a CPU. `--profile gpu` shows the committed
 records of a GPU; `--profile gpu --rerun 1 --chapter NAME` trains one chapter again. `--status` says which chapters are
 stale, and why.

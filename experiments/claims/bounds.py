@@ -24,8 +24,8 @@ class Bound:
 
         `at_least` t, where t is above `null`: the mean is at least t and the interval is above `null`. `at_least` t
         otherwise, which is a margin: the interval is at least t. Both fail if the interval is below t. `below` t: the
-        interval is below t; it fails if the interval is not. `between`: the interval is inside; it fails if all of the
-        interval is on one side.
+        interval is below t; it fails if the interval is at or above t. `between`: the interval is inside; it fails if
+        all of the interval is on one side.
         """
         lower, upper = effect.low, effect.high
         if lower is None or upper is None:  # one seed has no interval

@@ -19,10 +19,10 @@ computed condition names a function of `experiments.claims.computed` in `compute
 ``failed_to_train``: the run diverged, or ended within two points of chance accuracy. ``loss_falls``: the last loss is
 below 0.9 of the first loss and of the loss of guessing. It says that training began, not that the network is good.
 
-The bound is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a number, or ``5 %`` of the
-expected number). `expected` may be a mapping of arguments to numbers, with one finding for each. `partly` is a weaker
-bound beside `at_least` or `below`: a condition that meets only the weaker one holds in part. A `guard` must hold for
-"reproduced", and counts for nothing else.
+The bound (`experiments.claims.bounds`) is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a
+number, or ``5 %`` of the expected number). `expected` may be a mapping of arguments to numbers, with one finding for
+each. `partly` is a weaker bound beside `at_least` or `below`: a condition that meets only the weaker one holds in part.
+A `guard` must hold for "reproduced", and counts for nothing else.
 """
 
 from collections.abc import Mapping

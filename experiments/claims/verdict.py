@@ -72,8 +72,8 @@ class Verdict:
 def judge(claim_id: str, records: Sequence[Record], profile: str) -> Verdict:
     """Judge a claim by the runs in these records, of one config or of several; computed conditions need no records.
 
-    Search runs count only where a rule asks for them, and for the grids of a regime. `experiments.claims.rules` says
-    when a condition holds. The verdict is the first of these that applies:
+    Search runs count only where a rule asks for them, and for the grids of a regime. `Bound.met` says when
+    a condition holds. The verdict is the first of these that applies:
 
     - no condition was measured: not tested, or out of reach if the claim says why;
     - a precondition is not met: regime not reached;

@@ -7,14 +7,14 @@ Cost: smoke 10 s on 2 cores; small 5 minutes on 2 cores; gpu 3 minutes and paper
 Expected: Larger batches, at the larger learning rates that go with them, need smaller thresholds. At a small batch the
     threshold hardly matters. Under Adam and Lion clipping changes little; RMSProp needs smaller thresholds.
 
-The learning rate is an axis of the sweep and is not searched: threshold and learning rate act through their product,
-and a search would hide that. At `smoke` and `small` all runs have the same number of updates, so that a larger batch
-does not also mean a shorter schedule. At `gpu` they have the same number of epochs, as in the paper: with equal updates
-the smallest batch would see each image once and learn too little. The learning rates go beyond the largest at which the
-network trains without clipping: below it, a threshold changes next to nothing (a pilot on validation images showed
-this). From end to end, learning rates grow by the same factor as batch sizes, so the paper's linear rule leads from one
-corner of the grid to the opposite one. The other cells separate the effect of the learning rate from that of the batch
-size.
+The learning rate is an axis of the sweep (but at `paper`, where it follows the batch size) and is not searched:
+threshold and learning rate act through their product, and a search would hide that. At `smoke` and `small` all runs
+have the same number of updates, so that a larger batch does not also mean a shorter schedule. At `gpu` and `paper` they
+have the same number of epochs, as in the paper: with equal updates the smallest batch would see each image once and
+learn too little. The learning rates go beyond the largest at which the network trains without clipping: below it, a
+threshold changes next to nothing (a pilot on validation images showed this). From end to end, learning rates grow by
+the same factor as batch sizes, so the paper's linear rule leads from one corner of the grid to the opposite one. The
+other cells separate the effect of the learning rate from that of the batch size.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
 Rates = tuple[tuple[int, float], ...]  # batch size and learning rate
-FACTORS = (0.0025, 0.01, 0.04, 0.16)
+THRESHOLDS = (0.0025, 0.01, 0.04, 0.16)
 # Each adaptive optimizer trains without clipping at all of its learning rates but the largest.
 OPTIMIZERS = tuple(
     (name, rate)
@@ -54,16 +54,16 @@ class Scale:
     optimizer_batch: int
     updates: int | None = None
     epochs: float = 0.0
-    factors: tuple[float, ...] = FACTORS
+    thresholds: tuple[float, ...] = THRESHOLDS
     optimizers: tuple[tuple[str, float], ...] = OPTIMIZERS
-    optimizer_factors: tuple[float, ...] = (0.001, 0.01, 0.1)
+    optimizer_thresholds: tuple[float, ...] = (0.001, 0.01, 0.1)
     seeds: int = 3
 
 
 SCALES = {
     "smoke": Scale(
         network("smoke"), DATA["smoke"], grid((16, 128), (0.4, 3.2)), 64, updates=16, optimizers=FEW,
-        optimizer_factors=(0.01,),
+        optimizer_thresholds=(0.01,),
     ),
     "small": Scale(
         network("small", width=(8, 16, 32), stem_width=8), DATA["small"], grid((16, 64, 256), (0.2, 0.8, 3.2)), 64,
@@ -72,11 +72,11 @@ SCALES = {
     # From corner to corner, the learning rate that the search of `budget` found at 256 images, by the linear rule.
     "gpu": Scale(
         replace(learner("gpu"), width=(32, 64, 128)), WHOLE["gpu"], grid((64, 256, 1024), (0.125, 0.5, 2.0)), 256,
-        epochs=6.0, factors=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
+        epochs=6.0, thresholds=(0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
     ),
     "paper": Scale(
         network("paper"), DATA["paper"], tuple((batch, 0.1 * batch / 256) for batch in (256, 512, 1024, 2048, 4096)),
-        1024, epochs=90.0, factors=(0.01, 0.02, 0.04, 0.08, 0.16), optimizers=(), seeds=5,
+        1024, epochs=90.0, thresholds=(0.01, 0.02, 0.04, 0.08, 0.16), optimizers=(), seeds=5,
     ),
 }  # fmt: skip
 
@@ -94,7 +94,7 @@ def sweep(profile: str) -> Sweep:
             replace(base, batch_size=batch, lr=rate, clip=None if factor is None else Clip(factor=factor)),
         )
         for batch, rate in scale.settings
-        for factor in (None, *scale.factors)
+        for factor in (None, *scale.thresholds)
     ]
     recipe = replace(base, batch_size=scale.optimizer_batch)
     cells += [
@@ -105,6 +105,6 @@ def sweep(profile: str) -> Sweep:
             replace(recipe, optimizer=name, lr=rate, clip=None if factor is None else Clip(factor=factor)),
         )
         for name, rate in scale.optimizers
-        for factor in (None, *scale.optimizer_factors)
+        for factor in (None, *scale.optimizer_thresholds)
     ]
     return Sweep("clipping_threshold", tuple(cells), seeds=tuple(range(scale.seeds)))

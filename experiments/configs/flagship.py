@@ -60,15 +60,15 @@ class Scale:
     methods: tuple[str, ...] = tuple(METHODS)
 
 
-WHOLE = DATA["gpu"]  # all images at full size, without whitened patches: examples/cifar10.py has its own fixed layer
+IMAGES = DATA["gpu"]  # all, at full size, without whitened patches: examples/cifar10.py has its own fixed layer
 SCALES = {
     "smoke": Scale(
         Data("digits", train=640, validation=200), width=(8, 16, 16), batch_size=32, epochs=2, seeds=3, tries=3,
         methods=("bn", "nf_agc", "nf_muon", "nf_muon_agc"),
     ),
-    "small": Scale(WHOLE, width=(32, 128, 128), batch_size=256, epochs=8, seeds=10),
-    "gpu": Scale(WHOLE, width=(64, 256, 256), batch_size=512, epochs=10, seeds=10),
-    "paper": Scale(WHOLE, width=(128, 384, 384), batch_size=512, epochs=40, seeds=5),
+    "small": Scale(IMAGES, width=(32, 128, 128), batch_size=256, epochs=8, seeds=10),
+    "gpu": Scale(IMAGES, width=(64, 256, 256), batch_size=512, epochs=10, seeds=10),
+    "paper": Scale(IMAGES, width=(128, 384, 384), batch_size=512, epochs=40, seeds=5),
 }  # fmt: skip
 
 

@@ -26,6 +26,10 @@ class Record:
     `key` is the run's key, and `config` holds every field of the run but its seed and its label. `status` is ``"ok"``,
     ``"diverged"`` (a result) or ``"failed"`` (an error; the next start repeats the run), with the reason. `numerics` is
     the `NUMERICS` of the run's kind when the run was computed, or 0 in a record of schema 1.
+
+    `metrics` are those of the kind: a training has ``accuracy`` and ``train_accuracy`` (shares of 1), ``train_loss``,
+    and with clipping ``clipped_fraction``. `curve` has the loss by update. `provenance` has the commit, whether files
+    differed from it, versions, device, start, seconds and peak memory in MiB.
     """
 
     sweep: str
