@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32
+from nfnets_lite.norm.common import ChannelNorm, at_least_float32
 
 
-class DyT(nn.Module):
+class DyT(ChannelNorm):
     r"""Dynamic tanh: a tanh of learnable width, applied to each value.
 
     .. math:: y = \gamma \tanh(\alpha x) + \beta
@@ -42,10 +42,9 @@ class DyT(nn.Module):
     """
 
     def __init__(self, channels: int, alpha: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(channels)
         if not alpha > 0:
             raise ValueError(f"alpha={alpha} must be above 0; the authors start at 0.5")
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.alpha = nn.Parameter(torch.tensor([float(alpha)]))
 
     def _bounded(self, x: Tensor) -> Tensor:
@@ -54,9 +53,6 @@ class DyT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bounded = self._bounded(at_least_float32(x))
         return (self.weight[:, None, None] * bounded + self.bias[:, None, None]).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}"
 
 
 class Derf(DyT):
