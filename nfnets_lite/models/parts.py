@@ -109,16 +109,9 @@ class CentringBias(nn.Module):
     this batch included; after them it is constant. The learnable b starts at 0. Its factor d is 0.01 in these passes,
     and 1 after them. No gradient flows through m.
 
-    Parameters
-    ----------
-    channels : int
-    steps : int
-
-    Notes
-    -----
     ``(N, C, H, W)`` to the same; the mean is computed in float32. In the first `steps` passes an output depends on all
-    examples of its batch. The authors' code also counts forward passes in evaluation; this class does not.
-    RescaleNet (Shao et al., NeurIPS 2020).
+    examples of its batch. The authors' code also counts forward passes in evaluation; this class does not. RescaleNet
+    (Shao et al., NeurIPS 2020).
     """
 
     mean: Tensor
