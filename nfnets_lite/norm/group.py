@@ -56,15 +56,10 @@ def layer(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
 
     .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
-    Parameters
-    ----------
-    channels : int
-    eps : float
-
     Notes
     -----
-    `torch.nn.GroupNorm` with one group, so gain and bias are per channel, not per channel and position. Cost, coupling
-    and evaluation are those of `group`. Ba, Kiros and Hinton (arXiv 1607.06450), section 3.
+    `group` with one group, so gain and bias are per channel, not per channel and position. Cost, coupling and
+    evaluation are those of `group`. Ba, Kiros and Hinton (arXiv 1607.06450), section 3.
 
     Examples
     --------

@@ -61,15 +61,10 @@ class Derf(DyT):
     .. math:: y = \gamma\, \mathrm{erf}(\alpha x + s) + \beta, \qquad
               \mathrm{erf}(u) = \frac{2}{\sqrt\pi} \int_0^u e^{-t^2} dt
 
-    Parameters
-    ----------
-    channels, alpha : int, float
-        As in `DyT`.
+    The parameters, and the attributes other than `s`, are those of `DyT`.
 
     Attributes
     ----------
-    weight, bias, alpha : Parameter
-        As in `DyT`.
     s : Parameter
         Shape ``(1,)``, one number for the layer, starts at 0.
 

@@ -41,16 +41,10 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule)
               \psi = \mathrm{rule}\left(E\left[\frac{\partial L}{\partial z} z\right], E[z^2]\right)
 
     The gradient is exact if `inverse` is ``rsqrt(E[x^2] + eps)`` of this batch and `rule` returns its first argument,
-    or if `inverse` is a constant and `rule` returns 0. Gradients of `weight` and `bias` are always exact.
+    or if `inverse` is a constant and `rule` returns 0. Gradients of `weight` and `bias` are always exact, and `inverse`
+    gets none. `rule` is called once per backward pass; it may update a running gradient statistic.
 
-    Parameters
-    ----------
-    x : Tensor
-        ``(N, C, H, W)``; the result has its dtype, the arithmetic at least float32.
-    weight, bias, inverse : Tensor
-        Each ``(C,)``. `inverse` gets no gradient.
-    rule : callable
-        Called once per backward pass; it may update a running gradient statistic.
+    `x` is ``(N, C, H, W)``, the others are ``(C,)``. The result has the dtype of `x`, the arithmetic at least float32.
 
     Examples
     --------
