@@ -3,15 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import (
-    ChannelNorm,
-    at_least_float32,
-    follow,
-    moments,
-    need_two_values,
-    scale_shift,
-    whole_groups,
-)
+from nfnets_lite.norm.common import ChannelNorm, at_least_float32, follow, need_two_values, scale_shift, whole_groups
 
 
 class _EvoNorm(ChannelNorm):
@@ -75,7 +67,7 @@ class EvoNormB0(_EvoNorm):
         var = self.running_var
         if self.training:
             need_two_values("EvoNorm-B0", x)
-            _, var = moments(x)
+            var = at_least_float32(x).var((0, 2, 3), correction=0)
             with torch.no_grad():
                 follow(self.running_var, var, self.momentum)
         wide = at_least_float32(x)
