@@ -26,7 +26,10 @@ def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
 
 
 class ChannelNorm(nn.Module):
-    """Base class: a gain `weight` and a bias `bias` per channel, each ``(C,)``, which start at 1 and 0."""
+    """Base class: a gain `weight` and a bias `bias` per channel, each ``(C,)``, which start at 1 and 0.
+
+    ``repr`` shows the options, which constructors keep as attributes.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,9 +63,9 @@ def four_axes(norm: nn.Module, x: Tensor) -> None:
 
 
 def need_two_values(kind: str, x: Tensor, examples: int | None = None) -> None:
-    """Refuse an input of one position, ``(N, C, 1, 1)``, if only one example shares statistics; by default all N do.
+    """Refuse an input ``(N, C, H, W)`` whose variance per channel would be taken over one value.
 
-    The message calls the norm `kind`.
+    `examples` is the number of examples that share statistics, by default N. The message calls the norm `kind`.
     """
     examples = len(x) if examples is None else examples
     if examples * x.shape[2] * x.shape[3] == 1:
