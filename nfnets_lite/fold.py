@@ -57,8 +57,7 @@ def fold(model: nn.Module) -> nn.Module:
     -----
     A norm stays if it computes statistics in evaluation too (group, layer, instance norm), or does not directly follow
     a convolution (after a sum, at the start of a pre-activation block). It stays if it or the convolution occurs twice
-    in the model, or is outside of a Sequential, where the order of layers is unknown. `nfnets_lite.norm.facts` tells
-    which norms fold.
+    in the model, or is outside of a Sequential, where the order of layers is unknown.
 
     Gradients with respect to inputs still work. To train only new layers on top, keep the folded part in evaluation
     mode. A ``state_dict`` loads into another folded model of the same specification, not into an unfolded one. Hooks on

@@ -58,10 +58,12 @@ def argument_hint(name: str, known: Collection[str]) -> str:
     Examples
     --------
     >>> argument_hint("in_chans", ["in_channels"])
-    'It is called in_channels here: in_channels=1'
+    '. It is called in_channels here: in_channels=1'
     """
+    if name in _ARGUMENTS:
+        return f". {_ARGUMENTS[name]}"
     near = get_close_matches(name, known, 1)
-    return _ARGUMENTS.get(name) or (f"Did you mean {near[0]}?" if near else "")
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def model_hint(name: str, known: Collection[str]) -> str:
@@ -70,16 +72,16 @@ def model_hint(name: str, known: Collection[str]) -> str:
     Examples
     --------
     >>> model_hint("dm_nfnet_f0.dm_in1k", ["nfnet_f0"])
-    "timm's dm_nfnet_f0 is nfnet_f0 here, and load_pretrained('nfnet_f0', source='deepmind') has its weights"
+    ". timm's dm_nfnet_f0 is nfnet_f0 here, and load_pretrained('nfnet_f0', source='deepmind') has its weights"
     """
     plain = name.rpartition("/")[2].partition(".")[0].lower().replace("-", "_")  # without timm's hub and weights' tag
     ours = plain.removeprefix("dm_")
     if plain.startswith("dm_nfnet_") and ours in known:
         weights = f"load_pretrained({ours!r}, source='deepmind') has its weights"
-        return f"timm's {plain} is {ours} here, and {weights}"
+        return f". timm's {plain} is {ours} here, and {weights}"
     if re.match(r"(eca_|ecaresnet|nf_ecaresnet|nfnet_l|nf_seresnet)", plain):
-        return "It is a network of timm's own; describe it by a ResNetSpec of your own"
+        return ". It is a network of timm's own; describe it by a ResNetSpec of your own"
     if plain in known:
-        return f"It is called {plain!r} here, without hub and tag of weights, and its parameters are random"
+        return f". It is called {plain!r} here, without hub and tag of weights, and its parameters are random"
     near = get_close_matches(plain, known, 3)
-    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f". Did you mean {' or '.join(map(repr, near))}?" if near else ""

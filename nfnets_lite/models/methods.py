@@ -102,11 +102,10 @@ def check_choices(
         raise ValueError(
             "act_first=True puts the norm behind the activation, and norm='none' is none; use norm='batch'"
         )
-    if not options and not act_first:
-        return
-    if act_first and getattr(create_norm(norm, channels, **dict(options)), "activates", False):
-        raise ValueError(
-            f"act_first=True puts an activation in front of the norm, but norm={norm!r} activates by itself; use "
-            "act_first=False"
-        )
-    create_norm(norm, channels, **dict(options))
+    if options or act_first:
+        built = create_norm(norm, channels, **dict(options))  # refuses options that it does not take
+        if act_first and getattr(built, "activates", False):
+            raise ValueError(
+                f"act_first=True puts an activation in front of the norm, but norm={norm!r} activates by itself; use "
+                "act_first=False"
+            )

@@ -13,7 +13,6 @@ from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv2d, ScaledStdConv2d, WSConv2d
 from nfnets_lite.models.spec import BlockSpec, ResNetSpec
 from nfnets_lite.norm import create_norm
-from nfnets_lite.norm.ibn import ibn_norm
 from nfnets_lite.padding import max_pool_same
 
 
@@ -37,12 +36,21 @@ def conv(spec: ResNetSpec, inputs: int, outputs: int, kernel: int, stride: int =
 
 
 def norm_name(spec: ResNetSpec, plan: BlockSpec | None = None, place: int = 0) -> str:
-    """Name of the norm at a place of a block, counted from the block's input, or outside of blocks (no `plan`)."""
+    """Name of the norm at a place of a block, counted from the block's input, or outside of blocks (no `plan`).
+
+    The norms of IBN (Pan et al., arXiv 1807.09441, figure 3, and the authors' code) stand at some places, and batch
+    norm at the others. IBN-a follows the first convolution of a block, in the first three stages but not in the last
+    stage. IBN-b follows the stem and the first two stages: here it is at the input of the next stage's first block.
+    """
     if spec.norm not in ("ibn_a", "ibn_b"):
         return spec.norm
     if plan is None:
         return "batch"
-    return ibn_norm(spec.norm, stage=plan.stage, stages=len(spec.depth), block=plan.index, norm=place)
+    if spec.norm == "ibn_a":
+        here = place == 1 and plan.stage < min(3, len(spec.depth) - 1)
+    else:
+        here = place == 0 and plan.index == 0 and plan.stage < 3
+    return spec.norm if here else "batch"
 
 
 def norm_act(
@@ -101,16 +109,9 @@ class CentringBias(nn.Module):
     this batch included; after them it is constant. The learnable b starts at 0. Its factor d is 0.01 in these passes,
     and 1 after them. No gradient flows through m.
 
-    Parameters
-    ----------
-    channels : int
-    steps : int
-
-    Notes
-    -----
     ``(N, C, H, W)`` to the same; the mean is computed in float32. In the first `steps` passes an output depends on all
-    examples of its batch. The authors' code also counts forward passes in evaluation; this class does not.
-    RescaleNet (Shao et al., NeurIPS 2020).
+    examples of its batch. The authors' code also counts forward passes in evaluation; this class does not. RescaleNet
+    (Shao et al., NeurIPS 2020).
     """
 
     mean: Tensor

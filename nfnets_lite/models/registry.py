@@ -82,19 +82,19 @@ def model_spec(name: str | Spec, *, method: str | None = None, width: Width = No
     """
     if isinstance(name, str):
         if name not in SPECS:
-            hint = model_hint(name, SPECS)
-            said = f"model {name!r} is not known; use one of {', '.join(list_models())}"
-            raise ValueError(f"{said}. {hint}" if hint else said)
+            known = ", ".join(list_models())
+            raise ValueError(f"model {name!r} is not known; use one of {known}{model_hint(name, SPECS)}")
         spec = SPECS[name]
     else:
         spec = name
     spec = spec if method is None else spec.with_method(method)
-    known = [field.name for field in fields(spec)]
-    unknown = sorted(set(overrides) - set(known))
+    names = [field.name for field in fields(spec)]
+    unknown = sorted(set(overrides) - set(names))
     if unknown:
-        hint = argument_hint(unknown[0], known)
-        said = f"override {unknown[0]!r} is not a field of the spec; use one of {', '.join(known)}"
-        raise ValueError(f"{said}. {hint}" if hint else said)
+        raise ValueError(
+            f"override {unknown[0]!r} is not a field of the spec; use one of {', '.join(names)}"
+            f"{argument_hint(unknown[0], names)}"
+        )
     return replace(spec, **{**({} if width is None else _widths(spec, width)), **overrides})
 
 

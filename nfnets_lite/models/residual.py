@@ -5,7 +5,7 @@ maps the depths of all stages to one `Join` per block.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 
@@ -36,39 +36,15 @@ class Join:
     activated_skip: bool = False
 
 
-Rule = Callable[[Sequence[int], float, float], list[Join]]
-
-
-def _plain(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    return [Join()] * sum(depth)
-
-
-def _half(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    return [Join(skip=0.5**0.5, branch=0.5**0.5)] * sum(depth)
-
-
-def _skipinit(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    return [Join(gain=skip_gain)] * sum(depth)
-
-
-def _fixup(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    # The gain starts at 1, whatever skip_gain is: in FixUp the last convolution starts at 0 instead.
-    return [Join(gain=1.0, activated_skip=True)] * sum(depth)
-
-
-def _rescale(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
+def _rescale(depth: Sequence[int], gain: float | None) -> list[Join]:
     # The paper's beta_k ** 2 = 1 / (k + blocks - 1), k from 1: a constant factor on the branch, the rest in `start`.
     blocks = sum(depth)
     return [
         Join(
-            skip=((k - 1) / k) ** 0.5, branch=blocks**-0.5, gain=1.0, start=(blocks / k) ** 0.5, activated_skip=True
+            skip=((k - 1) / k) ** 0.5, branch=blocks**-0.5, gain=gain, start=(blocks / k) ** 0.5, activated_skip=True
         )
         for k in range(blocks, 2 * blocks)
     ]  # fmt: skip
-
-
-def _rescale_formula(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
-    return [replace(join, gain=None) for join in _rescale(depth, alpha, skip_gain)]
 
 
 def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
@@ -82,12 +58,19 @@ def _nf(depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:
     return joins
 
 
-RESIDUALS: Mapping[str, Rule] = MappingProxyType(
+# From blocks per stage, alpha and initial gain, to the factors of every block.
+RESIDUALS: Mapping[str, Callable[[Sequence[int], float, float], list[Join]]] = MappingProxyType(
     {
-        "plain": _plain, "half": _half, "skipinit": _skipinit, "fixup": _fixup, "rescale": _rescale,
-        "rescale_formula": _rescale_formula, "nf": _nf,
+        "plain": lambda depth, alpha, gain: [Join()] * sum(depth),
+        "half": lambda depth, alpha, gain: [Join(skip=0.5**0.5, branch=0.5**0.5)] * sum(depth),
+        "skipinit": lambda depth, alpha, gain: [Join(gain=gain)] * sum(depth),
+        # The gain starts at 1: in FixUp the branch's last convolution starts at 0 instead.
+        "fixup": lambda depth, alpha, gain: [Join(gain=1.0, activated_skip=True)] * sum(depth),
+        "rescale": lambda depth, alpha, gain: _rescale(depth, 1.0),
+        "rescale_formula": lambda depth, alpha, gain: _rescale(depth, None),
+        "nf": _nf,
     }
-)  # fmt: skip
+)
 
 
 def joins(rule: str, depth: Sequence[int], alpha: float, skip_gain: float) -> list[Join]:

@@ -28,8 +28,6 @@ from nfnets_lite.models.spec import BlockSpec, ResNetSpec
 from nfnets_lite.models.starts import fixup_start, rescale_start
 from nfnets_lite.padding import avg_pool_same
 
-__all__ = ["Block", "ResNet", "SqueezeExcite", "StochasticDepth"]
-
 
 class Block(nn.Module):
     """One residual block: ``skip * shortcut + branch * gain * f(beta * act(norm(x)))``, or ``f(norm(act(x)))``.
@@ -114,10 +112,6 @@ def _stem(spec: ResNetSpec) -> nn.Sequential:
 class ResNet(nn.Module):
     """The network of a `ResNetSpec`: images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
-    Parameters
-    ----------
-    spec : ResNetSpec
-
     Raises
     ------
     ValueError
@@ -146,7 +140,8 @@ class ResNet(nn.Module):
         plans = spec.blocks()
         rates = [spec.stochastic_depth * i / len(plans) for i in range(len(plans))]
         scales = joins(spec.residual, spec.depth, spec.alpha, spec.skip_gain)
-        self.blocks = Blocks(*(Block(spec, *args) for args in zip(plans, scales, rates)))
+        blocks = [Block(spec, *args) for args in zip(plans, scales, rates)]
+        self.blocks = Blocks(*blocks)
         channels = spec.width[-1]
         self.head: nn.Module = nn.Identity()
         if spec.head_channels is not None:
@@ -159,15 +154,10 @@ class ResNet(nn.Module):
         self.dropout = nn.Sequential(nn.Dropout(spec.dropout), ScalarBias()) if fixup else nn.Dropout(spec.dropout)
         self.num_features = channels
         self.reset_classifier(spec.num_classes)
-        self._start(scales)
-
-    def _start(self, scales: list[Join]) -> None:
-        blocks = [block for block in self.blocks if isinstance(block, Block)]
-        branches = [block.branch for block in blocks]
-        if self.spec.residual == "fixup":
-            fixup_start(self, branches, self.classifier)
-        elif self.spec.residual.startswith("rescale"):
-            rescale_start(branches, [block.shortcut for block in blocks], scales, self.classifier)
+        if fixup:
+            fixup_start(self, blocks, self.classifier)
+        elif spec.residual.startswith("rescale"):
+            rescale_start(blocks, self.classifier)
 
     def get_classifier(self) -> nn.Module:
         """The classifier, whose weight adaptive gradient clipping leaves alone; an identity for 0 classes."""

@@ -1,6 +1,6 @@
 """Specification of a residual network: a frozen dataclass, whose variants are made by ``replace()``."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from math import prod
@@ -14,8 +14,13 @@ from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
 
 STEM_STRIDE: Mapping[str, int] = MappingProxyType({"none": 1, "cifar": 1, "imagenet": 4, "nfnet": 4, "regnet": 2})
-CONVS = ("plain", "ws", "scaled_ws", "scaled_ws_dense")
-ELEMENTWISE = tuple(name for name in ACTIVATIONS if name != "glu")  # glu halves the channels, and no network here does
+_KNOWN: Mapping[str, Collection[str]] = {
+    "stem": STEM_STRIDE,
+    "norm": NORMS,
+    "conv": ("plain", "ws", "scaled_ws", "scaled_ws_dense"),
+    "residual": RESIDUALS,
+    "activation": set(ACTIVATIONS) - {"glu"},  # glu halves the channels, and no network here does
+}
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,7 @@ class ResNetSpec:
         for field in fields(self):  # a list, as JSON gives it, would make the spec unhashable
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
-        for name, known in (
-            ("stem", STEM_STRIDE),
-            ("norm", NORMS),
-            ("conv", CONVS),
-            ("residual", RESIDUALS),
-            ("activation", ELEMENTWISE),
-        ):
+        for name, known in _KNOWN.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; use one of {', '.join(sorted(known))}")
         stages = {len(self.depth), len(self.width), len(self.strides)}
@@ -127,9 +126,8 @@ class ResNetSpec:
                 f"depth={self.depth}, width={self.width}, strides={self.strides}, bottleneck={self.bottleneck} and "
                 f"group_width={self.group_width} must have one entry per stage each (the last two may be one number)"
             )
-        if not any(isinstance(k, int) and k > 1 for k in self.branch) or set(self.branch) & {"se"} != {
-            k for k in self.branch if not isinstance(k, int)
-        }:
+        kernels = [k for k in self.branch if isinstance(k, int)]
+        if not set(self.branch) <= {*kernels, "se"} or max(kernels, default=0) < 2:
             raise ValueError(f"branch={self.branch} must hold kernel sizes, one of them above 1, and optionally 'se'")
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:

@@ -58,10 +58,6 @@ class EncoderBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """The network of a `ViTSpec`: images ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
-    Parameters
-    ----------
-    spec : ViTSpec
-
     Attributes
     ----------
     position : Parameter

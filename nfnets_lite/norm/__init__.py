@@ -18,7 +18,7 @@ from nfnets_lite.norm.common import is_batch_norm
 from nfnets_lite.norm.evonorm import EvoNormB0, EvoNormS0
 from nfnets_lite.norm.frn import FilterResponseNorm2d
 from nfnets_lite.norm.group import InstanceNorm2d, LayerNorm2d, group, layer
-from nfnets_lite.norm.ibn import IBNa, IBNb
+from nfnets_lite.norm.ibn import IBNa
 from nfnets_lite.norm.pointwise import Derf, DyT
 from nfnets_lite.norm.power import PowerNorm
 from nfnets_lite.norm.prepbn import PRepBN
@@ -46,7 +46,7 @@ NORMS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "unified": UnifiedNorm,
         "prepbn": PRepBN,
         "ibn_a": IBNa,
-        "ibn_b": IBNb,
+        "ibn_b": InstanceNorm2d,
         "ada_batch": AdaBatchNorm,
         "dyt": DyT,
         "derf": Derf,
@@ -113,26 +113,14 @@ def set_progress(model: nn.Module, fraction: float | Tensor) -> None:
 
 
 def progress_setter(model: nn.Module) -> Callable[[float | Tensor], None]:
-    """A function of the fraction that does what `set_progress` does to one model, whose norms it looks up only once.
+    """A function of the fraction that does what `set_progress` does to `model`, whose norms it looks up only once.
 
     The model may be moved afterwards. If its layers are replaced, make a new function.
 
-    Parameters
-    ----------
-    model : nn.Module
-
-    Returns
-    -------
-    Callable
-        Takes a fraction as `set_progress` does.
-
     Examples
     --------
-    >>> net = nn.Sequential(create_norm("batch_renorm", 4))
-    >>> tell = progress_setter(net)
+    >>> tell = progress_setter(nn.Sequential(create_norm("batch_renorm", 4)))
     >>> tell(0.5)
-    >>> net[0].progress
-    tensor(0.5000)
     """
     # The modules, not their buffers: moving a model replaces its buffers.
     scheduled = [module for module in model.modules() if module._buffers.get("progress") is not None]

@@ -13,12 +13,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     .. math:: y = \gamma \frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}} + \beta
 
-    with mean and biased variance of a channel over the batch and its positions.
-
-    Parameters
-    ----------
-    num_features, eps, momentum, affine, track_running_stats, device, dtype
-        As in `torch.nn.BatchNorm2d`.
+    with mean and biased variance of a channel over the batch and its positions. Parameters are those of torch's layer.
 
     Notes
     -----
@@ -42,12 +37,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 class SyncBatchNorm(nn.SyncBatchNorm):
     r"""Batch normalisation whose statistics are those of the batch over *all* processes: `torch.nn.SyncBatchNorm`.
 
-    The formula and the evaluation are `BatchNorm2d`'s.
-
-    Parameters
-    ----------
-    num_features, eps, momentum, affine, track_running_stats, process_group, device, dtype
-        As in `torch.nn.SyncBatchNorm`.
+    The formula and the evaluation are `BatchNorm2d`'s. Parameters are those of torch's layer.
 
     Notes
     -----

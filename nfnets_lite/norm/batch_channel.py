@@ -1,14 +1,14 @@
 """Batch-channel normalisation: batch norm by running estimates, for batches of any size, then group norm."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from nfnets_lite.norm.common import follow, moments, need_two_values, whole_groups
+from nfnets_lite.norm.common import ChannelNorm, follow, moments, need_two_values, whole_groups
 from nfnets_lite.norm.group import GroupNorm
 
 
-class BatchChannelNorm(nn.Module):
+class BatchChannelNorm(ChannelNorm):
     r"""Batch-channel normalisation: normalise by running *estimates* of mean and variance, then by group norm.
 
     .. math:: \hat\mu &\leftarrow \hat\mu + r (\mu_B - \hat\mu), \qquad
@@ -59,11 +59,10 @@ class BatchChannelNorm(nn.Module):
     running_var: Tensor
 
     def __init__(self, channels: int, groups: int | None = None, rate: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__()
+        super().__init__(channels)
         if not 0 < rate <= 1:
             raise ValueError(f"rate={rate} must be in (0, 1]: the share of a batch in the running estimates")
         self.rate, self.eps = rate, eps
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.group = GroupNorm(whole_groups(channels, groups), channels, eps=eps)
@@ -81,6 +80,3 @@ class BatchChannelNorm(nn.Module):
         x = F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
         out: Tensor = self.group(x)
         return out
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, rate={self.rate}, eps={self.eps}"

@@ -1,4 +1,4 @@
-"""Helpers of several norms: statistics in float32, checks of groups and of the number of values in a variance."""
+"""Helpers of several norms: gain and bias, statistics in float32, checks of shapes and groups."""
 
 from typing import TypeGuard
 
@@ -25,6 +25,21 @@ def is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(module, _BatchNorm) and type(module).forward.__module__.startswith(_PLAIN)
 
 
+class ChannelNorm(nn.Module):
+    """Base class: a gain `weight` and a bias `bias` per channel, each ``(C,)``, which start at 1 and 0.
+
+    ``repr`` shows the options, which constructors keep as attributes.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def extra_repr(self) -> str:
+        options = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
+        return ", ".join([f"{len(self.weight)}", *(f"{name}={value}" for name, value in options.items())])
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and *biased* variance per channel of ``(N, C, H, W)``, each ``(C,)``, in at least float32."""
     var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
@@ -48,21 +63,9 @@ def four_axes(norm: nn.Module, x: Tensor) -> None:
 
 
 def need_two_values(kind: str, x: Tensor, examples: int | None = None) -> None:
-    """Refuse a batch whose variance per channel would be taken over one value.
+    """Refuse an input ``(N, C, H, W)`` whose variance per channel would be taken over one value.
 
-    Parameters
-    ----------
-    kind : str
-        The norm's name, for the message.
-    x : Tensor
-        ``(N, C, H, W)``.
-    examples : int, optional
-        Number of examples that share statistics, by default N.
-
-    Raises
-    ------
-    ValueError
-        If `examples` times the positions is 1.
+    `examples` is the number of examples that share statistics, by default N. The message calls the norm `kind`.
     """
     examples = len(x) if examples is None else examples
     if examples * x.shape[2] * x.shape[3] == 1:

@@ -3,16 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32, follow, moments, need_two_values, scale_shift, whole_groups
+from nfnets_lite.norm.common import ChannelNorm, at_least_float32, follow, need_two_values, scale_shift, whole_groups
 
 
-class _EvoNorm(nn.Module):
+class _EvoNorm(ChannelNorm):
     activates = True
 
     def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.slope = nn.Parameter(torch.ones(channels))
 
     def _std(self, var: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class EvoNormB0(_EvoNorm):
         var = self.running_var
         if self.training:
             need_two_values("EvoNorm-B0", x)
-            _, var = moments(x)
+            var = at_least_float32(x).var((0, 2, 3), correction=0)
             with torch.no_grad():
                 follow(self.running_var, var, self.momentum)
         wide = at_least_float32(x)
@@ -76,9 +75,6 @@ class EvoNormB0(_EvoNorm):
         bent = self.slope[:, None, None] * wide + own
         y = wide / torch.maximum(self._std(var)[:, None, None], bent)
         return scale_shift(y, self.weight, self.bias).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, eps={self.eps}, momentum={self.momentum}"
 
 
 class EvoNormS0(_EvoNorm):
@@ -128,6 +124,3 @@ class EvoNormS0(_EvoNorm):
         std = self._std(var).repeat_interleave(len(self.weight) // self.groups, dim=1)
         gated = wide * torch.sigmoid(self.slope[:, None, None] * wide)
         return scale_shift(gated / std[:, :, None, None], self.weight, self.bias).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, groups={self.groups}, eps={self.eps}"

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32
+from nfnets_lite.norm.common import ChannelNorm, at_least_float32
 
 
-class FilterResponseNorm2d(nn.Module):
+class FilterResponseNorm2d(ChannelNorm):
     r"""Filter response normalisation and its activation: divide a channel by its root mean square, then threshold.
 
     .. math:: y = \max\left(\gamma \frac{x}{\sqrt{\nu^2 + \epsilon}} + \beta,\ \tau\right), \qquad
@@ -42,9 +42,8 @@ class FilterResponseNorm2d(nn.Module):
     activates = True
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.eps = eps
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.threshold = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,6 +51,3 @@ class FilterResponseNorm2d(nn.Module):
         inverse = (wide.square().mean((2, 3), keepdim=True) + self.eps).rsqrt()
         weight, bias, threshold = (p[:, None, None] for p in (self.weight, self.bias, self.threshold))
         return torch.maximum(wide * (inverse * weight) + bias, threshold).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, eps={self.eps}"

@@ -56,19 +56,13 @@ def layer(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
 
     .. math:: y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
-    Parameters
-    ----------
-    channels : int
-    eps : float
-
     Notes
     -----
-    `torch.nn.GroupNorm` with one group, so gain and bias are per channel, not per channel and position. Cost, coupling
-    and evaluation are those of `group`. Ba, Kiros and Hinton (arXiv 1607.06450), section 3.
+    `group` with one group, so gain and bias are per channel, not per channel and position. Cost, coupling and
+    evaluation are those of `group`. Ba, Kiros and Hinton (arXiv 1607.06450), section 3.
 
     Examples
     --------
-    >>> import torch
     >>> y = layer(4)(3 + torch.randn(2, 4, 8, 8))
     >>> y.mean((1, 2, 3)).abs().max() < 1e-5
     tensor(True)
@@ -94,7 +88,6 @@ class LayerNorm2d(nn.LayerNorm):
 
     Examples
     --------
-    >>> import torch
     >>> y = LayerNorm2d(16)(torch.randn(2, 16, 3, 3))
     >>> y.mean(1).abs().max() < 1e-5
     tensor(True)
@@ -125,12 +118,13 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     Notes
     -----
     With gain and bias, without running statistics. Training and evaluation are the same, no example depends on another,
-    it does not fold. It removes each example's contrast, which a classifier may need.
-    Ulyanov, Vedaldi and Lempitsky (arXiv 1607.08022), section 2.
+    it does not fold. It removes each example's contrast, which a classifier may need. Do not use it directly before the
+    final pooling: every image would have the same channel means. Ulyanov, Vedaldi and Lempitsky (arXiv 1607.08022),
+    section 2. The name "ibn_b" is this norm too. A residual network of this package has it at the places of IBN-b (Pan
+    et al., arXiv 1807.09441), and batch norm at the others.
 
     Examples
     --------
-    >>> import torch
     >>> y = InstanceNorm2d(3)(torch.randn(2, 3, 8, 8))
     >>> y.mean((2, 3)).abs().max() < 1e-5
     tensor(True)

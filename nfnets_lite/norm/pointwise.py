@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.common import at_least_float32
+from nfnets_lite.norm.common import ChannelNorm, at_least_float32
 
 
-class DyT(nn.Module):
+class DyT(ChannelNorm):
     r"""Dynamic tanh: a tanh of learnable width, applied to each value.
 
     .. math:: y = \gamma \tanh(\alpha x) + \beta
@@ -42,10 +42,9 @@ class DyT(nn.Module):
     """
 
     def __init__(self, channels: int, alpha: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(channels)
         if not alpha > 0:
             raise ValueError(f"alpha={alpha} must be above 0; the authors start at 0.5")
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.alpha = nn.Parameter(torch.tensor([float(alpha)]))
 
     def _bounded(self, x: Tensor) -> Tensor:
@@ -55,9 +54,6 @@ class DyT(nn.Module):
         bounded = self._bounded(at_least_float32(x))
         return (self.weight[:, None, None] * bounded + self.bias[:, None, None]).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}"
-
 
 class Derf(DyT):
     r"""Dynamic erf: `DyT` with the error function, and a learnable shift inside.
@@ -65,15 +61,10 @@ class Derf(DyT):
     .. math:: y = \gamma\, \mathrm{erf}(\alpha x + s) + \beta, \qquad
               \mathrm{erf}(u) = \frac{2}{\sqrt\pi} \int_0^u e^{-t^2} dt
 
-    Parameters
-    ----------
-    channels, alpha : int, float
-        As in `DyT`.
+    The parameters, and the attributes other than `s`, are those of `DyT`.
 
     Attributes
     ----------
-    weight, bias, alpha : Parameter
-        As in `DyT`.
     s : Parameter
         Shape ``(1,)``, one number for the layer, starts at 0.
 

@@ -3,13 +3,13 @@
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nfnets_lite.norm.common import at_least_float32, follow, scale_shift, whole_groups
-from nfnets_lite.norm.scaled import scaled
+from nfnets_lite.norm.scaled import RunningSquareNorm, scaled
 
 
-class PowerNorm(nn.Module):
+class PowerNorm(RunningSquareNorm):
     r"""PowerNorm: divide each channel by a running quadratic mean of the steps *before* this one.
 
     .. math:: z = \frac{x}{\sqrt{\psi^2 + \epsilon}}, \quad y = \gamma z + \beta, \qquad
@@ -41,8 +41,6 @@ class PowerNorm(nn.Module):
 
     Attributes
     ----------
-    exact_gradient : bool
-        False: after the warm-up, the backward pass is not the exact gradient.
     running_square, gradient_statistic : Tensor
         :math:`\psi^2` and :math:`\nu`, each ``(C,)``. The backward pass updates :math:`\nu`.
     progress : Tensor
@@ -67,25 +65,11 @@ class PowerNorm(nn.Module):
     (tensor(3., grad_fn=<RoundBackward1>), tensor([1.8000]))
     """
 
-    exact_gradient = False
-    running_square: Tensor
-    gradient_statistic: Tensor
-    progress: Tensor
-
     def __init__(
         self, channels: int, alpha: float = 0.9, warmup: float = 0.1, groups: int | None = None, eps: float = 1e-5
     ) -> None:
-        super().__init__()
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha={alpha} must be in [0, 1); the authors have 0.9")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup={warmup} must be in [0, 1]: a share of the training")
-        self.alpha, self.warmup, self.eps = alpha, warmup, eps
+        super().__init__(channels, alpha, warmup, eps)
         self.groups = None if groups is None else whole_groups(channels, groups)
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_square", torch.ones(channels))
-        self.register_buffer("gradient_statistic", torch.zeros(channels))
-        self.register_buffer("progress", torch.zeros(()))
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift, each ``(C,)``, that evaluation applies; a ValueError with `groups`."""
@@ -94,7 +78,7 @@ class PowerNorm(nn.Module):
                 f"groups={self.groups}: each position is divided by a root mean square of its own, so evaluation is "
                 "no fixed map. Train with groups=None to fold"
             )
-        return self.weight * (self.running_square + self.eps).rsqrt(), self.bias
+        return super().affine()
 
     def _positions_scaled(self, x: Tensor) -> Tensor:
         if self.groups is None:
@@ -114,14 +98,10 @@ class PowerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self._positions_scaled(x)
         if not self.training:
-            return scale_shift(x, self.weight * (self.running_square + self.eps).rsqrt(), self.bias)
+            return scale_shift(x, *super().affine())
         with torch.no_grad():
             square = at_least_float32(x).square().mean((0, 2, 3))
             warm = self.progress < self.warmup
             inverse = (torch.where(warm, square, self.running_square) + self.eps).rsqrt()
             follow(self.running_square, square, 1 - self.alpha)
         return scaled(x, self.weight, self.bias, inverse, partial(self._statistic, warm))
-
-    def extra_repr(self) -> str:
-        groups = "" if self.groups is None else f", groups={self.groups}"
-        return f"{len(self.weight)}, alpha={self.alpha}, warmup={self.warmup}{groups}"

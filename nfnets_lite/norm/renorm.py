@@ -1,17 +1,17 @@
 """Batch renormalisation: batch norm that is corrected towards its running statistics while it trains."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from nfnets_lite.norm.common import follow, moments, need_two_values, scale_shift
+from nfnets_lite.norm.common import ChannelNorm, follow, moments, need_two_values, scale_shift
 
 # The paper has batch norm until step 5 thousand, the full d_max at 25 thousand and the full r_max at 40 thousand of 160
 # thousand steps. Here they are shares of the training.
 _PLAIN, _D_WHOLE, _R_WHOLE = 5 / 160, 25 / 160, 40 / 160
 
 
-class BatchRenorm2d(nn.Module):
+class BatchRenorm2d(ChannelNorm):
     r"""Batch renormalisation: in training, batch norm times r plus d.
 
     .. math:: y &= \gamma \left(\frac{x - \mu_B}{\sigma_B} r + d\right) + \beta \\
@@ -63,11 +63,10 @@ class BatchRenorm2d(nn.Module):
     def __init__(
         self, channels: int, r_max: float = 3.0, d_max: float = 5.0, eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
-        super().__init__()
+        super().__init__(channels)
         if r_max < 1 or d_max < 0:
             raise ValueError(f"r_max={r_max} must be at least 1 and d_max={d_max} at least 0; the paper has 3 and 5")
         self.r_max, self.d_max, self.eps, self.momentum = r_max, d_max, eps, momentum
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_std", torch.ones(channels))
         self.register_buffer("progress", torch.zeros(()))
@@ -99,6 +98,3 @@ class BatchRenorm2d(nn.Module):
         # gamma (x_hat r + d) + beta: torch's batch norm with another gain and bias.
         weight, bias = self.weight * r, self.weight * d + self.bias
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, r_max={self.r_max}, d_max={self.d_max}"

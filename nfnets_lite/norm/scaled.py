@@ -1,4 +1,4 @@
-"""Scale and shift per channel whose backward pass uses a chosen statistic in place of the exact one."""
+"""What PowerNorm and unified normalisation share: a scale by running second moments, and an approximate gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nfnets_lite.norm.common import at_least_float32, scale_shift
+from nfnets_lite.norm.common import ChannelNorm, at_least_float32, scale_shift
 
 # From the means per channel of dL/dz * z and of z * z, each (C,), to the statistic that the gradient uses.
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -41,16 +41,10 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule)
               \psi = \mathrm{rule}\left(E\left[\frac{\partial L}{\partial z} z\right], E[z^2]\right)
 
     The gradient is exact if `inverse` is ``rsqrt(E[x^2] + eps)`` of this batch and `rule` returns its first argument,
-    or if `inverse` is a constant and `rule` returns 0. Gradients of `weight` and `bias` are always exact.
+    or if `inverse` is a constant and `rule` returns 0. Gradients of `weight` and `bias` are always exact, and `inverse`
+    gets none. `rule` is called once per backward pass; it may update a running gradient statistic.
 
-    Parameters
-    ----------
-    x : Tensor
-        ``(N, C, H, W)``; the result has its dtype, the arithmetic at least float32.
-    weight, bias, inverse : Tensor
-        Each ``(C,)``. `inverse` gets no gradient.
-    rule : callable
-        Called once per backward pass; it may update a running gradient statistic.
+    `x` is ``(N, C, H, W)``, the others are ``(C,)``. The result has the dtype of `x`, the arithmetic at least float32.
 
     Examples
     --------
@@ -61,3 +55,29 @@ def scaled(x: Tensor, weight: Tensor, bias: Tensor, inverse: Tensor, rule: Rule)
     """
     out: Tensor = _Scaled.apply(x, weight, bias, inverse, rule)  # type: ignore[no-untyped-call]
     return out
+
+
+class RunningSquareNorm(ChannelNorm):
+    """Base of `PowerNorm` and `UnifiedNorm`: evaluation divides by the root of a running second moment.
+
+    Training divides by the batch's own while ``progress < warmup``; `alpha` is the decay of the running statistics.
+    """
+
+    running_square: Tensor
+    gradient_statistic: Tensor
+    progress: Tensor
+
+    def __init__(self, channels: int, alpha: float, warmup: float, eps: float) -> None:
+        super().__init__(channels)
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha={alpha} must be in [0, 1); the authors have 0.9")
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup={warmup} must be in [0, 1]: a share of the training")
+        self.alpha, self.warmup, self.eps = alpha, warmup, eps
+        self.register_buffer("running_square", torch.ones(channels))
+        self.register_buffer("gradient_statistic", torch.zeros(channels))
+        self.register_buffer("progress", torch.zeros(()))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each ``(C,)``, that evaluation applies."""
+        return self.weight * (self.running_square + self.eps).rsqrt(), self.bias

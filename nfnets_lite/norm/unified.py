@@ -3,13 +3,13 @@
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nfnets_lite.norm.common import at_least_float32, follow, scale_shift
-from nfnets_lite.norm.scaled import scaled
+from nfnets_lite.norm.scaled import RunningSquareNorm, scaled
 
 
-class UnifiedNorm(nn.Module):
+class UnifiedNorm(RunningSquareNorm):
     r"""Unified normalisation: divide each channel by the root of the geometric mean of its last M second moments.
 
     .. math:: z_t &= \frac{x_t}{\sqrt{\hat\sigma_t^2 + \epsilon}}, \quad y_t = \gamma z_t + \beta \\
@@ -32,19 +32,14 @@ class UnifiedNorm(nn.Module):
     channels : int
     window : int
         M, at least 2; the authors' code has 4.
-    alpha : float
-        Decay of the running averages per step.
-    warmup : float
-        Share of the training, by `progress`, with batch statistics; 0 for none. It does not end unless `progress` is
-        set.
+    alpha, warmup : float
+        As in `PowerNorm`.
     filtration : bool
         Whether outliers are looked for.
     eps : float
 
     Attributes
     ----------
-    exact_gradient : bool
-        False: after the warm-up, the backward pass is not the exact gradient.
     running_square : Tensor
         ``(C,)``, running average of :math:`\hat\sigma^2`: evaluation divides by its root.
     squares, gradients : Tensor
@@ -77,14 +72,10 @@ class UnifiedNorm(nn.Module):
     tensor(0.5000)
     """
 
-    exact_gradient = False
-    running_square: Tensor
-    gradient_statistic: Tensor
     squares: Tensor
     gradients: Tensor
     steps: Tensor
     skipped: Tensor
-    progress: Tensor
 
     def __init__(
         self,
@@ -95,26 +86,14 @@ class UnifiedNorm(nn.Module):
         filtration: bool = True,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, alpha, warmup, eps)
         if window < 2:
             raise ValueError(f"window={window} must be at least 2 steps; the authors have 4")
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha={alpha} must be in [0, 1); the authors have 0.9")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup={warmup} must be in [0, 1]: a share of the training")
-        self.window, self.alpha, self.warmup, self.filtration, self.eps = window, alpha, warmup, filtration, eps
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_square", torch.ones(channels))
-        self.register_buffer("gradient_statistic", torch.zeros(channels))
+        self.window, self.filtration = window, filtration
         self.register_buffer("squares", torch.zeros(window, channels))
         self.register_buffer("gradients", torch.zeros(window, channels))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
-        self.register_buffer("progress", torch.zeros(()))
-
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift, each ``(C,)``, that evaluation applies."""
-        return self.weight * (self.running_square + self.eps).rsqrt(), self.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -149,6 +128,3 @@ class UnifiedNorm(nn.Module):
     @staticmethod
     def _record(window: Tensor, newest: Tensor) -> None:
         window.copy_(torch.cat([window[1:], newest[None].to(window.dtype)]))
-
-    def extra_repr(self) -> str:
-        return f"{len(self.weight)}, window={self.window}, alpha={self.alpha}, warmup={self.warmup}"

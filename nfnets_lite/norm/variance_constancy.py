@@ -70,39 +70,23 @@ class VarianceConstancy(nn.Module):
         if size < 2:
             raise ValueError(f"size={size} must be at least 2 examples, to have a variance; the authors use 5")
         self.size = size
-        self._inputs: list[Tensor] = []
         hooked = [module for module in model.modules() if _activates(module)] if layers is None else list(layers)
-        self._handles = [model.register_forward_pre_hook(self._begin)]
-        self._handles += [module.register_forward_pre_hook(self._keep) for module in hooked]
-        self._shapes: list[Tensor] | None = []
-        try:
-            self._dry_run(model, example)
-        finally:
-            shapes, self._shapes = self._shapes, None
-        if not shapes:
-            self.remove()
+        inputs = _first_inputs(model, hooked, example)
+        if not inputs:
             raise ValueError(
                 f"model: {type(model).__name__} runs no activation that is a module, so nothing can be hooked; pass "
                 "layers=, the modules whose inputs are to have constant variances"
             )
-        self.offsets = nn.ParameterList([nn.Parameter(torch.ones_like(shape)) for shape in shapes])
-
-    @torch.no_grad()
-    def _dry_run(self, model: nn.Module, example: Tensor) -> None:
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            model.eval()(example)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        self.offsets = nn.ParameterList([nn.Parameter(torch.ones_like(x)) for x in inputs])
+        self._inputs: list[Tensor] = []
+        self._handles = [model.register_forward_pre_hook(self._begin)]
+        self._handles += [module.register_forward_pre_hook(self._keep) for module in hooked]
 
     def _begin(self, _model: nn.Module, _args: Any) -> None:
         self._inputs.clear()
 
     def _keep(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if self._shapes is not None:
-            self._shapes.append(at_least_float32(args[0][0]))
-        elif module.training and torch.is_grad_enabled():
+        if module.training and torch.is_grad_enabled():
             if len(args[0]) < 2 * self.size:
                 raise ValueError(
                     f"the batch has {len(args[0])} examples; two sub-batches of size={self.size} need "
@@ -128,6 +112,24 @@ class VarianceConstancy(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._inputs.clear()
+
+
+@torch.no_grad()
+def _first_inputs(model: nn.Module, layers: Iterable[nn.Module], example: Tensor) -> list[Tensor]:
+    """What each layer gets for the first example, from a pass in evaluation mode that leaves the model as it was."""
+    found: list[Tensor] = []
+    modes = [(module, module.training) for module in model.modules()]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args: found.append(at_least_float32(args[0][0]))) for layer in layers
+    ]
+    try:
+        model.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return found
 
 
 def _activates(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from nfnets_lite import create_model, list_models
 from nfnets_lite.conv import ScaledStdConv2d, WSConv2d
 from nfnets_lite.macs import count_macs
 from nfnets_lite.models import METHODS, RESOLUTIONS, RegNetSpec, ResNet, ResNetSpec, model_spec
-from nfnets_lite.models.parts import CentringBias, SqueezeExcite, StochasticDepth
+from nfnets_lite.models.parts import CentringBias, SqueezeExcite, StochasticDepth, norm_name
 from nfnets_lite.models.residual import joins
 from nfnets_lite.models.resnet import Block
 from nfnets_lite.norm import NORMS, set_progress
@@ -400,7 +400,7 @@ def test_pooling_never_follows_an_instance_norm() -> None:
 
 def test_ibn_norms_stand_at_the_places_of_their_paper() -> None:
     four = {"depth": (2, 1, 1, 2), "width": (8, 8, 8, 8), "strides": (1, 2, 1, 1)}
-    for method, kind in (("ibn_a", "IBNa"), ("ibn_b", "IBNb")):
+    for method, kind in (("ibn_a", "IBNa"), ("ibn_b", "InstanceNorm2d")):
         model = tiny(method, **four)
         names = {name for name, layer in model.named_modules() if type(layer).__name__ == kind}
         first = {f"blocks.{i}.branch.1.norm" for i in range(4)}  # behind the first convolution, not in the last stage
@@ -409,6 +409,26 @@ def test_ibn_norms_stand_at_the_places_of_their_paper() -> None:
         others = [layer for name, layer in model.named_modules() if name.endswith(".norm") and name not in names]
         assert {type(layer).__name__ for layer in others} == {"BatchNorm2d"}
         assert len(others) + len(names) == 6 * 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("norm", "stages", "expected"),
+    [
+        ("ibn_a", 4, {(stage, block, 1) for stage in (0, 1, 2) for block in (0, 1)}),
+        ("ibn_a", 3, {(stage, block, 1) for stage in (0, 1) for block in (0, 1)}),
+        ("ibn_a", 1, set()),
+        ("ibn_b", 4, {(0, 0, 0), (1, 0, 0), (2, 0, 0)}),
+        ("ibn_b", 3, {(0, 0, 0), (1, 0, 0), (2, 0, 0)}),
+        ("ibn_b", 1, {(0, 0, 0)}),
+    ],
+)
+def test_ibn_norms_of_bottlenecks_have_stage_block_and_place(
+    norm: str, stages: int, expected: set[tuple[int, int, int]]
+) -> None:
+    spec = ResNetSpec(depth=(2,) * stages, width=(8,) * stages, strides=(1,) * stages, norm=norm)
+    at = {(plan.stage, plan.index, place): norm_name(spec, plan, place) for plan in spec.blocks() for place in range(3)}
+    assert set(at.values()) <= {norm, "batch"}
+    assert {key for key, name in at.items() if name == norm} == expected
 
 
 def test_norm_options_are_plain_hashable_data() -> None:

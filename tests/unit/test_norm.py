@@ -405,6 +405,11 @@ def test_activating_norms_say_so() -> None:
     }
 
 
+def test_printing_a_norm_shows_its_channels_and_options() -> None:
+    assert repr(create_norm("power", 4, warmup=0.0)) == "PowerNorm(4, alpha=0.9, warmup=0.0, eps=1e-05, groups=None)"
+    assert repr(create_norm("dyt", 4)) == "DyT(4)"
+
+
 def test_unknown_names_and_options_list_the_known() -> None:
     with pytest.raises(ValueError, match=r"norm='batchnorm' is not known; use one of none, batch"):
         create_norm("batchnorm", 8)

@@ -112,7 +112,6 @@ def test_power_norm_after_the_warm_up_has_not() -> None:
     for x, grad in batches(3):
         step(norm, x, grad)
     x = torch.randn(3, 3, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert not norm.exact_gradient
     assert not torch.autograd.gradcheck(norm, (x,), raise_exception=False)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.norm.ibn import IBNa, IBNb, ibn_norm
+from nfnets_lite.norm.ibn import IBNa
 from nfnets_lite.norm.pointwise import Derf, DyT
 from nfnets_lite.norm.prepbn import PRepBN
 from nfnets_lite.roles import parameter_roles
@@ -117,30 +117,6 @@ def test_ibn_of_one_example_a_constant_channel_and_errors() -> None:
         norm(torch.zeros(2, 4, 1, 1))
     with pytest.raises(ValueError, match="channels=1 must be at least 2"):
         IBNa(1)
-    x = data(2, 3, 4, 4).float()
-    torch.testing.assert_close(IBNb(3)(x), nn.functional.instance_norm(x))
-
-
-def places(name: str, stages: int) -> set[tuple[int, int, int]]:
-    """Where a network of two bottlenecks (three norms) a stage has something else than batch norm."""
-    every = [(stage, block, norm) for stage in range(stages) for block in range(2) for norm in range(3)]
-    found = {p: ibn_norm(name, stage=p[0], stages=stages, block=p[1], norm=p[2]) for p in every}
-    assert set(found.values()) <= {name, "batch"}
-    return {place for place, standing in found.items() if standing == name}
-
-
-def test_places_of_ibn_norms() -> None:
-    # Behind the first convolution of each block of the first three of four stages; the last stage has none.
-    assert places("ibn_a", 4) == {(stage, block, 1) for stage in (0, 1, 2) for block in (0, 1)}
-    assert places("ibn_a", 3) == {(stage, block, 1) for stage in (0, 1) for block in (0, 1)}
-    assert places("ibn_a", 1) == set()
-    # After the stem and after the sums that end the first two stages.
-    assert places("ibn_b", 4) == places("ibn_b", 3) == {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
-    assert places("ibn_b", 1) == {(0, 0, 0)}
-    with pytest.raises(ValueError, match="name='ibn' is not known; use ibn_a or ibn_b"):
-        ibn_norm("ibn", stage=0, stages=4, block=0, norm=0)
-    with pytest.raises(ValueError, match="stage=4 is not there; a network of stages=4 has 0 to 3"):
-        ibn_norm("ibn_a", stage=4, stages=4, block=0, norm=0)
 
 
 # --- point-wise

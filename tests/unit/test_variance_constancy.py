@@ -110,6 +110,13 @@ def test_outputs_are_left_alone_and_modes_too() -> None:
     assert not constancy._inputs
 
 
+def test_an_example_that_the_model_refuses_leaves_no_hooks() -> None:
+    model = net().train()
+    with pytest.raises(RuntimeError):
+        VarianceConstancy(model, torch.zeros(1, 1))
+    assert all(module.training and not module._forward_pre_hooks for module in model.modules())
+
+
 def test_a_module_that_runs_twice_has_two_layers() -> None:
     act = nn.ReLU()
     model = nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 5), act)
