@@ -5,7 +5,7 @@ tensors than activations, so to multiply the weights costs less, forward and bac
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -13,15 +13,30 @@ from torch.nn.modules.module import _has_any_global_hook
 from nfnets_lite import _fast
 from nfnets_lite.activations import ACTIVATIONS, ScaledActivation
 from nfnets_lite.conv import ScaledStdConv2d
-from nfnets_lite.models.parts import times
+from nfnets_lite.models.parts import StochasticDepth, times
+from nfnets_lite.models.residual import Join
 from nfnets_lite.padding import avg_pool_same
 from nfnets_lite.standardize import standardize_weight
 
-if TYPE_CHECKING:
-    from nfnets_lite.models.resnet import Block
+
+class Residual(Protocol):
+    """The members of a `Block` that other modules use."""
+
+    join: Join
+    transition: bool
+    pool_shortcut: bool
+    skip_gain: nn.Parameter | None
+    enter: nn.Sequential
+    branch: nn.Sequential
+    shortcut: nn.Module
+    drop: StochasticDepth
+    shift: nn.Module
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """The block and all of its parts."""
 
 
-def fused_block(block: "Block", x: Tensor) -> Tensor | None:
+def fused_block(block: Residual, x: Tensor) -> Tensor | None:
     """``block(x)`` up to rounding; None if `x` is not on a CPU in eager mode, or a hook watches a part of the block."""
     if not _fast.applies_to(x) or _is_observed(block.modules()):
         return None

@@ -1,20 +1,18 @@
 """Initial weights of FixUp and RescaleNet, whose scale depends on a convolution's place in the network."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from nfnets_lite.models.resnet import Block
+from nfnets_lite.models.fused import Residual
 
 
 def _convs(layers: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
 
 
-def fixup_start(model: nn.Module, blocks: Sequence["Block"], classifier: nn.Module) -> None:
+def fixup_start(model: nn.Module, blocks: Sequence[Residual], classifier: nn.Module) -> None:
     r"""Set FixUp's initial weights (arXiv 1901.09321, section 3): 0 in branches' last convolutions and the classifier.
 
     The other convolutions are normal with He's variance over the *outgoing* connections. In a network of L blocks, they
@@ -32,7 +30,7 @@ def fixup_start(model: nn.Module, blocks: Sequence["Block"], classifier: nn.Modu
         nn.init.zeros_(classifier.weight)
 
 
-def rescale_start(blocks: Sequence["Block"], classifier: nn.Module) -> None:
+def rescale_start(blocks: Sequence[Residual], classifier: nn.Module) -> None:
     r"""Set RescaleNet's initial weights (Shao et al., NeurIPS 2020, as in the authors' code).
 
     The m convolutions of a branch have He's variance over the incoming connections, and are scaled by the m-th root of
