@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -52,11 +53,13 @@ class Plan:
         depthwise: bool,
         apart: Collection[nn.Module],
     ) -> None:
-        named = dict(model.named_modules())
+        # A norm that was taken apart from its activation goes by the name that it had.
+        norms = {two.get_submodule("norm") for two in apart}
+        named = {n.removesuffix(".norm") if m in norms else n: m for n, m in model.named_modules() if m not in apart}
         if unknown := set(leave) - set(named):
             raise ValueError(f"leave={sorted(unknown)} names no module of the model; use names of named_modules()")
         self.layers = {n: m for n, m in named.items() if is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
-        self.left = {n for n in self.layers if any(f"{n}.".startswith(f"{part}.") for part in leave)}
+        self.left = {n for n in named if any(f"{n}.".startswith(f"{part}.") for part in leave)}
         self.norms = [n for n, m in self.layers.items() if is_norm(m) and n not in self.left]
         if not self.norms or "" in self.layers:
             raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
@@ -66,15 +69,18 @@ class Plan:
         weighted = {n for n, m in self.layers.items() if not is_norm(m)}
         self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
         self.convs = [n for n in self.layers if n in weighted and n not in self.kept]
+        known = {*self.layers, *self.graph.parts.values()}
         if ends == "auto":
             self.ends = set(self.graph.branch_ends(weighted)) - self.left
         else:
-            # A norm that was taken apart from its activation is found by the name that it had.
-            whole = {n: parent if named.get(parent := n.rpartition(".")[0]) in apart else n for n in self.layers}
-            known = {n: {n, name, name.rpartition(".")[2]} for n, name in whole.items()}
-            self.ends = {n for n, names in known.items() if names & {*ends}}
-            if unknown := set(ends).difference(*known.values()):
-                raise ValueError(f"ends={sorted(unknown)} must name norms, convolutions or linear layers of the model")
+            found = {end: {n for n in known if f".{n}".endswith(f".{end}")} for end in ends}
+            self.ends = set().union(*found.values())
+            if missing := [end for end, names in found.items() if not names]:
+                raise ValueError(
+                    f"ends={missing} must name norms, convolutions, linear layers, or modules that are called "
+                    "once with one tensor and return one"
+                )
+        self.layers = {n: m for n, m in named.items() if n in {*self.layers, *self.ends}}
         if problems := list(self._problems()):
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ValueError(
@@ -104,14 +110,14 @@ class Plan:
         return "" if depthwise or not 1 < layer.groups == layer.in_channels else "depth-wise"
 
     def _problems(self) -> Iterator[str]:
-        owners = Counter(p for layer in self.layers.values() for p in layer.parameters())
+        owners = Counter(p for layer in self.layers.values() for p in layer.parameters(recurse=False))
         for name in dict.fromkeys([*self.norms, *self.convs, *self.ends]):
-            layer, calls = self.layers[name], len(self.graph.calls[name])
+            layer, calls = self.layers[name], len(self.graph.calls.get(name, [name]))
             if not calls:
                 yield f"the batch does not reach {name!r}, or only under torch.no_grad: nothing can be measured there"
             elif calls > 1:
                 yield f"{name!r} is called {calls} times, and each call would need constants of its own"
-            elif any(owners[p] > 1 for p in layer.parameters()):
+            elif any(owners[p] > 1 for p in layer.parameters(recurse=False)):
                 yield f"{name!r} shares its weights with another layer"
             if is_norm(layer) and self.graph.activates(name):
                 yield f"{name!r} is a {type(layer).__name__}, which activates as well"
@@ -120,7 +126,7 @@ class Plan:
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """The report, in the order of the model's layers."""
         for name, layer in self.layers.items():
-            becomes, why = "left", self.kept.get(name, "named in leave")
+            becomes, why = "left", "named in leave" if name in self.left else self.kept.get(name, "no layer by itself")
             if name in self.convs:
                 becomes, why = f"ScaledStd{type(layer).__name__}", "a norm follows"
             elif name in self.norms:
@@ -139,12 +145,15 @@ class Plan:
         unset: set[str] = set()
         for name in (n for n in self.layers if n in {*self.convs, *self.norms, *self.ends}):
             source = next((norm for norm, conv in self.joins.items() if conv == name), name)
-            old, (*_, mean, std, axis) = self.layers[name], self.graph.calls[source][0]
-            like = next(p for p in (*old.parameters(), *model.parameters(), mean) if p.is_floating_point())
+            old = self.layers[name]
+            like = next(p for p in (*old.parameters(), *model.parameters()) if p.is_floating_point())
             new = _standardised(old, keep) if name in self.convs else old
-            if name in self.norms:
-                new = nn.Identity() if name in self.joins else _placed(ChannelAffine, like, len(mean), axis)
-            if new is not old and not isinstance(new, nn.Identity):
+            if name in self.joins:
+                new = nn.Identity()
+            elif name in {*self.convs, *self.norms}:
+                *_, mean, std, axis = self.graph.calls[source][0]
+                if name in self.norms:
+                    new = _placed(ChannelAffine, like, len(mean), axis)
                 if not keep:
                     gain = 1.0 if {name, source} & self.ends else self.graph.gain_behind(source)
                     mean, std = torch.zeros_like(mean), torch.full_like(std, gain)
@@ -153,6 +162,8 @@ class Plan:
                 hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std, unset)))
             if name in self.ends:
                 scale = _placed(scaled, like)
+                unset.add(name)
+                hooks.append(scale.register_forward_hook(partial(_called, name, unset)))
                 new = scale if isinstance(new, nn.Identity) else nn.Sequential(new, scale)
             made |= {} if new is old else {old: new}
         try:
@@ -171,6 +182,10 @@ class Plan:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _called(name: str, unset: set[str], *_: object) -> None:
+    unset.discard(name)
 
 
 def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Module:
