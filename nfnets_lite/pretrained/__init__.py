@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from nfnets_lite.models import ResNet, create_model
 from nfnets_lite.pretrained.download import download
-from nfnets_lite.pretrained.files import read, safetensors_of
+from nfnets_lite.pretrained.files import bare, read, safetensors_of
 from nfnets_lite.pretrained.names import slots
-from nfnets_lite.pretrained.wrappers import bare
 from nfnets_lite.roles import _inner
 
 _LISTED = 20
@@ -81,8 +80,8 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
         Lists every tensor that is unmatched, missing or misshapen; the model is then unchanged.
     ValueError
         For a kind of file that is not known, a file that is damaged or holds other objects than tensors, or the
-        state dict of another timm network. Also for a checkpoint of which several entries fit, and a model on the meta
-        device.
+        state dict of another timm network. Also for a checkpoint of which several entries fit, and a model that is on
+        the meta device or has extra state.
     ConnectionError
         If a download fails.
 
@@ -116,8 +115,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     assert path is not None
     path = Path(path).expanduser()
     given = create_model(model) if isinstance(model, str) else model
-    network = _inner(given)
-    own = {bare(name): tensor for name, tensor in network.state_dict().items()}
+    network, own = _inner(given), _state(given)
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(
             f"model={type(network).__name__} is on the meta device, where nothing can be copied to; give it memory "
@@ -140,7 +138,7 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     Raises
     ------
     ValueError
-        If `path` does not end in ``.safetensors``.
+        If `path` does not end in ``.safetensors``, or the model has extra state (``get_extra_state``).
     ImportError
         Without the safetensors package.
 
@@ -155,9 +153,20 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
-    named = _inner(model).state_dict().items()  # copied: safetensors refuses weights that are shared
-    state = {bare(name): tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
+    # Copied: safetensors refuses weights that are shared.
+    state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _state(model).items()}
     safetensors_of(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the model inside wrappers; a ValueError if it holds more than parameters and buffers."""
+    state = _inner(model).state_dict()
+    if extra := [name for name in state if name.rpartition(".")[2] == "_extra_state"]:
+        raise ValueError(
+            f"model={type(model).__name__} has extra state, which is neither parameter nor buffer: {', '.join(extra)}. "
+            "Save and load it with torch: torch.save(model.state_dict(), path), model.load_state_dict(torch.load(path))"
+        )
+    return {bare(name): tensor for name, tensor in state.items()}
 
 
 def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
