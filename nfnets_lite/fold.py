@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _Standardized
+from nfnets_lite.convert.plan import replace_layers
 from nfnets_lite.models.resnet import Block
 from nfnets_lite.norm import inference_affine
 
@@ -57,12 +58,12 @@ def fold(model: nn.Module) -> nn.Module:
     -----
     A norm stays if it computes statistics in evaluation too (group, layer, instance norm), or does not directly follow
     a convolution (after a sum, at the start of a pre-activation block). It stays if it or the convolution occurs twice
-    in the model, or is outside of a Sequential, where the order of layers is unknown. `nfnets_lite.norm.facts` tells
-    which norms fold.
+    in the model, has a hook, or is outside of a Sequential, where the order of layers is unknown. Call a Sequential as
+    a whole: what you read between its layers changes. `nfnets_lite.norm.facts` tells which norms fold.
 
     Gradients with respect to inputs still work. To train only new layers on top, keep the folded part in evaluation
     mode. A ``state_dict`` loads into another folded model of the same specification, not into an unfolded one. Hooks on
-    activations and branches see values without the factors that were folded; hooks on replaced layers are gone.
+    activations and branches see values without the factors that were folded.
 
     Examples
     --------
@@ -76,23 +77,21 @@ def fold(model: nn.Module) -> nn.Module:
     """
     folded = deepcopy(model).eval()
     for module in folded.modules():
-        for hook in module._forward_pre_hooks.values():
-            if type(hook).__module__.startswith("torch.nn.utils."):  # as of pruning: it makes the weight anew
+        for hook in _hooks(module):
+            if _makes_a_weight(hook):
                 hook(module, ())
     made: dict[nn.Module, nn.Module] = {}
     for conv, norm, affine in _followed_by_a_norm(folded):
         made |= {conv: _plain(conv, affine), norm: nn.Identity()}
-    made |= {m: _plain(m) for m in folded.modules() if isinstance(m, _Standardized) and m not in made}
+    rest = (m for m in folded.modules() if isinstance(m, _Standardized) and m not in made)
+    made |= {conv: _plain(conv) for conv in rest if all(map(_makes_a_weight, _hooks(conv)))}
     if not made:
         raise ValueError(
             f"model: {type(model).__name__} holds no norm that evaluates as a fixed affine map right behind a "
             "convolution of the same Sequential, and it holds no scaled-standardised convolution, so there is nothing "
             "to fold (perhaps it is folded already)"
         )
-    for parent in list(folded.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() skips the second place of a layer
-            if child is not None and child in made:
-                setattr(parent, name, made[child])
+    replace_layers(folded, made)
     folded = made.get(folded, folded)
     folded.eval().requires_grad_(False)
     _absorb_factors(folded)
@@ -106,13 +105,24 @@ def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, 
     for chain in (module for module in model.modules() if _runs_in_order(module)):
         for conv, norm in pairwise(_leaves(chain)):
             known = isinstance(conv, (_SameConv, _Standardized)) or type(conv) in _FOLDABLE
-            if not known or conv in seen or places[conv] > 1 or places[norm] > 1:
+            hooked = not all(map(_makes_a_weight, (*_hooks(conv), *_hooks(norm))))
+            if not known or hooked or conv in seen or places[conv] > 1 or places[norm] > 1:
                 continue
             affine = inference_affine(norm)
             if affine is not None:
                 seen.add(conv)
                 assert isinstance(conv, _ConvNd)
                 yield conv, norm, affine
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """What a module runs before and after its forward pass."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _makes_a_weight(hook: Any) -> bool:
+    """Whether a hook is one of torch.nn.utils, as of pruning, which makes the weight anew before each forward pass."""
+    return type(hook).__module__.startswith("torch.nn.utils.")
 
 
 def _runs_in_order(module: nn.Module) -> bool:
