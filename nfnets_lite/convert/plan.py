@@ -196,11 +196,15 @@ def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Modu
 
 def _standardised(conv: Any, keep: bool) -> nn.Module:
     """A standardised convolution of the same shape, newly started or with the same weight."""
-    options = {name: getattr(conv, name) for name in (*_SAME, *["output_padding"] * conv.transposed)}
-    made: nn.Module = _KINDS[type(conv)](**options, device=conv.weight.device, dtype=conv.weight.dtype)
+    made: nn.Module = _KINDS[type(conv)](**options_of(conv), device=conv.weight.device, dtype=conv.weight.dtype)
     if keep:
         made.get_parameter("weight").copy_(conv.weight)
     return made
+
+
+def options_of(conv: Any) -> dict[str, Any]:
+    """What a convolution was built with, but for its bias, device and dtype."""
+    return {name: getattr(conv, name) for name in (*_SAME, *["output_padding"] * conv.transposed)}
 
 
 def replace_layers(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:

@@ -1,6 +1,5 @@
 """Load and save weights: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -28,19 +27,14 @@ class WeightsMismatch(ValueError):
     """
 
     def __init__(
-        self,
-        path: Path,
-        unmatched: tuple[str, ...],
-        missing: tuple[str, ...],
-        misshapen: tuple[str, ...],
-        taken_off: str = "",
+        self, path: Path, removed: str, unmatched: tuple[str, ...], missing: tuple[str, ...], misshapen: tuple[str, ...]
     ) -> None:
         self.unmatched, self.missing, self.misshapen = unmatched, missing, misshapen
-        parts = [f"path={str(path)!r} does not fit the model{f', read {taken_off}' if taken_off else ''}"]
-        for what, names in (("unmatched", unmatched), ("missing", missing), ("misshapen", misshapen)):
-            if names:
-                more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                parts.append(f"{len(names)} {what}: {', '.join(names[:_LISTED])}{more}")
+        parts = [f"path={str(path)!r} does not fit the model{f', read {removed}' if removed else ''}"]
+        for what, found in (("unmatched", unmatched), ("missing", missing), ("misshapen", misshapen)):
+            if found:
+                more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+                parts.append(f"{len(found)} {what}: {', '.join(found[:_LISTED])}{more}")
         parts.append(
             "build the model that the file holds (for another number of classes: load, then "
             "model.reset_classifier(num_classes))"
@@ -88,8 +82,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     Notes
     -----
     The authors' networks take RGB images in [0, 1], minus the channels' means (0.485, 0.456, 0.406) and divided by
-    their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, load first, then call
-    ``model.reset_classifier(5)``.
+    their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, call ``model.reset_classifier(5)`` then.
 
     timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
     weights' variance and uses the erf GELU). Here they give the authors' logits.
@@ -121,12 +114,21 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
             f"model={type(network).__name__} is on the meta device, where nothing can be copied to; give it memory "
             "first: model.to_empty(device='cpu')"
         )
-    found, kind, taken_off = read(path, own)
+    found, kind, removed = read(path, own)
     expected = own
     if kind != "own":
         expected = {slot.haiku if kind == "tree" else slot.timm: slot.parameter for slot in slots(network)}
     ours = {name: _as_ours(tensor, kind, expected.get(name)) for name, tensor in found.items()}
-    _fill(path, ours, expected, taken_off)
+    both = [name for name in expected if name in ours]
+    shapes = {name: (tuple(ours[name].shape), tuple(expected[name].shape)) for name in both}
+    unmatched = tuple(name for name in ours if name not in expected)
+    missing = tuple(name for name in expected if name not in ours)
+    misshapen = tuple(f"{name} {theirs} for {mine}" for name, (theirs, mine) in shapes.items() if theirs != mine)
+    if unmatched or missing or misshapen:
+        raise WeightsMismatch(path, removed, unmatched, missing, misshapen)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(ours[name])
     return given
 
 
@@ -176,18 +178,3 @@ def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
     if kind == "timm" and target is not None and set(tensor.shape[target.ndim :]) == {1}:
         return tensor.flatten(max(target.ndim - 1, 0))  # (O, 1, 1, 1) gains, 1x1 convolutions for linear layers
     return tensor
-
-
-def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], taken_off: str) -> None:
-    """Copy all tensors, or raise an error and copy none."""
-    unmatched, missing = (tuple(name for name in a if name not in b) for a, b in ((found, expected), (expected, found)))
-    misshapen = tuple(
-        f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    )
-    if unmatched or missing or misshapen:
-        raise WeightsMismatch(path, unmatched, missing, misshapen, taken_off)
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(found[name])

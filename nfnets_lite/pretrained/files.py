@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nfnets_lite.pretrained.names import other_timm_network
+from nfnets_lite.pretrained.names import is_dm_nfnet
 from nfnets_lite.pretrained.tree import damaged, read_tree
 
 _TREES, _STATES = (".npz", ".pkl", ".pickle", ".dill"), (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -47,10 +47,10 @@ def read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], s
     removed = [f"from its entry {choice!r}"] * bool(choice)
     removed += [f"without the prefix {prefix!r} of its names"] * bool(prefix)
     timm = state.keys() != own.keys() and any(name.startswith("stages.") for name in state)
-    if timm and (differences := other_timm_network(state.keys())):
+    if timm and not is_dm_nfnet(state):
         raise ValueError(
-            f"path={str(path)!r} holds another network, one of timm's own: {'; '.join(differences)}. Of "
-            "timm's normalizer-free models the dm_nfnet_* are the authors'"
+            f"path={str(path)!r} holds another network, one of timm's own. Of timm's normalizer-free models the "
+            "dm_nfnet_* are the authors'; the nfnet_*, eca_nfnet_*, nf_resnet* and nf_regnet_* differ from theirs"
         )
     return state, "timm" if timm else "own", " and ".join(removed)
 

@@ -15,10 +15,7 @@ from torch import Tensor
 def read_tree(path: Path) -> dict[str, Tensor]:
     """Arrays of a parameter tree, by module and leaf below the network's own name: ``"nf_block_1/conv0/w"``.
 
-    Parameters
-    ----------
-    path : Path
-        A pickle (the authors' ``.npz`` files are one), or a real NumPy archive of plain arrays.
+    The file is a pickle, as the authors' ``.npz`` files are, or a real NumPy archive of plain arrays.
 
     Raises
     ------

@@ -255,19 +255,19 @@ def test_timm_names_are_those_of_its_dm_nfnet_f0() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "dropped", "difference"),
+    ("extra", "dropped"),
     [
-        ({}, ".skipinit_gain", r"no learnable gain on the residual branches \(nfnet_f"),
-        ({"stem.conv.weight": torch.ones(1)}, "stem.conv1", "a single stem convolution"),
-        ({"stages.0.0.attn_last.conv.weight": torch.ones(1, 1, 5)}, "attn_last.fc", "efficient channel attention"),
-        ({"stages.0.0.attn.fc1.weight": torch.ones(1)}, "attn_last", "squeeze-excite inside the branch"),
-        ({}, "final_conv", "no final convolution"),
+        ({}, ".skipinit_gain"),
+        ({"stem.conv.weight": torch.ones(1)}, "stem.conv1"),
+        ({"stages.0.0.attn_last.conv.weight": torch.ones(1, 1, 5)}, "attn_last.fc"),
+        ({"stages.0.0.attn.fc1.weight": torch.ones(1)}, "attn_last"),
+        ({}, "final_conv"),
     ],
 )
-def test_other_timm_networks_are_refused(extra: Any, dropped: str, difference: str, tmp_path: Path) -> None:
+def test_other_timm_networks_are_refused(extra: Any, dropped: str, tmp_path: Path) -> None:
     state = {name: value for name, value in timm_state(tiny()).items() if dropped not in name} | extra
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=rf"holds another network.*{difference}.*dm_nfnet_\* are the authors'"):
+    with pytest.raises(ValueError, match=r"holds another network.*dm_nfnet_\* are the authors'"):
         load_pretrained(tiny(), tmp_path / "other.pth")
 
 
