@@ -24,11 +24,9 @@ class _Adapting(nn.Module):
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.register_buffer("running_mean", norm.running_mean)
-        self.register_buffer("running_var", norm.running_var)
+        self.register_buffer("running_mean", norm.get_buffer("running_mean"))
+        self.register_buffer("running_var", norm.get_buffer("running_var"))
         self.kind: Any = type(norm)
         vars(self).update({name: value for name, value in vars(norm).items() if "hook" in name})
 
@@ -49,7 +47,7 @@ class AlphaBatchNorm(_Adapting):
     norm : batch norm
         A trained one; its parameters and running statistics are shared.
     alpha : float
-        Weight of the running statistics; the test batch's have the weight ``1 - alpha``.
+        As in `alpha_bn`.
     """
 
     def __init__(self, norm: _BatchNorm, alpha: float) -> None:
@@ -80,7 +78,7 @@ class UnMixNorm(_Adapting):
     Parameters
     ----------
     norm : batch norm
-        A trained one; its parameters and running statistics are shared.
+        As in `AlphaBatchNorm`.
     components : int
     rate : float
         Step of the components per batch.
@@ -142,7 +140,7 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     Returns
     -------
     nn.Module
-        In evaluation mode. Its outputs depend on the whole batch, unless alpha is 1.
+        In evaluation mode. Its outputs depend on the whole batch, unless alpha is 1. Nothing is kept between batches.
 
     Raises
     ------
@@ -152,7 +150,7 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
 
     Notes
     -----
-    You, Li and Zhao (arXiv 2110.04065). Nothing is trained and nothing is kept between batches.
+    You, Li and Zhao (arXiv 2110.04065).
 
     Examples
     --------
@@ -232,16 +230,15 @@ def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Mo
     norms = [m for m in copy.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if more := {type(norm).__name__ for norm in norms if not is_batch_norm(norm)}:
         raise ValueError(
-            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, derived from torch's batch norm with a "
-            "forward of its own: what it computes besides (an activation, in timm's) would be lost. Build the model "
-            "with torch's batch norms, and with layers of their own for the rest"
+            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, batch norms with a forward of their own: "
+            "what that computes besides (an activation, in timm's) would be lost. Build the model with torch's batch "
+            "norms, and with layers of their own for the rest"
         )
     made: dict[nn.Module, nn.Module] = {norm: make(norm) for norm in norms}
     if not made:
         raise ValueError(
-            f"model: {type(model).__name__} holds no batch norm with running statistics, so there is nothing to mix. "
-            "Networks without a norm, or with one within an example (group, layer, instance), evaluate each example by "
-            "itself: use the model as it is"
+            f"model: {type(model).__name__} holds no batch norm with running statistics, so there is nothing to mix: "
+            "use the model as it is"
         )
     replace_layers(copy, made)
     return made.get(copy, copy).eval()

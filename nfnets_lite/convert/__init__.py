@@ -105,10 +105,10 @@ def convert(
     Raises
     ------
     ValueError
-        For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
-        Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach, for
-        a model that is distributed already or has lazy layers, and for arguments that are not as above. The model is
-        then unchanged.
+        For arguments that are not as above, and for a model that cannot be converted, which is then unchanged. It may
+        hold no norm, layers that are called twice or share weights, norms computed without a layer, norms that activate
+        by themselves without a submodule ``act``, norms that the batch does not reach, or lazy layers. It may be
+        distributed already.
     TypeError
         For a batch that is neither a tensor nor callable.
 
@@ -137,31 +137,16 @@ def convert(
             "as lambda model: model(images, targets)"
         )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
-    accepted = {
-        "ends": (ends, ends == "auto" or _are_names(ends), "names of modules, or 'auto'"),
-        "leave": (leave, _are_names(leave), "names of modules"),
-        "alpha": (alpha, alpha is None or (_is_finite(alpha) and alpha > 0), "a finite number above 0, or None"),
-        "skip_gain": (skip_gain, _is_finite(skip_gain), "a finite number"),
-    }
-    for name, (value, right, needed) in accepted.items():
-        if not right:
-            raise ValueError(f"{name}={value!r} must be {needed}")
-    if isinstance(model, torch.jit.ScriptModule) or any(p.is_meta for p in model.parameters()):
-        raise ValueError(
-            f"model={type(model).__name__} is scripted or on the meta device; convert the network as it was before "
-            "torch.jit, with memory: model.to_empty(device='cpu')"
-        )
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError(
-            f"model={type(model).__name__} has lazy layers, whose shapes are not known: call it once on a batch, "
-            "model(batch), then convert it"
-        )
-    spread = any(isinstance(m, DistributedDataParallel) for m in model.modules())
-    if spread or any(hasattr(p, "full_tensor") for p in model.parameters()):
-        raise ValueError(
-            f"model={type(model).__name__} is wrapped by DistributedDataParallel, or sharded, which would not see the "
-            "new parameters: convert the network in every process on the same batch, then wrap or shard it"
-        )
+    for argument, value, fits, needed in (
+        ("ends", ends, ends == "auto" or _are_names(ends), "names of modules, or 'auto'"),
+        ("leave", leave, _are_names(leave), "names of modules"),
+        ("alpha", alpha, alpha is None or _is_finite(alpha, above=0), "a finite number above 0, or None"),
+        ("skip_gain", skip_gain, _is_finite(skip_gain), "a finite number"),
+    ):
+        if not fits:
+            raise ValueError(f"{argument}={value!r} must be {needed}")
+    if why := _why_not(model):
+        raise ValueError(f"model={type(model).__name__} {why}")
     with _evaluated(model), _norms_apart(model) as apart:
         x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
         run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
@@ -172,21 +157,38 @@ def convert(
     return Conversion(tuple(plan.rows()), keep_weights, dry_run)
 
 
+def _why_not(model: nn.Module) -> str:
+    """What is to be done before a model can be converted, if anything."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if isinstance(model, torch.jit.ScriptModule):
+        return "is scripted: convert the network as it was before torch.jit"
+    if any(map(is_lazy, tensors)):
+        return "has lazy layers, whose shapes are not known: call it once on a batch, model(batch), then convert it"
+    if any(tensor.is_meta for tensor in tensors):
+        return "is on the meta device: give it memory first, model.to_empty(device='cpu')"
+    sharded = any(hasattr(tensor, "full_tensor") for tensor in tensors)
+    if sharded or any(isinstance(m, DistributedDataParallel) for m in model.modules()):
+        return (
+            "is wrapped by DistributedDataParallel, or sharded, which would not see the new parameters: convert the "
+            "network in every process on the same batch, then wrap or shard it"
+        )
+    return ""
+
+
 def _are_names(values: Any) -> bool:
     return isinstance(values, Collection) and all(isinstance(value, str) for value in values)
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+def _is_finite(value: Any, above: float = -math.inf) -> bool:
+    return isinstance(value, Real) and above < float(value) < math.inf
 
 
 @contextmanager
 def _norms_apart(model: nn.Module) -> Iterator[Collection[nn.Module]]:
     """Split norms that hold an activation, as timm's, into two layers; those not replaced are one layer again after."""
     apart: dict[nn.Module, nn.Module] = {}
-    for norm in model.modules():
-        act = getattr(norm, "act", None)
-        if isinstance(act, nn.Module) and is_norm(norm):
+    for norm in filter(is_norm, model.modules()):
+        if isinstance(act := getattr(norm, "act", None), nn.Module):
             plain = copy(norm)
             plain._modules = {**norm._modules, "act": nn.Identity()}
             apart[norm] = nn.Sequential(OrderedDict(norm=plain, act=act))

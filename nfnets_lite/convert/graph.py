@@ -30,11 +30,6 @@ class Call(NamedTuple):
     std: Tensor
     axis: int
 
-    @property
-    def before(self) -> Node | None:
-        """The node before the layer, of its first input."""
-        return next(iter(self.inputs), None)
-
 
 class Graph:
     """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them.
@@ -118,9 +113,9 @@ class Graph:
         return max([1.0, *(_gain(node) for node in self._ahead(name, passes) if node not in self.owner)])
 
     def only_feeds(self, name: str, other: str) -> bool:
-        """Whether a layer's output goes straight into another layer, and nowhere else."""
+        """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
         after = self.calls[name][0].after
-        direct = after is self.calls[other][0].before
+        direct = any(call.inputs[0] is after for call in self.calls[other] if call.inputs)
         return direct and {self.owner.get(node) for node in self.consumers[after]} == {other}
 
     def activates(self, name: str) -> bool:

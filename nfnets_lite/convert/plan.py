@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -87,9 +86,8 @@ class Plan:
                 f"model={type(model).__name__} cannot be converted, and is as it was: {'; '.join(problems[:5])}{more}. "
                 "Change the model, or name in `leave` the modules that are to stay"
             )
-        behind = {self.graph.calls[n][0].after: n for n in self.convs}
-        called = [(n, self.graph.calls[n][0].before) for n in (*self.norms, *pools) if self.graph.calls[n]]
-        direct = {n: behind[node] for n, node in called if node in behind and self.graph.only_feeds(behind[node], n)}
+        feeds = self.graph.only_feeds
+        direct = {n: conv for n in (*self.norms, *pools) for conv in self.convs if feeds(conv, n)}
         self.joins = {norm: conv for norm, conv in direct.items() if norm in self.norms}
         # Average pooling reduces the variance, so a convolution in front of it is set by the output of the pooling.
         self.pools = {conv: pools[pool] for pool, conv in direct.items() if pool in pools}
@@ -142,7 +140,7 @@ class Plan:
         """Replace the layers, then run the model once to set what replaced them; all or nothing."""
         made: dict[nn.Module, nn.Module] = {}
         hooks: list[Any] = []
-        unset: set[str] = set()
+        uncalled: set[str] = set()
         for name in (n for n in self.layers if n in {*self.convs, *self.norms, *self.ends}):
             source = next((norm for norm, conv in self.joins.items() if conv == name), name)
             old = self.layers[name]
@@ -158,19 +156,19 @@ class Plan:
                     gain = 1.0 if {name, source} & self.ends else self.graph.gain_behind(source)
                     mean, std = torch.zeros_like(mean), torch.full_like(std, gain)
                 place = self.pools.get(name, new)
-                unset.add(name)
-                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std, unset)))
+                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std)))
             if name in self.ends:
                 scale = _placed(scaled, like)
-                unset.add(name)
-                hooks.append(scale.register_forward_hook(partial(_called, name, unset)))
                 new = scale if isinstance(new, nn.Identity) else nn.Sequential(new, scale)
-            made |= {} if new is old else {old: new}
+            if new is not old:
+                made[old] = new
+                uncalled.add(name)
+                hooks.append(new.register_forward_hook(lambda *_, name=name: uncalled.discard(name)))
         try:
             replace_layers(model, made)
             run(model)
-            if unset:
-                raise AttributeError(f"its forward pass calls the old {min(unset)!r}, from a list or an attribute")
+            if uncalled:
+                raise AttributeError(f"its forward pass calls the old {min(uncalled)!r}, from a list or an attribute")
         except BaseException as error:
             replace_layers(model, {new: old for old, new in made.items()})
             if isinstance(error, AttributeError):
@@ -182,10 +180,6 @@ class Plan:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def _called(name: str, unset: set[str], *_: object) -> None:
-    unset.discard(name)
 
 
 def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Module:
