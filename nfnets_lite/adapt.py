@@ -45,7 +45,7 @@ class AlphaBatchNorm(_Adapting):
     Parameters
     ----------
     norm : batch norm
-        A trained one; its parameters and running statistics are shared.
+        A trained one; its parameters, running statistics and hooks are shared.
     alpha : float
         As in `alpha_bn`.
     """
@@ -128,7 +128,8 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     .. math:: \mu = \alpha\, \mu_{source} + (1 - \alpha)\, \mu_{batch}, \qquad
               \sigma^2 = \alpha\, \sigma_{source}^2 + (1 - \alpha)\, \sigma_{batch}^2
 
-    with the batch's biased variance. 1 is the model as it was in evaluation, 0 takes batch statistics as in training.
+    with the batch's biased variance (You, Li and Zhao, arXiv 2110.04065). 1 is the model as it was in evaluation, 0
+    takes batch statistics as in training.
 
     Parameters
     ----------
@@ -147,10 +148,6 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     ValueError
         If `alpha` is outside [0, 1], if the model has no batch norm with running statistics, or if the class of one
         computes more than batch norm. In the forward pass: if a channel has one value.
-
-    Notes
-    -----
-    You, Li and Zhao (arXiv 2110.04065).
 
     Examples
     --------
@@ -230,9 +227,8 @@ def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Mo
     norms = [m for m in copy.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if more := {type(norm).__name__ for norm in norms if not is_batch_norm(norm)}:
         raise ValueError(
-            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, batch norms with a forward of their own: "
-            "what that computes besides (an activation, in timm's) would be lost. Build the model with torch's batch "
-            "norms, and with layers of their own for the rest"
+            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, whose own forward computes more than "
+            "batch norm, such as an activation. Build the model with torch's batch norms and other layers for the rest"
         )
     made: dict[nn.Module, nn.Module] = {norm: make(norm) for norm in norms}
     if not made:

@@ -80,7 +80,7 @@ def fold(model: nn.Module) -> nn.Module:
             if _makes_a_weight(hook):
                 hook(module, ())
     made: dict[nn.Module, nn.Module] = {}
-    for conv, norm, affine in _followed_by_a_norm(folded):
+    for conv, norm, affine in _followed_by_a_norm(folded):  # the same again for a Sequential in another
         made |= {conv: _plain(conv, affine), norm: nn.Identity()}
     rest = (m for m in folded.modules() if isinstance(m, _Standardized) and m not in made)
     made |= {conv: _plain(conv) for conv in rest if all(map(_makes_a_weight, _hooks(conv)))}
@@ -100,16 +100,14 @@ def fold(model: nn.Module) -> nn.Module:
 def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, tuple[Tensor, Tensor]]]:
     """Each convolution of a model's Sequentials that a foldable norm follows, with the norm and its affine map."""
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
-    seen: set[nn.Module] = set()
     for chain in (module for module in model.modules() if _runs_in_order(module)):
         for conv, norm in pairwise(_leaves(chain)):
             known = isinstance(conv, (_SameConv, _Standardized)) or type(conv) in _FOLDABLE
             hooked = not all(map(_makes_a_weight, (*_hooks(conv), *_hooks(norm))))
-            if not known or hooked or conv in seen or places[conv] > 1 or places[norm] > 1:
+            if not known or hooked or places[conv] > 1 or places[norm] > 1:
                 continue
             affine = inference_affine(norm)
             if affine is not None:
-                seen.add(conv)
                 assert isinstance(conv, _ConvNd)
                 yield conv, norm, affine
 

@@ -82,12 +82,12 @@ def convert(
         ones, not equal to them, because standardised filters have mean 0: fine-tune.
     ends : collection of str, or "auto"
         Names of the modules that end residual branches, whole (``"layer1.0.bn2"``) or their last parts (``"bn2"``).
-        "auto" finds them: a branch has more layers than its shortcut, and nothing else reads from inside it. A branch
-        must end in a layer, or in a module that is called once, with one tensor, and returns one. If the report lacks
-        an end, pass the names of all ends, such as ``ends=["attn", "mlp.3"]``.
+        "auto" finds them: a branch has more layers than its shortcut, nothing else reads from inside it, and it ends in
+        a layer, or in a module that is called once with one tensor and returns one. Where the report lacks an end, pass
+        the names of all ends, such as ``ends=["attn", "mlp.3"]``.
     alpha : float, optional
-        Factor on each branch, above 0. By default :math:`n^{-1/2}` for n branches: branches whose outputs have variance
-        1 then add 1 to the variance, together.
+        Factor on each branch, above 0. By default :math:`n^{-1/2}`: the outputs of n branches, of variance 1 each, then
+        add 1 to the variance together.
     skip_gain : float
         Initial value of the learnable factor on a branch.
     depthwise : bool

@@ -54,11 +54,10 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     model : nn.Module or str
         The model to fill, in place, or the name of a model to build.
     path : str or Path, optional
-        ``.npz``, ``.pkl``: a parameter tree as the authors publish it, read by an unpickler that allows arrays and
-        containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``,
-        ``.ckpt``, ``.tar``: a state dict, of this package or of timm's ``dm_nfnet_*``. It may be an entry of a
-        checkpoint, such as ``{"model": ..., "epoch": 3}``. Its names may have a prefix: ``module.``, ``_orig_mod.``,
-        ``model.``.
+        ``.npz``, ``.pkl``: a parameter tree as the authors publish it (needs NumPy). No code in it is run.
+        ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.tar``: a state dict, of this
+        package or of timm's ``dm_nfnet_*``. It may be an entry of a checkpoint, such as ``{"model": ..., "epoch": 3}``,
+        and its names may have a prefix, such as ``module.``, ``_orig_mod.`` or ``model.``.
     source : str, optional
         ``"deepmind"`` instead of a path: the authors' file for ``model="nfnet_f0"`` to ``"nfnet_f6"`` is downloaded
         once, and checked (see `nfnets_lite.pretrained.download`).
@@ -119,11 +118,13 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     if kind != "own":
         expected = {slot.haiku if kind == "tree" else slot.timm: slot.parameter for slot in slots(network)}
     ours = {name: _as_ours(tensor, kind, expected.get(name)) for name, tensor in found.items()}
-    both = [name for name in expected if name in ours]
-    shapes = {name: (tuple(ours[name].shape), tuple(expected[name].shape)) for name in both}
     unmatched = tuple(name for name in ours if name not in expected)
     missing = tuple(name for name in expected if name not in ours)
-    misshapen = tuple(f"{name} {theirs} for {mine}" for name, (theirs, mine) in shapes.items() if theirs != mine)
+    misshapen = tuple(
+        f"{name} {tuple(ours[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in ours and ours[name].shape != tensor.shape
+    )
     if unmatched or missing or misshapen:
         raise WeightsMismatch(path, removed, unmatched, missing, misshapen)
     with torch.no_grad():
