@@ -607,7 +607,7 @@ def test_an_end_that_is_called_from_a_list_is_refused() -> None:
 
 def test_a_part_of_a_branch_may_be_left() -> None:
     model: Any = nn.Sequential(conv_norm(1, 8, 3), basic(8, 8, 1))
-    model[1].branch[1].append(nn.Sequential(nn.Conv2d(8, 8, 1)))
+    model[1].branch[1].append(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid()))
     report = nf.convert(model, images(), leave=["1.branch.1.2"])
     assert not [row for row in report.rows if "BranchScale" in row[2]]
 
