@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nfnets_lite.convert.plan import replace_layers
 from nfnets_lite.norm.common import at_least_float32, is_batch_norm
 
 _TEMPERATURE = 0.07  # of UnMix-TNS's softmax over similarities
@@ -15,18 +17,18 @@ _SPREAD = 0.5  # share of the source variance that is between the components' me
 
 
 class _Adapting(nn.Module):
-    """Parameters and running statistics of the batch norm that it replaces."""
+    """Parameters, running statistics and hooks of the batch norm that it replaces, whose inputs it takes."""
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.register_buffer("running_mean", norm.running_mean)
-        self.register_buffer("running_var", norm.running_var)
+        self.register_buffer("running_mean", norm.get_buffer("running_mean"))
+        self.register_buffer("running_var", norm.get_buffer("running_var"))
+        self.kind: Any = type(norm)
+        vars(self).update({name: value for name, value in vars(norm).items() if "hook" in name})
 
     def _normalised(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Normalise by statistics ``(N, C)`` or ``(1, C)``, with a gradient through them, unlike torch's kernel."""
@@ -38,14 +40,14 @@ class _Adapting(nn.Module):
 
 
 class AlphaBatchNorm(_Adapting):
-    """The layer by which `alpha_bn` replaces a batch norm; training mode changes nothing.
+    """The layer by which `alpha_bn` replaces a batch norm.
 
     Parameters
     ----------
     norm : batch norm
-        A trained one; its parameters and running statistics are shared.
+        A trained one; its parameters, running statistics and hooks are shared.
     alpha : float
-        Weight of the running statistics; the test batch's have the weight ``1 - alpha``.
+        As in `alpha_bn`.
     """
 
     def __init__(self, norm: _BatchNorm, alpha: float) -> None:
@@ -53,6 +55,7 @@ class AlphaBatchNorm(_Adapting):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
+        self.kind._check_input_dim(self, x)
         if self.alpha < 1 and x.numel() == x.shape[1]:
             raise ValueError(
                 f"input has shape {tuple(x.shape)}: one value per channel has no variance to mix in. Pass more "
@@ -75,7 +78,7 @@ class UnMixNorm(_Adapting):
     Parameters
     ----------
     norm : batch norm
-        A trained one; its parameters and running statistics are shared.
+        As in `AlphaBatchNorm`.
     components : int
     rate : float
         Step of the components per batch.
@@ -98,7 +101,8 @@ class UnMixNorm(_Adapting):
         self.register_buffer("variances", (1 - spread) * var.expand(components, -1))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 2:  # an example has one value per channel, and no variance of its own
+        self.kind._check_input_dim(self, x)
+        if x.ndim == 2 or not len(x):  # an example has one value per channel, and no variance of its own
             return self._normalised(x, self.running_mean[None], self.running_var[None])
         wide = at_least_float32(x).flatten(2)
         own_var, own_mean = (s[:, None] for s in torch.var_mean(wide, 2, correction=0))
@@ -124,7 +128,8 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     .. math:: \mu = \alpha\, \mu_{source} + (1 - \alpha)\, \mu_{batch}, \qquad
               \sigma^2 = \alpha\, \sigma_{source}^2 + (1 - \alpha)\, \sigma_{batch}^2
 
-    with the batch's biased variance. 1 is the model as it was in evaluation, 0 takes batch statistics as in training.
+    with the batch's biased variance (You, Li and Zhao, arXiv 2110.04065). 1 is the model as it was in evaluation, 0
+    takes batch statistics as in training.
 
     Parameters
     ----------
@@ -136,17 +141,13 @@ def alpha_bn(model: nn.Module, alpha: float) -> nn.Module:
     Returns
     -------
     nn.Module
-        In evaluation mode. Its outputs depend on the whole batch, unless alpha is 1.
+        In evaluation mode. Its outputs depend on the whole batch, unless alpha is 1. Nothing is kept between batches.
 
     Raises
     ------
     ValueError
         If `alpha` is outside [0, 1], if the model has no batch norm with running statistics, or if the class of one
         computes more than batch norm. In the forward pass: if a channel has one value.
-
-    Notes
-    -----
-    You, Li and Zhao (arXiv 2110.04065). Nothing is trained and nothing is kept between batches.
 
     Examples
     --------
@@ -180,7 +181,7 @@ def unmix_tns(
     Parameters
     ----------
     model : nn.Module
-        Trained, with batch norms of torch or of this package that have running statistics. It is not changed.
+        As in `alpha_bn`.
     components : int
         K; the authors use 16, and 128 where domains are mixed.
     momentum, batch_size : float, int
@@ -197,8 +198,7 @@ def unmix_tns(
     Raises
     ------
     ValueError
-        For numbers out of range, if the model has no batch norm with running statistics, or if the class of one
-        computes more than batch norm.
+        For numbers out of range, and for a model that `alpha_bn` refuses.
 
     Notes
     -----
@@ -225,23 +225,16 @@ def _adapted(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Mo
     """A copy of the model in evaluation mode, with ``make(norm)`` for each batch norm with running statistics."""
     copy = deepcopy(model)
     norms = [m for m in copy.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    more = {type(norm).__name__ for norm in norms if not is_batch_norm(norm)}
-    if more:
+    if more := {type(norm).__name__ for norm in norms if not is_batch_norm(norm)}:
         raise ValueError(
-            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, derived from torch's batch norm with a "
-            "forward of its own: what it computes besides (an activation, in timm's) would be lost. Build the model "
-            "with torch's batch norms, and with layers of their own for the rest"
+            f"model: {type(model).__name__} holds {', '.join(sorted(more))}, whose own forward computes more than "
+            "batch norm, such as an activation. Build the model with torch's batch norms and other layers for the rest"
         )
-    made = {norm: make(norm) for norm in norms}
+    made: dict[nn.Module, nn.Module] = {norm: make(norm) for norm in norms}
     if not made:
         raise ValueError(
-            f"model: {type(model).__name__} holds no batch norm with running statistics, so there is nothing to mix. "
-            "Networks without a norm, or with one within an example (group, layer, instance), evaluate each example by "
-            "itself: use the model as it is"
+            f"model: {type(model).__name__} holds no batch norm with running statistics, so there is nothing to mix: "
+            "use the model as it is"
         )
-    for parent in list(copy.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() skips the second place of a layer
-            if isinstance(child, _BatchNorm) and child in made:
-                setattr(parent, name, made[child])
-    top = made.get(copy, copy) if isinstance(copy, _BatchNorm) else copy
-    return top.eval()
+    replace_layers(copy, made)
+    return made.get(copy, copy).eval()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.activations import ScaledActivation
 from nfnets_lite.conv import Conv1d, Conv2d, Conv3d, _SameConv, _Standardized
+from nfnets_lite.convert.plan import options_of, replace_layers
 from nfnets_lite.models.resnet import Block
 from nfnets_lite.norm import inference_affine
 
@@ -21,7 +22,6 @@ _PLAIN: dict[int, type[_ConvNd]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _SAME: dict[int, type[_ConvNd]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 _TRANSPOSED: dict[int, type[_ConvNd]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _FOLDABLE = (*_PLAIN.values(), *_TRANSPOSED.values())
-Affine: TypeAlias = tuple[Tensor, Tensor]
 
 
 @torch.inference_mode(False)  # parameters made in that mode would let no gradient through outside of it
@@ -36,8 +36,8 @@ def fold(model: nn.Module) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        A model with standardised convolutions (`ScaledStdConv1d`, ``2d``, ``3d``, ``Transpose2d``, `WSConv2d`), or with
-        a norm right behind a convolution in a `torch.nn.Sequential`. It is not changed.
+        A model with standardised convolutions, or with a norm right behind a convolution in a `torch.nn.Sequential`. It
+        is not changed.
 
     Returns
     -------
@@ -56,12 +56,12 @@ def fold(model: nn.Module) -> nn.Module:
     Notes
     -----
     A norm stays if it computes statistics in evaluation too (group, layer, instance norm), or does not directly follow
-    a convolution (after a sum, at the start of a pre-activation block). It stays if it or the convolution occurs twice
-    in the model, or is outside of a Sequential, where the order of layers is unknown.
+    a convolution in a Sequential, where alone the order of layers is known. It stays if it or the convolution occurs
+    twice in the model or has a hook. Call a Sequential as a whole: what you read between its layers changes.
 
     Gradients with respect to inputs still work. To train only new layers on top, keep the folded part in evaluation
     mode. A ``state_dict`` loads into another folded model of the same specification, not into an unfolded one. Hooks on
-    activations and branches see values without the factors that were folded; hooks on replaced layers are gone.
+    activations and branches see values without the factors that were folded.
 
     Examples
     --------
@@ -75,43 +75,50 @@ def fold(model: nn.Module) -> nn.Module:
     """
     folded = deepcopy(model).eval()
     for module in folded.modules():
-        for hook in module._forward_pre_hooks.values():
-            if type(hook).__module__.startswith("torch.nn.utils."):  # as of pruning: it makes the weight anew
+        for hook in _hooks(module):
+            if _makes_a_weight(hook):
                 hook(module, ())
     made: dict[nn.Module, nn.Module] = {}
-    for conv, norm, affine in _followed_by_a_norm(folded):
+    for conv, norm, affine in _followed_by_a_norm(folded):  # the same again for a Sequential in another
         made |= {conv: _plain(conv, affine), norm: nn.Identity()}
-    made |= {m: _plain(m) for m in folded.modules() if isinstance(m, _Standardized) and m not in made}
+    rest = (m for m in folded.modules() if isinstance(m, _Standardized) and m not in made)
+    made |= {conv: _plain(conv) for conv in rest if all(map(_makes_a_weight, _hooks(conv)))}
     if not made:
         raise ValueError(
             f"model: {type(model).__name__} holds no norm that evaluates as a fixed affine map right behind a "
             "convolution of the same Sequential, and it holds no scaled-standardised convolution, so there is nothing "
             "to fold (perhaps it is folded already)"
         )
-    for parent in list(folded.modules()):
-        for name, child in list(parent._modules.items()):  # named_children() skips the second place of a layer
-            if child is not None and child in made:
-                setattr(parent, name, made[child])
+    replace_layers(folded, made)
     folded = made.get(folded, folded)
     folded.eval().requires_grad_(False)
     _absorb_factors(folded)
     return folded
 
 
-def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, Affine]]:
+def _followed_by_a_norm(model: nn.Module) -> Iterator[tuple[_ConvNd, nn.Module, tuple[Tensor, Tensor]]]:
     """Each convolution of a model's Sequentials that a foldable norm follows, with the norm and its affine map."""
     places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
-    seen: set[nn.Module] = set()
     for chain in (module for module in model.modules() if _runs_in_order(module)):
         for conv, norm in pairwise(_leaves(chain)):
             known = isinstance(conv, (_SameConv, _Standardized)) or type(conv) in _FOLDABLE
-            if not known or conv in seen or places[conv] > 1 or places[norm] > 1:
+            hooked = not all(map(_makes_a_weight, (*_hooks(conv), *_hooks(norm))))
+            if not known or hooked or places[conv] > 1 or places[norm] > 1:
                 continue
             affine = inference_affine(norm)
             if affine is not None:
-                seen.add(conv)
                 assert isinstance(conv, _ConvNd)
                 yield conv, norm, affine
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """What a module runs before and after its forward pass."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _makes_a_weight(hook: Any) -> bool:
+    """Whether a hook is one of torch.nn.utils, as of pruning, which makes the weight anew before each forward pass."""
+    return type(hook).__module__.startswith("torch.nn.utils.")
 
 
 def _runs_in_order(module: nn.Module) -> bool:
@@ -128,48 +135,33 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
             yield from _leaves(child)
 
 
-def _plain(conv: _ConvNd, affine: Affine | None = None) -> nn.Module:
+def _plain(conv: _ConvNd, affine: tuple[Tensor, Tensor] | None = None) -> nn.Module:
     """A plain convolution with the effective weight of `conv`, times the affine map behind it if there is one."""
-    args: dict[str, Any] = {
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "dilation": conv.dilation,
-        "groups": conv.groups,
-        "bias": conv.bias is not None,
-        "padding_mode": conv.padding_mode,
-        "device": "meta",  # its weights are replaced below
-    }
-    kind = _PLAIN[len(conv.kernel_size)]
-    if conv.transposed:
-        kind, args["output_padding"] = _TRANSPOSED[len(conv.kernel_size)], conv.output_padding
-    elif isinstance(conv, _SameConv) and conv.same:
+    axes, options = len(conv.kernel_size), options_of(conv)
+    kind = (_TRANSPOSED if conv.transposed else _PLAIN)[axes]
+    if isinstance(conv, _SameConv) and conv.same:
         reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
         if all(k == 1 or (s == 1 and r % 2 == 0) for k, s, r in zip(conv.kernel_size, conv.stride, reach)):
-            args["padding"] = tuple(r // 2 for r in reach)  # equal sides, whatever the size
+            options["padding"] = tuple(r // 2 for r in reach)  # equal sides, whatever the size
         else:
-            kind, args["padding"] = _SAME[len(conv.kernel_size)], "same"
-    plain = kind(conv.in_channels, conv.out_channels, conv.kernel_size, **args)
+            kind, options["padding"] = _SAME[axes], "same"
+    plain = kind(**options, bias=False, device="meta")  # its weights are replaced below
     with torch.no_grad():
         weight: Tensor = getattr(conv, "effective_weight", lambda: conv.weight)()
-        plain.weight = nn.Parameter(weight.clone())
-        plain.bias = None if conv.bias is None else nn.Parameter(conv.bias.clone())
+        bias = conv.bias
         if affine is not None:
-            _join(plain, *affine)
+            scale, shift = affine
+            bias = shift if bias is None else shift + scale * bias
+            if conv.transposed:  # (I, O / groups, *K), where each group of inputs has its own O / groups outputs
+                split = weight.reshape(conv.groups, -1, *weight.shape[1:])
+                weight = (split * scale.reshape(conv.groups, 1, -1, *[1] * axes)).flatten(0, 1)
+            else:
+                weight = weight * scale.reshape(-1, 1, *[1] * axes)
+        plain.weight = nn.Parameter(weight.to(conv.weight.dtype, copy=True))
+        plain.bias = None if bias is None else nn.Parameter(bias.to(conv.weight.dtype, copy=True))
     plain.baked = "standardised weight" if affine is None else "norm"  # type: ignore[assignment]
     plain.register_forward_pre_hook(_refuse_training)
     return plain
-
-
-def _join(conv: _ConvNd, scale: Tensor, shift: Tensor) -> None:
-    """Multiply a scale per output channel into a convolution's weight and bias, and add a shift to its bias."""
-    weight = conv.weight
-    if conv.transposed:  # (I, O / groups, *K), where each group of inputs has its own O / groups outputs
-        split = weight.reshape(conv.groups, -1, *weight.shape[1:])
-        weight = (split * scale.reshape(conv.groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
-    else:
-        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    bias = shift if conv.bias is None else shift + scale * conv.bias
-    conv.weight, conv.bias = (nn.Parameter(tensor.to(conv.weight.dtype)) for tensor in (weight, bias))
 
 
 def _absorb_factors(model: nn.Module) -> None:

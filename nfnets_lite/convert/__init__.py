@@ -1,5 +1,6 @@
 """Convert a network of your own: norms out, standardised convolutions and scaled branches in."""
 
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -7,11 +8,13 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from nfnets_lite.convert.layers import BranchScale
 from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
@@ -26,8 +29,8 @@ class Conversion:
     Attributes
     ----------
     rows : tuple of tuple of str
-        For each norm, convolution and end of a branch: its name, its kind, the kind that replaces it or ``"left"``,
-        and the reason.
+        For each norm, convolution and end of a branch: its name before the conversion, its kind, the kind that replaces
+        it or ``"left"``, and the reason.
     keep_weights, dry_run : bool
         As in `convert`.
     """
@@ -40,7 +43,9 @@ class Conversion:
         widths = [max(map(len, column)) for column in zip(*self.rows)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in self.rows]
         left = sum(row[2] == "left" for row in self.rows)
+        ends = sum("BranchScale" in row[2] for row in self.rows)
         said = f"{len(self.rows) - left} layers {'to replace' if self.dry_run else 'replaced'}, {left} left"
+        said += f", {ends} ends of branches scaled" * bool(ends)
         fate = "kept: fine-tune them" if self.keep_weights else "newly started: train them"
         return "\n".join([*table, f"{said}; weights of convolutions {fate}"])
 
@@ -76,11 +81,13 @@ def convert(
         that the norm gave it in evaluation; with ``ends="auto"``, branches then get no factor. Outputs are near the old
         ones, not equal to them, because standardised filters have mean 0: fine-tune.
     ends : collection of str, or "auto"
-        Names of the layers that end residual branches, whole (``"layer1.0.bn2"``) or their last part (``"bn2"``).
-        "auto" finds them: a branch has more layers than its shortcut, and nothing else reads from inside it.
+        Names of the modules that end residual branches, whole (``"layer1.0.bn2"``) or their last parts (``"bn2"``).
+        "auto" finds them: a branch has more layers than its shortcut, nothing else reads from inside it, and it ends in
+        a layer, or in a module that is called once with one tensor and returns one. Where the report lacks an end, pass
+        the names of all ends, such as ``ends=["attn", "mlp.3"]``.
     alpha : float, optional
-        Factor on each branch, whose output has variance 1. By default :math:`n^{-1/2}` for n branches, which together
-        add 1 to the variance.
+        Factor on each branch, above 0. By default :math:`n^{-1/2}`: the outputs of n branches, of variance 1 each, then
+        add 1 to the variance together.
     skip_gain : float
         Initial value of the learnable factor on a branch.
     depthwise : bool
@@ -88,7 +95,7 @@ def convert(
     leave : collection of str
         Names of modules that stay unchanged, with all their submodules.
     dry_run : bool
-        Report, and replace nothing.
+        Report, and change nothing.
 
     Returns
     -------
@@ -98,9 +105,10 @@ def convert(
     Raises
     ------
     ValueError
-        For a model without norms, layers that are called twice or share weights, and norms computed without a layer.
-        Also for norms that activate by themselves, without a submodule ``act``, or that the batch does not reach, and
-        for a model that is distributed already. The model is then unchanged.
+        For arguments that are not as above, and for a model that cannot be converted, which is then unchanged. It may
+        hold no norm, layers that are called twice or share weights, norms computed without a layer, norms that activate
+        by themselves without a submodule ``act``, norms that the batch does not reach, or lazy layers. It may be
+        distributed already.
     TypeError
         For a batch that is neither a tensor nor callable.
 
@@ -128,18 +136,17 @@ def convert(
             f"batch is a {type(batch).__name__}; pass a tensor, or a function that calls the model on its inputs, such "
             "as lambda model: model(images, targets)"
         )
-    if isinstance(model, torch.jit.ScriptModule) or any(p.is_meta for p in model.parameters()):
-        raise ValueError(
-            f"model={type(model).__name__} is scripted or on the meta device; convert the network as it was before "
-            "torch.jit, with memory: model.to_empty(device='cpu')"
-        )
-    spread = any(isinstance(m, DistributedDataParallel) for m in model.modules())
-    if spread or any(hasattr(p, "full_tensor") for p in model.parameters()):
-        raise ValueError(
-            f"model={type(model).__name__} is wrapped by DistributedDataParallel, or sharded, which would not see the "
-            "new parameters: convert the network in every process on the same batch, then wrap or shard it"
-        )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
+    for argument, value, fits, needed in (
+        ("ends", ends, ends == "auto" or _are_names(ends), "names of modules, or 'auto'"),
+        ("leave", leave, _are_names(leave), "names of modules"),
+        ("alpha", alpha, alpha is None or _is_finite(alpha, above=0), "a finite number above 0, or None"),
+        ("skip_gain", skip_gain, _is_finite(skip_gain), "a finite number"),
+    ):
+        if not fits:
+            raise ValueError(f"{argument}={value!r} must be {needed}")
+    if why := _why_not(model):
+        raise ValueError(f"model={type(model).__name__} {why}")
     with _evaluated(model), _norms_apart(model) as apart:
         x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
         run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
@@ -150,13 +157,38 @@ def convert(
     return Conversion(tuple(plan.rows()), keep_weights, dry_run)
 
 
+def _why_not(model: nn.Module) -> str:
+    """What is to be done before a model can be converted, if anything."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if isinstance(model, torch.jit.ScriptModule):
+        return "is scripted: convert the network as it was before torch.jit"
+    if any(map(is_lazy, tensors)):
+        return "has lazy layers, whose shapes are not known: call it once on a batch, model(batch), then convert it"
+    if any(tensor.is_meta for tensor in tensors):
+        return "is on the meta device: give it memory first, model.to_empty(device='cpu')"
+    sharded = any(hasattr(tensor, "full_tensor") for tensor in tensors)
+    if sharded or any(isinstance(m, DistributedDataParallel) for m in model.modules()):
+        return (
+            "is wrapped by DistributedDataParallel, or sharded, which would not see the new parameters: convert the "
+            "network in every process on the same batch, then wrap or shard it"
+        )
+    return ""
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, Collection) and all(isinstance(value, str) for value in values)
+
+
+def _is_finite(value: Any, above: float = -math.inf) -> bool:
+    return isinstance(value, Real) and above < float(value) < math.inf
+
+
 @contextmanager
 def _norms_apart(model: nn.Module) -> Iterator[Collection[nn.Module]]:
     """Split norms that hold an activation, as timm's, into two layers; those not replaced are one layer again after."""
     apart: dict[nn.Module, nn.Module] = {}
-    for norm in model.modules():
-        act = getattr(norm, "act", None)
-        if isinstance(act, nn.Module) and is_norm(norm):
+    for norm in filter(is_norm, model.modules()):
+        if isinstance(act := getattr(norm, "act", None), nn.Module):
             plain = copy(norm)
             plain._modules = {**norm._modules, "act": nn.Identity()}
             apart[norm] = nn.Sequential(OrderedDict(norm=plain, act=act))

@@ -1,7 +1,7 @@
 """The order of a network's layers, read from the graph that autograd records in one forward pass."""
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -30,16 +30,12 @@ class Call(NamedTuple):
     std: Tensor
     axis: int
 
-    @property
-    def before(self) -> Node | None:
-        """The node before the layer, of its first input."""
-        return next(iter(self.inputs), None)
-
 
 class Graph:
     """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them.
 
-    What is inside the modules of `whole` belongs to them, and not to what is between.
+    What is inside the modules of `whole` belongs to them, and not to what is between. `parts` has, by the node behind
+    it, the name of each module that is called once and maps a tensor to a tensor; of several the innermost.
     """
 
     def __init__(
@@ -51,10 +47,13 @@ class Graph:
     ) -> None:
         self.calls: dict[str, list[Call]] = {name: [] for name in layers}
         spans: list[tuple[str, list[Node | None], list[Node | None]]] = []
+        maps: list[tuple[Node | None, str]] = []
         hooks = [m.register_forward_hook(self._at_end(n, axis), with_kwargs=True) for n, (m, axis) in layers.items()]
 
         def span(name: str, _module: nn.Module, args: Any, named: Any, out: Any) -> None:
             spans.append((name, _nodes((args, named)), _nodes(out)))
+            if name and isinstance(out, Tensor) and len(args) == 1 and isinstance(args[0], Tensor) and not named:
+                maps.append((out.grad_fn, name))
 
         # Of all modules: `run` may return nothing. Scripted ones take no hooks.
         plain = {n: m for n, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
@@ -65,6 +64,8 @@ class Graph:
             for hook in hooks:
                 hook.remove()
         calls = [(name, call) for name, each in self.calls.items() for call in each]
+        times = Counter(name for name, *_ in spans)
+        self.parts = {node: name for node, name in reversed(maps) if node is not None and times[name] == 1}
         self.nodes = _upstream([*roots, *(node for *_, out in spans for node in out)])
         owned = [span for span in spans if span[0] in whole] + [(n, call.inputs, [call.after]) for n, call in calls]
         self.owner = {node: name for name, inputs, out in owned for node in _upstream(out, {*inputs})}
@@ -72,6 +73,8 @@ class Graph:
         for node in self.nodes:
             for parent in _parents(node):
                 self.consumers[parent].add(node)
+        # An activation in place behind a linear layer leaves a view of the layer's output that nothing reads.
+        self.unread = {node for node in self.nodes if node not in self.consumers} - {*roots}
 
     def _at_end(self, name: str, axis: int) -> Callable[..., None]:
         def hook(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
@@ -110,9 +113,9 @@ class Graph:
         return max([1.0, *(_gain(node) for node in self._ahead(name, passes) if node not in self.owner)])
 
     def only_feeds(self, name: str, other: str) -> bool:
-        """Whether a layer's output goes straight into another layer, and nowhere else."""
+        """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
         after = self.calls[name][0].after
-        direct = after is self.calls[other][0].before
+        direct = any(call.inputs[0] is after for call in self.calls[other] if call.inputs)
         return direct and {self.owner.get(node) for node in self.consumers[after]} == {other}
 
     def activates(self, name: str) -> bool:
@@ -125,7 +128,7 @@ class Graph:
         return [name for name in names if re.search("(Batch|Group|Layer|Instance|Rms)Norm", name)]
 
     def branch_ends(self, weighted: Set[str]) -> Iterator[str]:
-        """The last layers of residual branches.
+        """The last layers of residual branches, or their last modules if these compute with weights by themselves.
 
         In a residual sum the shortcut has at most one layer, the branch has more, and nothing else reads the branch.
         """
@@ -136,19 +139,34 @@ class Graph:
             up = [_upstream([side]) for side in sides]
             own = [up[0] - up[1], up[1] - up[0]]
             layers = [{self.owner[n] for n in part if self.owner.get(n) in weighted} for part in own]
-            long = int(len(layers[1]) > len(layers[0]))
-            inside = own[long] | {node}
-            one_sided = len(layers[1 - long]) <= 1 and len(layers[long]) > len(layers[1 - long])
-            if one_sided and all(self.consumers[n] <= inside for n in own[long]):
+            size = [len(names) + len(self._weights(part)) for names, part in zip(layers, own)]
+            long = int(size[1] > size[0])
+            inside = own[long] | self.unread | {node}
+            one_sided = size[1 - long] <= 1 and size[long] > size[1 - long]
+            # A shortcut reads what its branch reads; an embedding of positions, which is added too, reads no input.
+            reads = layers[1 - long] or up[0] & up[1]
+            if one_sided and reads and all(self.consumers[n] <= inside for n in own[long]):
                 yield from self._last(sides[long], up[1 - long])
 
     def _last(self, side: Node, shortcut: Set[Node]) -> list[str]:
-        """The last layer before the sum that the whole branch passes through, if there is one."""
+        """The last layer before the sum that the whole branch passes through; the last module if weights follow it."""
+        part: list[str] = []
         for node in _upstream([side], shortcut):  # nearest first
-            name = self.owner.get(node)
-            if name and node is self.calls[name][0].after and not _upstream([side], {node}) & shortcut:
-                return [name]
-        return []
+            name = self.owner.get(node, "")
+            ends = [call for call in self.calls.get(name, []) if call.after is node]
+            if not ends and node not in self.parts:
+                continue
+            behind = _upstream([side], {node})
+            if not behind & shortcut:
+                if ends:
+                    return part if self._weights(behind) else [name]
+                part = part or [self.parts[node]]
+        return part
+
+    def _weights(self, nodes: Set[Node]) -> set[Node]:
+        """The nodes of weights that belong to no layer; a gain has one axis longer than 1, a weight has more."""
+        leaves = {n for n in nodes if n not in self.owner and n.name().endswith("AccumulateGrad")}
+        return {leaf for leaf in leaves if sum(size > 1 for size in leaf.variable.shape) > 1}
 
 
 def channel_moments(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -37,11 +37,8 @@ def _along(values: Tensor, axis: int) -> Tensor:
     return values.reshape(-1, *[1] * (-1 - axis))
 
 
-def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor, unset: set[str]) -> Callable[..., Tensor]:
-    """A forward hook that sets a layer's gain and bias so that the channels of the hooked output have `mean` and `std`.
-
-    It removes the layer's name from `unset`.
-    """
+def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor) -> Callable[..., Tensor]:
+    """A forward hook that sets a layer's gain and bias so that the channels of the output have `mean` and `std`."""
 
     def at_end(_module: nn.Module, _inputs: object, out: Tensor) -> Tensor:
         found_mean, found_std = channel_moments(out, axis)
@@ -54,7 +51,6 @@ def calibrating(name: str, layer: Any, axis: int, mean: Tensor, std: Tensor, uns
         # A channel that hardly varies on this batch is not scaled up fully: on others it may vary.
         factor = std / torch.maximum(found_std, 0.1 * typical)
         shift = mean - factor * found_mean
-        unset.discard(name)
         layer.gain.mul_(factor)
         layer.bias.mul_(factor).add_(shift)
         return (out * _along(factor, axis) + _along(shift, axis)).to(out.dtype)

@@ -52,11 +52,13 @@ class Plan:
         depthwise: bool,
         apart: Collection[nn.Module],
     ) -> None:
-        named = dict(model.named_modules())
+        # A norm that was taken apart from its activation goes by the name that it had.
+        norms = {two.get_submodule("norm") for two in apart}
+        named = {n.removesuffix(".norm") if m in norms else n: m for n, m in model.named_modules() if m not in apart}
         if unknown := set(leave) - set(named):
             raise ValueError(f"leave={sorted(unknown)} names no module of the model; use names of named_modules()")
         self.layers = {n: m for n, m in named.items() if is_norm(m) or isinstance(m, (_ConvNd, nn.Linear))}
-        self.left = {n for n in self.layers if any(f"{n}.".startswith(f"{part}.") for part in leave)}
+        self.left = {n for n in named if any(f"{n}.".startswith(f"{part}.") for part in leave)}
         self.norms = [n for n, m in self.layers.items() if is_norm(m) and n not in self.left]
         if not self.norms or "" in self.layers:
             raise ValueError(f"model={type(model).__name__} holds no norm to replace; pass a network with norms inside")
@@ -66,24 +68,26 @@ class Plan:
         weighted = {n for n, m in self.layers.items() if not is_norm(m)}
         self.kept = {n: why for n in weighted if (why := self._why_kept(n, weighted, depthwise))}
         self.convs = [n for n in self.layers if n in weighted and n not in self.kept]
+        known = {*self.layers, *self.graph.parts.values()}
         if ends == "auto":
             self.ends = set(self.graph.branch_ends(weighted)) - self.left
         else:
-            # A norm that was taken apart from its activation is found by the name that it had.
-            whole = {n: parent if named.get(parent := n.rpartition(".")[0]) in apart else n for n in self.layers}
-            known = {n: {n, name, name.rpartition(".")[2]} for n, name in whole.items()}
-            self.ends = {n for n, names in known.items() if names & {*ends}}
-            if unknown := set(ends).difference(*known.values()):
-                raise ValueError(f"ends={sorted(unknown)} must name norms, convolutions or linear layers of the model")
+            found = {end: {n for n in known if f".{n}".endswith(f".{end}")} for end in ends}
+            self.ends = set().union(*found.values())
+            if missing := [end for end, names in found.items() if not names]:
+                raise ValueError(
+                    f"ends={missing} must name norms, convolutions, linear layers, or modules that are called "
+                    "once with one tensor and return one"
+                )
+        self.layers = {n: m for n, m in named.items() if n in {*self.layers, *self.ends}}
         if problems := list(self._problems()):
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise ValueError(
                 f"model={type(model).__name__} cannot be converted, and is as it was: {'; '.join(problems[:5])}{more}. "
                 "Change the model, or name in `leave` the modules that are to stay"
             )
-        behind = {self.graph.calls[n][0].after: n for n in self.convs}
-        called = [(n, self.graph.calls[n][0].before) for n in (*self.norms, *pools) if self.graph.calls[n]]
-        direct = {n: behind[node] for n, node in called if node in behind and self.graph.only_feeds(behind[node], n)}
+        feeds = self.graph.only_feeds
+        direct = {n: conv for n in (*self.norms, *pools) for conv in self.convs if feeds(conv, n)}
         self.joins = {norm: conv for norm, conv in direct.items() if norm in self.norms}
         # Average pooling reduces the variance, so a convolution in front of it is set by the output of the pooling.
         self.pools = {conv: pools[pool] for pool, conv in direct.items() if pool in pools}
@@ -104,14 +108,14 @@ class Plan:
         return "" if depthwise or not 1 < layer.groups == layer.in_channels else "depth-wise"
 
     def _problems(self) -> Iterator[str]:
-        owners = Counter(p for layer in self.layers.values() for p in layer.parameters())
+        owners = Counter(p for layer in self.layers.values() for p in layer.parameters(recurse=False))
         for name in dict.fromkeys([*self.norms, *self.convs, *self.ends]):
-            layer, calls = self.layers[name], len(self.graph.calls[name])
+            layer, calls = self.layers[name], len(self.graph.calls.get(name, [name]))
             if not calls:
                 yield f"the batch does not reach {name!r}, or only under torch.no_grad: nothing can be measured there"
             elif calls > 1:
                 yield f"{name!r} is called {calls} times, and each call would need constants of its own"
-            elif any(owners[p] > 1 for p in layer.parameters()):
+            elif any(owners[p] > 1 for p in layer.parameters(recurse=False)):
                 yield f"{name!r} shares its weights with another layer"
             if is_norm(layer) and self.graph.activates(name):
                 yield f"{name!r} is a {type(layer).__name__}, which activates as well"
@@ -120,7 +124,7 @@ class Plan:
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """The report, in the order of the model's layers."""
         for name, layer in self.layers.items():
-            becomes, why = "left", self.kept.get(name, "named in leave")
+            becomes, why = "left", "named in leave" if name in self.left else self.kept.get(name, "no layer by itself")
             if name in self.convs:
                 becomes, why = f"ScaledStd{type(layer).__name__}", "a norm follows"
             elif name in self.norms:
@@ -136,30 +140,35 @@ class Plan:
         """Replace the layers, then run the model once to set what replaced them; all or nothing."""
         made: dict[nn.Module, nn.Module] = {}
         hooks: list[Any] = []
-        unset: set[str] = set()
+        uncalled: set[str] = set()
         for name in (n for n in self.layers if n in {*self.convs, *self.norms, *self.ends}):
             source = next((norm for norm, conv in self.joins.items() if conv == name), name)
-            old, (*_, mean, std, axis) = self.layers[name], self.graph.calls[source][0]
-            like = next(p for p in (*old.parameters(), *model.parameters(), mean) if p.is_floating_point())
+            old = self.layers[name]
+            like = next(p for p in (*old.parameters(), *model.parameters()) if p.is_floating_point())
             new = _standardised(old, keep) if name in self.convs else old
-            if name in self.norms:
-                new = nn.Identity() if name in self.joins else _placed(ChannelAffine, like, len(mean), axis)
-            if new is not old and not isinstance(new, nn.Identity):
+            if name in self.joins:
+                new = nn.Identity()
+            elif name in {*self.convs, *self.norms}:
+                *_, mean, std, axis = self.graph.calls[source][0]
+                if name in self.norms:
+                    new = _placed(ChannelAffine, like, len(mean), axis)
                 if not keep:
                     gain = 1.0 if {name, source} & self.ends else self.graph.gain_behind(source)
                     mean, std = torch.zeros_like(mean), torch.full_like(std, gain)
                 place = self.pools.get(name, new)
-                unset.add(name)
-                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std, unset)))
+                hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std)))
             if name in self.ends:
                 scale = _placed(scaled, like)
                 new = scale if isinstance(new, nn.Identity) else nn.Sequential(new, scale)
-            made |= {} if new is old else {old: new}
+            if new is not old:
+                made[old] = new
+                uncalled.add(name)
+                hooks.append(new.register_forward_hook(lambda *_, name=name: uncalled.discard(name)))
         try:
             replace_layers(model, made)
             run(model)
-            if unset:
-                raise AttributeError(f"its forward pass calls the old {min(unset)!r}, from a list or an attribute")
+            if uncalled:
+                raise AttributeError(f"its forward pass calls the old {min(uncalled)!r}, from a list or an attribute")
         except BaseException as error:
             replace_layers(model, {new: old for old, new in made.items()})
             if isinstance(error, AttributeError):
@@ -181,11 +190,15 @@ def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Modu
 
 def _standardised(conv: Any, keep: bool) -> nn.Module:
     """A standardised convolution of the same shape, newly started or with the same weight."""
-    options = {name: getattr(conv, name) for name in (*_SAME, *["output_padding"] * conv.transposed)}
-    made: nn.Module = _KINDS[type(conv)](**options, device=conv.weight.device, dtype=conv.weight.dtype)
+    made: nn.Module = _KINDS[type(conv)](**options_of(conv), device=conv.weight.device, dtype=conv.weight.dtype)
     if keep:
         made.get_parameter("weight").copy_(conv.weight)
     return made
+
+
+def options_of(conv: Any) -> dict[str, Any]:
+    """What a convolution was built with, but for its bias, device and dtype."""
+    return {name: getattr(conv, name) for name in (*_SAME, *["output_padding"] * conv.transposed)}
 
 
 def replace_layers(model: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:

@@ -1,6 +1,5 @@
 """Load and save weights: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -9,9 +8,8 @@ from torch import Tensor, nn
 
 from nfnets_lite.models import ResNet, create_model
 from nfnets_lite.pretrained.download import download
-from nfnets_lite.pretrained.files import read, safetensors_of
+from nfnets_lite.pretrained.files import bare, read, safetensors_of
 from nfnets_lite.pretrained.names import slots
-from nfnets_lite.pretrained.wrappers import bare
 from nfnets_lite.roles import _inner
 
 _LISTED = 20
@@ -29,19 +27,14 @@ class WeightsMismatch(ValueError):
     """
 
     def __init__(
-        self,
-        path: Path,
-        unmatched: tuple[str, ...],
-        missing: tuple[str, ...],
-        misshapen: tuple[str, ...],
-        taken_off: str = "",
+        self, path: Path, removed: str, unmatched: tuple[str, ...], missing: tuple[str, ...], misshapen: tuple[str, ...]
     ) -> None:
         self.unmatched, self.missing, self.misshapen = unmatched, missing, misshapen
-        parts = [f"path={str(path)!r} does not fit the model{f', read {taken_off}' if taken_off else ''}"]
-        for what, names in (("unmatched", unmatched), ("missing", missing), ("misshapen", misshapen)):
-            if names:
-                more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                parts.append(f"{len(names)} {what}: {', '.join(names[:_LISTED])}{more}")
+        parts = [f"path={str(path)!r} does not fit the model{f', read {removed}' if removed else ''}"]
+        for what, found in (("unmatched", unmatched), ("missing", missing), ("misshapen", misshapen)):
+            if found:
+                more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+                parts.append(f"{len(found)} {what}: {', '.join(found[:_LISTED])}{more}")
         parts.append(
             "build the model that the file holds (for another number of classes: load, then "
             "model.reset_classifier(num_classes))"
@@ -61,11 +54,10 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     model : nn.Module or str
         The model to fill, in place, or the name of a model to build.
     path : str or Path, optional
-        ``.npz``, ``.pkl``: a parameter tree as the authors publish it, read by an unpickler that allows arrays and
-        containers only (needs NumPy). ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``,
-        ``.ckpt``, ``.tar``: a state dict, of this package or of timm's ``dm_nfnet_*``. It may be an entry of a
-        checkpoint, such as ``{"model": ..., "epoch": 3}``. Its names may have a prefix: ``module.``, ``_orig_mod.``,
-        ``model.``.
+        ``.npz``, ``.pkl``: a parameter tree as the authors publish it (needs NumPy). No code in it is run.
+        ``.safetensors`` (needs safetensors) or ``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.tar``: a state dict, of this
+        package or of timm's ``dm_nfnet_*``. It may be an entry of a checkpoint, such as ``{"model": ..., "epoch": 3}``,
+        and its names may have a prefix, such as ``module.``, ``_orig_mod.`` or ``model.``.
     source : str, optional
         ``"deepmind"`` instead of a path: the authors' file for ``model="nfnet_f0"`` to ``"nfnet_f6"`` is downloaded
         once, and checked (see `nfnets_lite.pretrained.download`).
@@ -81,16 +73,15 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
         Lists every tensor that is unmatched, missing or misshapen; the model is then unchanged.
     ValueError
         For a kind of file that is not known, a file that is damaged or holds other objects than tensors, or the
-        state dict of another timm network. Also for a checkpoint of which several entries fit, and a model on the meta
-        device.
+        state dict of another timm network. Also for a checkpoint of which several entries fit, and a model that is on
+        the meta device or has extra state.
     ConnectionError
         If a download fails.
 
     Notes
     -----
     The authors' networks take RGB images in [0, 1], minus the channels' means (0.485, 0.456, 0.406) and divided by
-    their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, load first, then call
-    ``model.reset_classifier(5)``.
+    their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, call ``model.reset_classifier(5)`` then.
 
     timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
     weights' variance and uses the erf GELU). Here they give the authors' logits.
@@ -116,19 +107,29 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     assert path is not None
     path = Path(path).expanduser()
     given = create_model(model) if isinstance(model, str) else model
-    network = _inner(given)
-    own = {bare(name): tensor for name, tensor in network.state_dict().items()}
+    network, own = _inner(given), _state(given)
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(
             f"model={type(network).__name__} is on the meta device, where nothing can be copied to; give it memory "
             "first: model.to_empty(device='cpu')"
         )
-    found, kind, taken_off = read(path, own)
+    found, kind, removed = read(path, own)
     expected = own
     if kind != "own":
         expected = {slot.haiku if kind == "tree" else slot.timm: slot.parameter for slot in slots(network)}
     ours = {name: _as_ours(tensor, kind, expected.get(name)) for name, tensor in found.items()}
-    _fill(path, ours, expected, taken_off)
+    unmatched = tuple(name for name in ours if name not in expected)
+    missing = tuple(name for name in expected if name not in ours)
+    misshapen = tuple(
+        f"{name} {tuple(ours[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in ours and ours[name].shape != tensor.shape
+    )
+    if unmatched or missing or misshapen:
+        raise WeightsMismatch(path, removed, unmatched, missing, misshapen)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(ours[name])
     return given
 
 
@@ -140,7 +141,7 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     Raises
     ------
     ValueError
-        If `path` does not end in ``.safetensors``.
+        If `path` does not end in ``.safetensors``, or the model has extra state (``get_extra_state``).
     ImportError
         Without the safetensors package.
 
@@ -155,9 +156,20 @@ def save_pretrained(model: nn.Module, path: str | Path) -> None:
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"path={str(path)!r} must end in .safetensors, by which load_pretrained knows the format")
-    named = _inner(model).state_dict().items()  # copied: safetensors refuses weights that are shared
-    state = {bare(name): tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
+    # Copied: safetensors refuses weights that are shared.
+    state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in _state(model).items()}
     safetensors_of(path).save_file(state, path, metadata={"format": "pt", "library": "nfnets_lite"})
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of the model inside wrappers; a ValueError if it holds more than parameters and buffers."""
+    state = _inner(model).state_dict()
+    if extra := [name for name in state if name.rpartition(".")[2] == "_extra_state"]:
+        raise ValueError(
+            f"model={type(model).__name__} has extra state, which is neither parameter nor buffer: {', '.join(extra)}. "
+            "Save and load it with torch: torch.save(model.state_dict(), path), model.load_state_dict(torch.load(path))"
+        )
+    return {bare(name): tensor for name, tensor in state.items()}
 
 
 def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
@@ -167,18 +179,3 @@ def _as_ours(tensor: Tensor, kind: str, target: Tensor | None) -> Tensor:
     if kind == "timm" and target is not None and set(tensor.shape[target.ndim :]) == {1}:
         return tensor.flatten(max(target.ndim - 1, 0))  # (O, 1, 1, 1) gains, 1x1 convolutions for linear layers
     return tensor
-
-
-def _fill(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], taken_off: str) -> None:
-    """Copy all tensors, or raise an error and copy none."""
-    unmatched, missing = (tuple(name for name in a if name not in b) for a, b in ((found, expected), (expected, found)))
-    misshapen = tuple(
-        f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    )
-    if unmatched or missing or misshapen:
-        raise WeightsMismatch(path, unmatched, missing, misshapen, taken_off)
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(found[name])

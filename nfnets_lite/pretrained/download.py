@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,17 +22,14 @@ _CHUNK = 1 << 20
 def download(name: str, *, server: str = DEEPMIND) -> Path:
     """Path of a published parameter file, from the cache or from the server.
 
+    The cache is ``torch.hub.get_dir() / "nfnets_lite"``. It holds each file's SHA-256, which is checked at each use.
+
     Parameters
     ----------
     name : str
         ``"nfnet_f0"`` to ``"nfnet_f6"``.
     server : str
         URL of the folder.
-
-    Returns
-    -------
-    Path
-        In ``torch.hub.get_dir() / "nfnets_lite"``, with its SHA-256 beside it, which is checked at each use.
 
     Raises
     ------
@@ -100,10 +98,8 @@ def _fetch(url: str, write: Callable[[bytes], object]) -> str:
 
 def _stated_hashes(headers: Message) -> dict[str, bytes]:
     """``x-goog-hash: crc32c=...,md5=...``, base64; one header or several."""
-    entries = [
-        entry.strip().partition("=") for value in headers.get_all("x-goog-hash", []) for entry in value.split(",")
-    ]
-    return {kind: base64.b64decode(value) for kind, _, value in entries if kind in ("md5", "crc32c")}
+    stated = ",".join(headers.get_all("x-goog-hash", []))
+    return {kind: base64.b64decode(value) for kind, value in re.findall(r"(md5|crc32c)=([^,\s]+)", stated)}
 
 
 def _sha256(path: Path) -> str:
@@ -125,10 +121,6 @@ def crc32c(data: bytes, value: int = 0) -> int:
     return value ^ 0xFFFFFFFF
 
 
-def _table_entry(index: int) -> int:
-    for _ in range(8):
-        index = (index >> 1) ^ (0x82F63B78 if index & 1 else 0)
-    return index
-
-
-_TABLE = [_table_entry(i) for i in range(256)]
+_TABLE = list(range(256))
+for _ in range(8):
+    _TABLE = [(entry >> 1) ^ (0x82F63B78 if entry & 1 else 0) for entry in _TABLE]

@@ -22,17 +22,9 @@ _SQUEEZE_EXCITE = (("squeeze_excite/linear", "attn_last.fc1"), ("squeeze_excite/
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter: the tensor to fill, and its names here, in the authors' tree and in timm.
+    """One parameter: the tensor to fill, and its names here, in the authors' tree and in timm's ``dm_nfnet_*``.
 
-    Attributes
-    ----------
-    parameter : Tensor
-    name : str
-        In the model's ``state_dict``.
-    haiku : str
-        Module and leaf in the authors' tree, below the network's own name, without the ``~``.
-    timm : str
-        In the ``state_dict`` of timm's ``dm_nfnet_*``.
+    The name in the authors' tree is below the network's own name, without the ``~``.
     """
 
     parameter: Tensor
@@ -48,13 +40,6 @@ def slots(model: nn.Module) -> list[Slot]:
     ------
     ValueError
         If the model is not one that the authors' code has: NFNet, NF-ResNet, NF-RegNet.
-
-    Examples
-    --------
-    >>> from nfnets_lite import create_model
-    >>> slot = slots(create_model("nfnet_f0", width=1 / 8, group_width=16))[0]
-    >>> slot.name, slot.haiku, slot.timm
-    ('stem.0.weight', 'stem_conv0/w', 'stem.conv1.weight')
     """
     if not isinstance(model, ResNet) or (model.spec.conv, model.spec.residual) != ("scaled_ws", "nf"):
         raise ValueError(
@@ -83,10 +68,7 @@ def slots(model: nn.Module) -> list[Slot]:
         found.append(Slot(block.skip_gain, f"{names[block]}.skip_gain", f"{haiku}/skip_gain", f"{timm}.skipinit_gain"))
         convs = [layer for layer in block.branch.modules() if isinstance(layer, ScaledStdConv2d)]
         if len(convs) not in _BRANCH:
-            raise ValueError(
-                f"model has {len(convs)} convolutions in a branch; the authors' networks have 3 or 4, so there are no "
-                "published parameters for it"
-            )
+            raise ValueError(f"model has {len(convs)} convolutions in a branch; the authors' networks have 3 or 4")
         for layer, theirs, timms in zip(convs, *_BRANCH[len(convs)]):
             add(layer, f"{haiku}/{theirs}", f"{timm}.{timms}")
         linears = [layer for layer in block.branch.modules() if isinstance(layer, nn.Linear)]
@@ -100,24 +82,11 @@ def slots(model: nn.Module) -> list[Slot]:
     return found
 
 
-def other_timm_network(keys: Collection[str]) -> list[str]:
-    """How a timm state dict differs from ``dm_nfnet_*``, by its tensors' names; empty if it does not.
+def is_dm_nfnet(names: Collection[str]) -> bool:
+    """Whether a timm state dict is of a ``dm_nfnet_*``: by its gains, stem, last convolution and squeeze-excite."""
 
-    Examples
-    --------
-    >>> other_timm_network(["stem.conv1.weight", "stages.0.0.skipinit_gain"])
-    ['no final convolution (nf_resnet*)']
-    """
-    tests = {
-        "no learnable gain on the residual branches (nfnet_f*, nfnet_l*, nf_resnet*, nf_regnet_*)": not any(
-            key.endswith(".skipinit_gain") for key in keys
-        ),
-        "a single stem convolution (nf_resnet*, nf_regnet_*), with other padding, pooling and shortcuts than the "
-        "authors'": "stem.conv.weight" in keys,
-        "efficient channel attention in the place of squeeze-excite (eca_nfnet_l*, nf_ecaresnet*)": any(
-            key.endswith(".attn_last.conv.weight") for key in keys
-        ),
-        "squeeze-excite inside the branch (nf_regnet_*)": any(".attn.fc1." in key for key in keys),
-        "no final convolution (nf_resnet*)": not any(key.startswith("final_conv.") for key in keys),
-    }
-    return [difference for difference, holds in tests.items() if holds]
+    def has(*ends: str) -> bool:
+        return any(name.endswith(ends) for name in names)
+
+    same = has(".skipinit_gain") and has("stem.conv1.weight") and has("final_conv.weight")
+    return same and not has(".attn_last.conv.weight", ".attn.fc1.weight")

@@ -4,25 +4,18 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-
-_NUMPY_CORES = tuple(
-    f"numpy.{core}.{part}" for core in ("core", "_core") for part in ("multiarray", "_multiarray_umath")
-)
 
 
 def read_tree(path: Path) -> dict[str, Tensor]:
     """Arrays of a parameter tree, by module and leaf below the network's own name: ``"nf_block_1/conv0/w"``.
 
-    Parameters
-    ----------
-    path : Path
-        A pickle (the authors' ``.npz`` files are one), or a real NumPy archive that holds one or holds plain arrays.
+    The file is a pickle, as the authors' ``.npz`` files are, or a real NumPy archive of plain arrays.
 
     Raises
     ------
@@ -31,21 +24,15 @@ def read_tree(path: Path) -> dict[str, Tensor]:
     pickle.UnpicklingError
         If the pickle asks for anything but arrays and containers.
     ValueError
-        If the file holds anything but the floating-point arrays of one network.
+        If the file is damaged, or holds anything but the floating-point arrays of one network.
     """
     try:
         import numpy as np
     except ImportError as error:
         raise ImportError(f"path={str(path)!r} holds NumPy arrays; install numpy to read it") from error
-    tree: Any
-    if zipfile.is_zipfile(path):
-        tree = _read_archive(path)
-    else:
-        with path.open("rb") as file:
-            tree = _unpickle(file, path)
     arrays: dict[str, Tensor] = {}
     roots: set[str] = set()
-    for place, leaf in _leaves(tree, ""):
+    for place, leaf in _leaves(_content(path), ""):
         value = leaf.value if isinstance(leaf, _Array) else leaf
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
@@ -61,121 +48,97 @@ def read_tree(path: Path) -> dict[str, Tensor]:
     return arrays
 
 
-def _leaves(tree: Any, place: str) -> list[tuple[str, Any]]:
-    if isinstance(tree, Mapping):
-        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{place}/{key}")]
-    return [(place, tree)]
+def _content(path: Path) -> Any:
+    """The dictionary in an archive or a pickle."""
+    import numpy as np
 
-
-def _read_archive(path: Path) -> dict[str, Any]:
-    """Arrays of a real ``.npz`` by name; pickles inside it go through `_unpickle`."""
-    from numpy.lib import format as npy
-
-    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    members: dict[str, Any] = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                version = npy.read_magic(file)
-                if version not in headers:
-                    raise ValueError(
-                        f"path={str(path)!r} has {member!r} in npy format {version}; versions 1 and 2 are read"
-                    )
-                dtype = headers[version](file)[2]
-                if dtype.hasobject:
-                    pickled = _unpickle(file, path).value
-                    if not (isinstance(pickled, list) and len(pickled) == 1 and isinstance(pickled[0], Mapping)):
-                        raise ValueError(f"path={str(path)!r} has {member!r}, which is not one dictionary of arrays")
-                    members |= pickled[0]
-                    continue
-            with archive.open(member) as file:
-                members[member.removesuffix(".npy")] = npy.read_array(file, allow_pickle=False)
-    return members
-
-
-def _unpickle(file: IO[bytes], path: Path) -> Any:
-    allowed = _allowed()
-
-    class ArraysOnly(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) in allowed:
-                return allowed[module, name]
+    with path.open("rb") as file:
+        zipped = zipfile.is_zipfile(file)
+        file.seek(0)
+        try:
+            return dict(np.load(file, allow_pickle=False)) if zipped else _ArraysOnly(file).load()
+        except _Refusal as error:
             raise pickle.UnpicklingError(
-                f"path={str(path)!r} asks for {module}.{name}; a parameter tree needs arrays and containers only, and "
-                "loading anything else could run code. If you trust the file, convert it to plain arrays elsewhere"
-            )
+                f"path={str(path)!r} {error}; a parameter tree needs arrays and containers only, and loading anything "
+                "else could run code. If you trust the file, convert it to plain arrays elsewhere"
+            ) from None
+        except Exception as error:  # of any kind, if the pickle is damaged
+            raise damaged(path, error) from error
 
-    return ArraysOnly(file).load()
+
+def damaged(path: Path, error: Exception) -> ValueError:
+    """The error for a file that cannot be read, with what its reader said."""
+    said = next(iter(str(error).splitlines()), "it ends too early")
+    return ValueError(
+        f"path={str(path)!r} is not a whole {path.suffix} file of weights: {said}. Download or save it again; a small "
+        "file of text is Git LFS's pointer to the weights"
+    )
+
+
+def _leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{place}/{key}")
+    else:
+        yield place, tree
+
+
+class _Refusal(Exception):
+    """Why a pickle is not read."""
+
+
+# NumPy's own constructors are unsafe: a pickle can clear the flag of a dtype that marks objects, and an array then
+# takes raw bytes for pointers. The classes and functions below make arrays of numbers only.
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _allowed(module, name)
+
+
+def _allowed(module: str, name: str) -> Any:
+    if (module, name) not in _NAMES:
+        raise _Refusal(f"asks for {module}.{name}")
+    return _NAMES[module, name]
 
 
 class _DType:
-    """Replaces ``numpy.dtype``: accepts types of numbers, and objects for the one entry of an archive."""
+    """Replaces ``numpy.dtype``."""
 
     def __init__(self, name: str, *_: object) -> None:
-        if not re.fullmatch(r"[biuf][1248]|O8?", name):
-            raise pickle.UnpicklingError(f"the pickle holds an array of dtype {name!r}; only numbers are read")
+        if not re.fullmatch("[biuf][1248]", name):
+            raise _Refusal(f"holds an array of dtype {name!r}")
         self.name, self.order = name, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError(f"the pickle asks for the byte order {state[1]!r}; it must be < or >")
+            raise _Refusal(f"asks for the byte order {state[1]!r}")
         self.order = state[1]
 
 
 class _Array:
-    """Replaces ``numpy.ndarray`` and its constructor; `value` is the array, or a list of objects."""
+    """Replaces ``numpy.ndarray`` and its constructor; `value` is the array."""
+
+    value: Any = None
 
     def __init__(self, *_: object) -> None:
-        self.value: Any = None
+        pass
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, raw = state
-        self.fill(raw, dtype, shape, "F" if fortran else "C")
-
-    def fill(self, raw: Any, dtype: _DType, shape: tuple[int, ...], order: Literal["C", "F"]) -> "_Array":
-        import numpy as np
-
-        if not isinstance(dtype, _DType) or isinstance(raw, list) != dtype.name.startswith("O"):
-            raise pickle.UnpicklingError("the pickle describes an array that is neither numbers nor objects")
-        if isinstance(raw, list):
-            self.value = raw
-        else:
-            self.value = np.frombuffer(raw, np.dtype(dtype.order + dtype.name)).reshape(shape, order=order)
-        return self
+        self.value = _from_bytes(raw, dtype, shape, "F" if fortran else "C")
 
 
-# NumPy's own constructors are unsafe: a pickle can clear the flag of a dtype that marks objects, and an array then
-# takes raw bytes for pointers. The classes above hold numbers or plain objects only.
-def _allowed() -> dict[tuple[str, str], Any]:
-    """Names that a pickle of arrays may use, by the modules of NumPy 1 and 2 and of dill, which the authors used."""
-    names: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1,
-    }
-    for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.numeric", "_frombuffer"] = lambda *args: _Array().fill(*args)
-    for module in _NUMPY_CORES:
-        names[module, "_reconstruct"] = _Array
+def _from_bytes(raw: Any, dtype: Any, shape: tuple[int, ...], order: Literal["C", "F"]) -> Any:
+    import numpy as np
 
-    # dill writes _get_attr(_import_module("numpy..."), "_reconstruct"); nothing is imported for it here.
-    def get_attr(module: str, name: str) -> Any:
-        if (module, name) in names:
-            return names[module, name]
-        raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}; only arrays and containers are read")
-
-    for dill in ("dill._dill", "dill.dill"):
-        names[dill, "_create_array"] = _create_array
-        names[dill, "_get_attr"] = get_attr
-        names[dill, "_import_module"] = str
-    return names
+    if not isinstance(dtype, _DType):
+        raise _Refusal(f"holds an array of {dtype!r}")
+    return np.frombuffer(raw, np.dtype(dtype.order + dtype.name)).reshape(shape, order=order)
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Bytes as pickle protocol 2 writes them; other codecs, some of which decompress, are refused."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"the pickle asks for the codec {encoding!r}; only arrays and containers are read")
+        raise _Refusal(f"asks for the codec {encoding!r}")
     return text.encode("latin1")
 
 
@@ -183,3 +146,18 @@ def _create_array(make: Callable[..., Any], args: tuple[Any, ...], state: Any, a
     array = make(*args)
     array.__setstate__(state)
     return array
+
+
+# What a pickle of arrays may use, by the modules of NumPy 1 and 2 and of dill, which the authors used. dill writes
+# _get_attr(_import_module("numpy..."), "_reconstruct"); nothing is imported for it here.
+_NAMES: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _latin1,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _NAMES[f"{_core}.numeric", "_frombuffer"] = _from_bytes
+    _NAMES |= {(f"{_core}.{part}", "_reconstruct"): _Array for part in ("multiarray", "_multiarray_umath")}
+for _dill in ("dill._dill", "dill.dill"):
+    _NAMES |= {(_dill, "_create_array"): _create_array, (_dill, "_get_attr"): _allowed, (_dill, "_import_module"): str}

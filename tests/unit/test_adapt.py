@@ -156,6 +156,31 @@ def test_unmix_tns_leaves_inputs_without_positions_to_the_source() -> None:
     torch.testing.assert_close(mixed, copy.deepcopy(norm).train()(x))
 
 
+def test_an_empty_batch_changes_no_component() -> None:
+    adapted, x = unmix_tns(trained(nn.BatchNorm2d(4))), data(4, 4, 3, 3)
+    before = copy.deepcopy(adapted.state_dict())
+    assert adapted(x[:0]).shape == (0, 4, 3, 3)
+    assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
+    assert adapted(x).isfinite().all()
+
+
+def test_one_image_without_a_batch_is_refused_as_by_batch_norm() -> None:
+    norm = trained(nn.BatchNorm2d(4))
+    for adapted in (alpha_bn(norm, 0.5), unmix_tns(norm)):
+        with pytest.raises(ValueError, match="expected 4D input"):
+            adapted(data(4, 4, 3))  # one image, as high as it has channels
+
+
+def test_hooks_stay() -> None:
+    norm, seen = trained(nn.BatchNorm2d(4)), []
+    norm.register_forward_hook(lambda _m, _i, y: seen.append(y.shape))
+    norm.register_forward_hook(lambda _m, _i, y: 2 * y)
+    x = data(4, 4, 3, 3)
+    torch.testing.assert_close(alpha_bn(norm, 1.0)(x), norm(x))
+    unmix_tns(norm)(x)
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize("within", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference", "meta"])
 def test_a_model_may_be_adapted_in_any_mode_and_used_in_another(within: Callable[[], Any]) -> None:
     norm, x = trained(nn.BatchNorm2d(4)), data(5, 4, 3, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -155,7 +156,31 @@ def test_a_dry_run_changes_nothing_and_reports_the_same() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in modules)
     assert report.rows == nf.convert(model, x).rows
-    assert "to replace" in str(report)
+    assert "to replace, 0 left, 2 ends of branches scaled; " in str(report)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_lazy_layers_are_refused_before_the_batch_gives_them_a_shape(dry_run: bool) -> None:
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+    with pytest.raises(ValueError, match=r"Sequential has lazy layers.*call it once on a batch"):
+        nf.convert(model, images(), dry_run=dry_run)
+    assert isinstance(model[0], nn.LazyConv2d)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        *(("alpha", value, "a finite number above 0, or None") for value in (float("nan"), "0.2", 0.0, -1)),
+        *(("skip_gain", value, "a finite number") for value in (float("inf"), "1", None)),
+        *(("ends", value, "names of modules, or 'auto'") for value in (None, 2, [3])),
+        *(("leave", value, "names of modules") for value in (None, [nn.ReLU()])),
+    ],
+)
+def test_an_argument_out_of_range_is_named(name: str, value: Any, accepted: str) -> None:
+    model = conv_norm(1, 8, 3)
+    with pytest.raises(ValueError, match=rf"^{re.escape(f'{name}={value!r} must be {accepted}')}$"):
+        nf.convert(model, images(), **{name: value})
+    assert isinstance(model[1], nn.BatchNorm2d)
 
 
 def test_ends_can_be_named_and_depthwise_and_parts_be_left() -> None:
@@ -180,7 +205,7 @@ def test_ends_can_be_named_and_depthwise_and_parts_be_left() -> None:
     kept = {name.rpartition(".stages.3")[0] or name for name, m in model.named_modules() if isinstance(m, NORMS)}
     assert kept
     assert all(name.startswith("stages.3") for name in kept)
-    with pytest.raises(ValueError, match=r"ends=\['bn9'\]"):
+    with pytest.raises(ValueError, match=r"ends=\['bn9'\] must name norms.*called once with one tensor"):
         nf.convert(NETWORKS["ResNet-18"](), images(), ends=["bn9"])
     with pytest.raises(ValueError, match=r"leave=\['head'\]"):
         nf.convert(NETWORKS["ResNet-18"](), images(), leave=["head"])
@@ -220,6 +245,7 @@ def test_a_norm_that_holds_an_activation_is_taken_apart() -> None:
     names = list(model.state_dict())
     report = nf.convert(model, images(), dry_run=True)
     assert list(model.state_dict()) == names
+    assert [row[0] for row in report.rows] == ["0", "1", "2", "3"]  # and not "1.norm", which the model does not have
     nf.convert(model, images(), leave=["3"])
     assert isinstance(model[3], NormAct)
     assert isinstance(model[1].act, nn.ReLU)
@@ -239,7 +265,7 @@ def test_a_norm_that_holds_an_activation_ends_a_branch_by_its_name(end: str) -> 
             return x + self.bn3(self.conv(x))  # type: ignore[no-any-return]
 
     rows = nf.convert(nn.Sequential(conv_norm(1, 8, 3), Block()), images(), ends=[end]).rows
-    assert [row[0] for row in rows if "BranchScale" in row[2]] == ["1.bn3.norm"]
+    assert [row[0] for row in rows if "BranchScale" in row[2]] == ["1.bn3"]
 
 
 class Twice(nn.Module):
@@ -498,6 +524,92 @@ def test_a_squeeze_excite_gate_does_not_hide_the_end_of_a_branch() -> None:
     rows = {name: (becomes, why) for name, _, becomes, why in nf.convert(model, images()).rows}
     assert rows["1.body.1.1"] == ("BranchScale", "joins 1.body.1.0, ends a branch")
     assert rows["1.gate.1"] == rows["1.gate.3"] == ("left", "no norm follows")
+
+
+class Windowed(nn.Module):
+    """Attention as torchvision's Swin has it: its weights are in linear layers that are never called."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = F.linear(x, self.qkv.weight, self.qkv.bias).chunk(3, -1)
+        shares = (q @ k.mT + self.bias).softmax(-1)
+        return F.linear(shares @ v, self.proj.weight, self.proj.bias)
+
+
+class Encoder(nn.Module):
+    """A transformer: positions, then blocks whose norms come first, or last as in the second version of Swin."""
+
+    def __init__(self, attention: Callable[[], nn.Module], last: bool = False) -> None:
+        super().__init__()
+        self.patches, self.positions, self.fc = nn.Conv2d(1, 8, 2, 2), nn.Embedding(16, 8), nn.Linear(8, 10)
+        self.attn = nn.ModuleList(attention() for _ in range(2))
+        self.mlp = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.ReLU(True), nn.Linear(16, 8)) for _ in range(2))
+        self.norms, self.last = nn.ModuleList(nn.LayerNorm(8) for _ in range(5)), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[4](self.patches(x).flatten(2).mT + self.positions(torch.arange(16)))
+        for part, norm in zip((self.attn[0], self.mlp[0], self.attn[1], self.mlp[1]), self.norms):
+            x = x + (norm(part(x)) if self.last else part(norm(x)))
+        return self.fc(x.mean(1))  # type: ignore[no-any-return]
+
+
+class MultiHead(nn.Module):
+    """Attention as torchvision's ViT has it: a module with three inputs and two outputs, then dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.dropout = nn.MultiheadAttention(8, 2, batch_first=True), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.inner(x, x, x, need_weights=False)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("attention", "last", "ends"),
+    [
+        (lambda: Windowed(8), False, ["attn.0", "attn.1", "mlp.0.2", "mlp.1.2"]),
+        (MultiHead, False, ["attn.0.dropout", "attn.1.dropout", "mlp.0.2", "mlp.1.2"]),
+        (lambda: Windowed(8), True, ["norms.0", "norms.1", "norms.2", "norms.3"]),
+    ],
+    ids=["functional attention", "multi-head attention", "norms last"],
+)
+def test_branches_of_a_transformer_end_in_the_modules_that_compute_attention(
+    attention: Callable[[], nn.Module], last: bool, ends: list[str]
+) -> None:
+    torch.manual_seed(0)
+    model, x = Encoder(attention, last), images()
+    report = nf.convert(model, x)
+    assert [row[0] for row in report.rows if "BranchScale" in row[2]] == ends
+    assert {m.alpha for m in model.modules() if isinstance(m, BranchScale)} == {0.5}
+    model(x).sum().backward()
+    assert all(m.gain.grad is not None for m in model.modules() if isinstance(m, BranchScale))
+    named = nf.convert(Encoder(attention, last), x, ends=ends)
+    assert named.rows == report.rows
+
+
+def test_an_end_that_is_called_from_a_list_is_refused() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(8), nn.Linear(8, 8)
+            self.layers = [self.fc]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.layers[0](self.norm(x))  # type: ignore[no-any-return]
+
+    with pytest.raises(ValueError, match=r"calls the old '1\.fc', from a list"):
+        nf.convert(nn.Sequential(nn.Linear(4, 8), Hidden()), torch.randn(32, 4))
+
+
+def test_a_part_of_a_branch_may_be_left() -> None:
+    model: Any = nn.Sequential(conv_norm(1, 8, 3), basic(8, 8, 1))
+    model[1].branch[1].append(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid()))
+    report = nf.convert(model, images(), leave=["1.branch.1.2"])
+    assert not [row for row in report.rows if "BranchScale" in row[2]]
 
 
 def test_transposed_convolutions_in_a_u_net() -> None:

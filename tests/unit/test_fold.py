@@ -287,6 +287,21 @@ def test_a_factor_stays_where_it_has_another_taker() -> None:
         assert fold(net).get_submodule("1" if net[1] is act else "1.0").scale == act.scale > 1
 
 
+@pytest.mark.parametrize("place", ["0", "1", "3"])
+@pytest.mark.parametrize("before", [False, True])
+@torch.no_grad()
+def test_a_layer_with_a_hook_stays(place: str, before: bool) -> None:
+    net = trained(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), ScaledStdConv2d(4, 4, 3), nn.ReLU())
+    net.append(ScaledStdConv2d(4, 4, 1))
+    if before:
+        net.get_submodule(place).register_forward_pre_hook(lambda _m, inputs: (2 * inputs[0],))
+    else:
+        net.get_submodule(place).register_forward_hook(lambda _m, _i, out: 2 * out)
+    folded, x = fold(net), images()
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-5, atol=1e-5)
+    assert type(folded.get_submodule(place)) is type(net.get_submodule(place))
+
+
 def test_there_must_be_something_to_fold() -> None:
     for model in (nn.Linear(2, 2), fold(network())):
         with pytest.raises(ValueError, match="holds no scaled-standardised convolution, so there is nothing to fold"):
