@@ -1,7 +1,7 @@
 """Adaptive gradient clipping: bound each unit's gradient by a fraction of the norm of the unit's weights."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nfnets_lite.roles import Classifier, Role, _refuse_sparse, parameter_roles, unit_dim_of
 
-Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
+Tensors: TypeAlias = Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
+Parameters: TypeAlias = nn.Module | Tensors
 
 _SMALL = 2**14  # elements: up to this size, stacking tensors of one shape costs less than one call for each
 
@@ -59,34 +60,26 @@ def _norms(tensors: list[Tensor], unit_dims: Sequence[int]) -> Tensor:
 class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
-    Formula and arguments are those of `adaptive_clip_grad_`, which resolves the roles at every call. Parameters that
-    are frozen at construction are never clipped. A model whose parameters are replaced, by ``reset_classifier`` or
-    ``load_state_dict(assign=True)``, needs a new `AdaptiveClip`.
+    Formula, arguments and errors are those of `adaptive_clip_grad_`, which resolves the roles at every call. Made from
+    a model, an `AdaptiveClip` resolves them again when trainable parameters of the model were replaced, added, frozen
+    or thawed, as by ``reset_classifier`` or ``load_state_dict(assign=True)``. Made from roles or tensors, it keeps to
+    these tensors.
 
     Attributes
     ----------
     units : tuple of (Tensor, Role)
         The parameters to be clipped, each once. Choose them by `parameters`, not by assigning to `units`.
 
-    Raises
-    ------
-    ValueError, TypeError
-        As `adaptive_clip_grad_`.
-
     Examples
     --------
-    >>> net = nn.Linear(4, 2)
-    >>> clip = AdaptiveClip(net, classifier=None)
-    >>> _ = net(torch.ones(1, 4)).sum().backward()
-    >>> float(clip())  # every unit was above its bound
-    1.0
-
     Clip the weights alone, and leave gains and biases as they are:
 
+    >>> net = nn.Linear(4, 2)
+    >>> _ = net(torch.ones(1, 4)).sum().backward()
     >>> roles = parameter_roles(net, classifier=None)
     >>> clip = AdaptiveClip({name: (p, role) for name, (p, role) in roles.items() if role.kind == "weight"})
-    >>> len(clip.units)
-    1
+    >>> float(clip())  # every unit was above its bound
+    1.0
     """
 
     def __init__(
@@ -96,28 +89,29 @@ class AdaptiveClip:
             if not value > 0:
                 raise ValueError(f"{name}={value} must be above 0 (the paper uses clip_factor=0.01 and eps=1e-3)")
         self.clip_factor, self.eps = clip_factor, eps
-        if isinstance(parameters, nn.Module):
-            parameters = parameter_roles(parameters, classifier=classifier)
-        given = parameters.values() if isinstance(parameters, Mapping) else parameters
-        units: dict[int, tuple[Tensor, Role]] = {}  # by identity, so that each parameter is clipped once
-        for entry in [given] if isinstance(given, Tensor) else given:
-            match entry:
-                case Tensor():
-                    units[id(entry)] = (entry, Role("weight", unit_dim_of(entry), clip=True, decay=True))
-                case (Tensor() as parameter, Role() as role):
-                    units |= {id(parameter): (parameter, role)} if role.clip else {}
-                case _:
-                    raise TypeError(
-                        f"parameters holds a {type(entry).__name__}; pass a model, parameter_roles(model), tensors or "
-                        "one tensor (model.parameters(), not named_parameters() nor optimizer groups)"
-                    )
-        self.units = tuple(units.values())
+        self._model = parameters if isinstance(parameters, nn.Module) else None
+        self._classifier = list(classifier) if isinstance(classifier, Iterator) else classifier  # to be read again
+        self._found: list[Tensor] | None = None
+        self.units = () if isinstance(parameters, nn.Module) else _chosen(parameters)
+        self._current_units()
 
-    @torch.no_grad()
     def __call__(self) -> Tensor:
         """Clip the gradients in place; returns the fraction of units that were clipped, a 0-d tensor."""
+        return self._clip_units(self._current_units())
+
+    def _current_units(self) -> tuple[tuple[Tensor, Role], ...]:
+        """The parameters to be clipped. They are found anew if the model has other trainable parameters by now."""
+        if self._model is not None:
+            now: list[Tensor] = [p for p in self._model.parameters() if p.requires_grad]
+            if self._found is None or [*map(id, now)] != [*map(id, self._found)]:
+                self.units = _chosen(parameter_roles(self._model, classifier=self._classifier))
+                self._found = now
+        return self.units
+
+    @torch.no_grad()
+    def _clip_units(self, units: Iterable[tuple[Tensor, Role]]) -> Tensor:
         groups: dict[tuple[tuple[int, ...], object], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for place, (parameter, role) in enumerate(self.units):
+        for place, (parameter, role) in enumerate(units):
             weight, grad = parameter, parameter.grad
             unit_dims: tuple[int, ...] = () if role.unit_dim is None else (role.unit_dim,)
             if grad is None:
@@ -135,7 +129,8 @@ class AdaptiveClip:
                 "loss.backward() and before optimizer.zero_grad()"
             )
         above = [self._clip(dims, [w for w, _ in pairs], [g for _, g in pairs]) for (dims, _), pairs in groups.items()]
-        return torch.cat([each.to(above[0].device) for each in above]).float().mean()
+        clipped = torch.cat([each.to(above[0].device) for each in above]).float()
+        return clipped.mean() if len(clipped) else clipped.sum()  # 0, where no layer has a unit
 
     def _clip(self, unit_dims: tuple[int, ...], weights: list[Tensor], grads: list[Tensor]) -> Tensor:
         """Clip gradients of one shape in place; returns which of their units were above the bound, 1-d."""
@@ -151,10 +146,29 @@ class AdaptiveClip:
     def _factor(self, weight: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
         """Factor on each unit's gradient, and which units are above their bound, from the norms of weight and grad."""
         bound = weight.clamp(min=self.eps) * self.clip_factor
-        above = norm > bound  # false for a NaN norm: the gradient stays NaN
+        # A norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure.
+        overflow = torch.maximum(weight, norm) == torch.inf
+        above = (norm > bound) | overflow  # false for a NaN norm: the gradient stays NaN
         factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
-        # The norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure, not 0.
-        return torch.where(norm == torch.inf, torch.nan, factor), above
+        return torch.where(overflow, torch.nan, factor), above
+
+
+def _chosen(parameters: Tensors) -> tuple[tuple[Tensor, Role], ...]:
+    """Parameters to be clipped with their roles, each once."""
+    given = parameters.values() if isinstance(parameters, Mapping) else parameters
+    units: dict[int, tuple[Tensor, Role]] = {}  # by identity
+    for entry in [given] if isinstance(given, Tensor) else given:
+        match entry:
+            case Tensor():
+                units[id(entry)] = (entry, Role("weight", unit_dim_of(entry), clip=True, decay=True))
+            case (Tensor() as parameter, Role() as role):
+                units |= {id(parameter): (parameter, role)} if role.clip else {}
+            case _:
+                raise TypeError(
+                    f"parameters holds a {type(entry).__name__}; pass a model, parameter_roles(model), tensors or one "
+                    "tensor (model.parameters(), not named_parameters() nor optimizer groups)"
+                )
+    return tuple(units.values())
 
 
 def _is_sharded(x: Tensor) -> bool:

@@ -54,7 +54,7 @@ class AttachedClip:
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
     ) -> None:
         self.fraction = torch.tensor(float("nan"))
-        self._model, self._clip_factor, self._eps, self._classifier = model, clip_factor, eps, classifier
+        self._model = model
         while not getattr(getattr(type(optimizer), "step", None), "hooked", False):
             inner = getattr(optimizer, "optimizer", None)  # as Accelerate and Lightning call it
             if not isinstance(inner, torch.optim.Optimizer):
@@ -63,7 +63,8 @@ class AttachedClip:
                     "clipped; attach to the optimizer inside it, before it is wrapped"
                 )
             optimizer = inner
-        self._update(optimizer)
+        self._clip = AdaptiveClip(model, clip_factor, eps, classifier=classifier)
+        self._stepped(optimizer)
         self._stepping = False
         self._handles = (
             optimizer.register_step_pre_hook(self._before_step),
@@ -75,21 +76,18 @@ class AttachedClip:
         for handle in self._handles:
             handle.remove()
 
-    def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Resolve roles. The optimizer may hold only some of the model's parameters, but no others."""
-        mine = {id(p) for p in self._model.parameters()}
-        stepped = [p for group in optimizer.param_groups for p in group["params"]]
-        foreign = [tuple(p.shape) for p in stepped if id(p) not in mine]
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> set[int]:
+        """Identities of the optimizer's parameters: perhaps only some of the model's, but no others."""
+        stepped = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        foreign = stepped.keys() - {id(p) for p in self._model.parameters()}
         if foreign:
             raise ValueError(
-                f"optimizer steps on {len(foreign)} parameters that are not in model, of shapes {foreign[:3]}; pass a "
-                "module that holds all of them, such as nn.ModuleList([model, loss]). Shard or copy a model before "
-                "you build its optimizer"
+                f"optimizer steps on {len(foreign)} parameters that are not in model, of shapes "
+                f"{[tuple(p.shape) for i, p in stepped.items() if i in foreign][:3]}. Build the optimizer after the "
+                "model was copied or sharded, got a new head, or was loaded with assign=True. If a loss has parameters "
+                "too, pass a module that holds all of them, such as nn.ModuleList([model, loss])"
             )
-        self._known = {id(p) for p in stepped if p.requires_grad}
-        roles = parameter_roles(self._model, classifier=self._classifier)
-        stepped_roles = {name: (p, role) for name, (p, role) in roles.items() if id(p) in self._known}
-        self._clip = AdaptiveClip(stepped_roles, self._clip_factor, self._eps)
+        return set(stepped)
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -129,11 +127,10 @@ class AttachedClip:
                 f"{type(optimizer).__name__} unscales inside its step, after clipping. Call scaler.unscale_(optimizer) "
                 "before scaler.step(optimizer)"
             )
-        with_grad = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-        if not with_grad <= self._known:  # a group was added, or a layer thawed
-            self._update(optimizer)
-        if any(parameter.grad is not None for parameter, _ in self._clip.units):
-            self.fraction = self._clip()
+        stepped = self._stepped(optimizer)
+        units = [(p, role) for p, role in self._clip._current_units() if id(p) in stepped and p.grad is not None]
+        if units:
+            self.fraction = self._clip._clip_units(units)
 
 
 def attach_agc(
