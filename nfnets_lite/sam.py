@@ -29,7 +29,7 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     Yields
     ------
     Tensor
-        0-d: the norm of the ascent gradient over all parameters together.
+        0-d, on the first parameter's device: the norm of the ascent gradient over all parameters together.
 
     Raises
     ------
@@ -62,13 +62,13 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     for p, _ in moved:
         _refuse_sparse(p)
     with torch.no_grad():
-        squares = [_whole(unitwise_norm(p.grad, None)).float() ** 2 for p, _ in moved if p.grad is not None]
-        norm = torch.stack(squares).sum().sqrt()
+        norms = [_whole(unitwise_norm(p.grad, None)).float() for p, _ in moved if p.grad is not None]
+        norm = torch.stack([each.to(norms[0].device) ** 2 for each in norms]).sum().sqrt()
         # If the norm overflows, the weights become NaN: a visible failure, unlike weights that do not move.
         scale = torch.where(norm == torch.inf, torch.nan, radius / norm.clamp(min=1e-12))
         for p, _ in moved:
             assert p.grad is not None
-            p.add_(p.grad * scale)
+            p.add_(p.grad * scale.to(p.device))
             p.grad = None
     try:
         yield norm
