@@ -35,11 +35,14 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     ------
     ValueError
         If `weight` has fewer than 2 axes, `gain` another shape, or `eps` is not positive.
+    TypeError
+        If `weight` is complex or holds integers.
 
     Notes
     -----
     NF-ResNet (arXiv 2101.08692), section 4.2, computed as in the authors' code. timm adds 1e-5 to the variance, and
-    other ports use the unbiased variance: both change a network's outputs. A constant filter gives zeros, not NaN.
+    other ports use the unbiased variance: both change a network's outputs. A constant filter gives zeros. Weights whose
+    sum of squares overflows, in float32 near 1e19, give NaN.
 
     Examples
     --------
@@ -47,6 +50,7 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     >>> torch.allclose(w.flatten(1).norm(dim=1), torch.ones(8), atol=1e-6)
     True
     """
+    _real(weight)
     if weight.ndim < 2:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes (gains and biases are not standardised)"
@@ -70,12 +74,27 @@ def _by_the_formula(weight: Tensor, gain: Tensor | None, eps: float, unit_dim: i
     w = at_least_float32(weight)
     over = [d for d in range(w.ndim) if d != unit_dim % w.ndim]
     centred = w - w.mean(over, keepdim=True)
-    scale = (centred * centred).sum(over, keepdim=True).clamp(min=eps).rsqrt()
+    squares = (centred * centred).sum(over, keepdim=True)
+    _overflow_to_nan(squares)
+    scale = squares.clamp(min=eps).rsqrt()
     if gain is not None:
         shape = [1] * w.ndim
         shape[unit_dim] = w.shape[unit_dim]
         scale = scale * gain.to(w.dtype).reshape(shape)
     return (centred * scale).to(weight.dtype)
+
+
+def _overflow_to_nan(x: Tensor) -> None:
+    """Replace infinity by NaN in place: a visible failure, where a division by infinity would make filters of zeros."""
+    x.detach().nan_to_num_(nan=torch.nan, posinf=torch.nan)  # detached, it costs nothing in the backward pass
+
+
+def _real(weight: Tensor) -> None:
+    if not weight.is_floating_point():
+        raise TypeError(
+            f"weight has dtype {weight.dtype}, which is not standardised; pass real floating-point numbers, such as "
+            "float32, float64 or bfloat16"
+        )
 
 
 def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
@@ -102,11 +121,13 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     ------
     ValueError
         If the fan-in is below 2 or `eps` is not positive.
+    TypeError
+        If `weight` is complex or holds integers.
 
     Notes
     -----
     Weight Standardization (arXiv 1903.10520), section 3, as in the authors' PyTorch code; their TensorFlow code uses
-    the biased deviation. A constant filter gives zeros, not NaN.
+    the biased deviation. A constant filter gives zeros. Weights whose sum of squares overflows give NaN.
 
     Examples
     --------
@@ -114,6 +135,7 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     >>> torch.allclose(w.flatten(1).std(dim=1), torch.ones(8), atol=1e-4)
     True
     """
+    _real(weight)
     if weight.ndim < 2 or weight[0].numel() < 2:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes and a fan-in of at least 2, because a "
@@ -127,5 +149,6 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     # vector_norm is several times as fast as torch.std on a CPU; the derivative of both at 0 is 0.
     norm = torch.linalg.vector_norm(centred, dim=over, keepdim=True)
     std = norm * (weight[0].numel() - 1) ** -0.5
+    _overflow_to_nan(std)
     made: Tensor = centred / (std + eps)
     return made.to(weight.dtype)
