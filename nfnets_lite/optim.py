@@ -9,9 +9,7 @@ from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.roles import Classifier, parameter_roles
 
 
-def param_groups(
-    model: nn.Module, weight_decay: float = 2e-5, *, classifier: Classifier = None
-) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer: weights are decayed; gains, biases and scalars are not.
 
     Parameters
@@ -19,8 +17,6 @@ def param_groups(
     model : nn.Module
     weight_decay : float
         Coefficient of the L2 term for the decayed group; 2e-5 is the NFNet recipe.
-    classifier : nn.Module, None or "auto"
-        It changes nothing: the classifier's weight is decayed like any other.
 
     Returns
     -------
@@ -33,10 +29,8 @@ def param_groups(
     >>> torch.optim.SGD(param_groups(nn.Linear(4, 2), 1e-4), lr=0.1).param_groups[1]["weight_decay"]
     0.0
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter, role in parameter_roles(model, classifier=classifier).values():
-        (decayed if role.decay else plain).append(parameter)
+    roles = parameter_roles(model, classifier=None).values()
+    decayed, plain = ([p for p, role in roles if role.decay == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -66,10 +60,8 @@ class AttachedClip:
         self._clip = AdaptiveClip(model, clip_factor, eps, classifier=classifier)
         self._stepped(optimizer)
         self._stepping = False
-        self._handles = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        )
+        before, after = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
+        self._handles = before(self._before_step), after(self._after_step)
 
     def remove(self) -> None:
         """Take the clipping off the optimizer again."""
@@ -118,8 +110,7 @@ class AttachedClip:
         self._stepping = False
 
     def _run(self, optimizer: torch.optim.Optimizer) -> None:
-        # Under GradScaler a fused optimizer divides by the scale after this hook. The scale is None if the gradients
-        # were unscaled before.
+        # Set by a GradScaler for a fused optimizer, which divides by it after this hook, unless that was done before.
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:
             raise ValueError(
@@ -164,9 +155,7 @@ def attach_agc(
 
     Notes
     -----
-    Schedulers, ``load_state_dict`` and closures work as before. The clipping is not part of the state dict, and a
-    copied or pickled optimizer loses it: attach it again.
-
+    The clipping is not part of the state dict, and a copied or pickled optimizer loses it: attach it again.
     Accumulation: call ``step`` after the last ``backward``; the summed gradient is clipped, once.
     Loss scaling (float16): ``scaler.step(optimizer)`` unscales before it steps, so nothing needs to change. Fused
     optimizers unscale *inside* their step: call ``scaler.unscale_(optimizer)`` before it.
