@@ -84,12 +84,12 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights inside the block, and its own weights back, exactly, after it."""
-        own: dict[str, Tensor] = {}
-        self._swap(own)
+        own = {name: tensor.clone() for name, tensor in self._current().items()}
+        self._set(self.averages)
         try:
             yield
         finally:
-            self._swap(own)
+            self._set(own)
 
     def _current(self) -> dict[str, Tensor]:
         """The model's current tensors, by name: moving or loading a model may have replaced them."""
@@ -104,18 +104,9 @@ class WeightAverage:
         return now
 
     @torch.no_grad()
-    def _swap(self, own: dict[str, Tensor]) -> None:
+    def _set(self, values: dict[str, Tensor]) -> None:
         for name, tensor in self._current().items():
-            average = self.averages[name]
-            if tensor.dtype == average.dtype:
-                kept = tensor.clone()  # one tensor at a time: no second copy of the model
-                tensor.copy_(average)
-                average.copy_(kept)
-            elif name in own:
-                tensor.copy_(own.pop(name))
-            else:  # the average stays where it is: the narrower dtype of the model cannot hold it
-                own[name] = tensor.clone()
-                tensor.copy_(average)
+            tensor.copy_(values[name])
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:

@@ -134,16 +134,12 @@ class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
     eps : float
         Lower bound on fan-in times the variance of a filter.
 
-    Attributes
-    ----------
-    gain : Parameter
-        Shape ``(O,)``, starts at 1. Adaptive gradient clipping treats it as one unit; it takes no weight decay.
-
     Notes
     -----
-    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are computed in at least float32, under autocast too. Every
-    call standardises the weight, in evaluation too, until `nfnets_lite.fold` does so for good. A single weight (fan-in
-    1, as in a depthwise 1x1) minus its mean is 0, so the output is the bias. NF-ResNet (arXiv 2101.08692), section 4.2.
+    Shapes ``(N, I, H, W) -> (N, O, H', W')``. The parameter ``gain``, ``(O,)``, starts at 1. Statistics are computed in
+    at least float32, under autocast too. Every call standardises the weight, in evaluation too, until
+    `nfnets_lite.fold` does so for good. A single weight (fan-in 1, as in a depthwise 1x1) minus its mean is 0, so the
+    output is the bias. NF-ResNet (arXiv 2101.08692), section 4.2.
 
     Examples
     --------

@@ -10,11 +10,13 @@ from nfnets_lite.roles import _inner
 
 
 def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int], *, in_channels: int = 3) -> int:
-    r"""Multiply-adds of all convolutions and linear layers for one image, without the products inside attention.
+    r"""Multiply-adds of all convolutions and linear layers for one image, each of two floating-point operations.
 
     .. math:: \sum_{\text{conv}} H' W' O \frac{I}{\text{groups}} K_h K_w + \sum_{\text{linear}} I O
 
-    with the H' W' positions of a convolution's output, or of a transposed convolution's input.
+    with the H' W' positions of a convolution's output, or of a transposed convolution's input. Products inside
+    attention, biases, norms, activations, pooling and the standardisation of weights are not counted. At the *test*
+    resolution, NFNet-F0 to F6 agree with every printed digit of the paper (arXiv 2102.06171, table 3, "FLOPs").
 
     Parameters
     ----------
@@ -24,16 +26,6 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
         Side, or height and width, in pixels.
     in_channels : int
         Channels of the image, for a network that has no `spec`.
-
-    Returns
-    -------
-    int
-        Multiply-adds, each of two floating-point operations.
-
-    Notes
-    -----
-    At the *test* resolution, F0 to F6 agree with every printed digit of the "FLOPs" column of the NFNet paper (arXiv
-    2102.06171, table 3). Biases, norms, activations, pooling and the standardisation of weights are not counted.
 
     Examples
     --------

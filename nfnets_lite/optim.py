@@ -10,19 +10,11 @@ from nfnets_lite.roles import Classifier, parameter_roles
 
 
 def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: weights are decayed; gains, biases and scalars are not.
+    """Parameter groups of `model` for an optimizer: weights are decayed; gains, biases and scalars are not.
 
-    Parameters
-    ----------
-    model : nn.Module
-    weight_decay : float
-        Coefficient of the L2 term for the decayed group; 2e-5 is the NFNet recipe.
-
-    Returns
-    -------
-    list of dict
-        Two groups, ``{"params": [...], "weight_decay": ...}``; an empty group is left out. Frozen parameters are in
-        neither: add them with ``optimizer.add_param_group`` when you thaw them.
+    The groups are ``{"params": [...], "weight_decay": ...}``, the first with `weight_decay`, the coefficient of the L2
+    term (2e-5 is the NFNet recipe), the second with 0. An empty group is left out. Frozen parameters are in neither:
+    add them with ``optimizer.add_param_group`` when you thaw them.
 
     Examples
     --------
@@ -36,13 +28,7 @@ def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str,
 
 
 class AttachedClip:
-    """Adaptive clipping inside an optimizer's ``step``; made by `attach_agc`.
-
-    Attributes
-    ----------
-    fraction : Tensor
-        0-d: the fraction of units clipped at the last step; NaN before the first.
-    """
+    """Adaptive clipping inside an optimizer's ``step``, with the clipped fraction of units; made by `attach_agc`."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
@@ -145,7 +131,8 @@ def attach_agc(
     Returns
     -------
     AttachedClip
-        Its ``fraction`` is the fraction of units clipped at the last step; ``remove()`` ends the clipping.
+        Its ``fraction``, 0-d, is the fraction of units clipped at the last step, NaN before the first. ``remove()``
+        ends the clipping.
 
     Raises
     ------

@@ -90,27 +90,15 @@ def _is_inside_the_analysis(spec: ResNetSpec) -> bool:
 
 @torch.no_grad()
 def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
-    """Measure mean and variance of the signal after the stem and after each block, in the model's current mode.
+    """Mean and variance of the signal after the stem and after each block, in this order, in the model's current mode.
 
-    Parameters
-    ----------
-    model : ResNet
-    x : Tensor
-        A batch of images, or of unit normal noise, ``(N, C, H, W)``.
-
-    Returns
-    -------
-    list of Signal
-        The stem first, then one entry per block, in order.
+    Pass a `model` of this package and a batch `x` of images, or of unit normal noise, ``(N, C, H, W)``. A skip gain
+    that starts at 0 hides the branches: build the model with ``skip_gain=1.0`` to see them.
 
     Raises
     ------
     TypeError
         If `model` is not a `ResNet` of this package, or has a block of another class.
-
-    Notes
-    -----
-    A skip gain that starts at 0 hides the branches: build the model with ``skip_gain=1.0`` to see them.
 
     Examples
     --------
