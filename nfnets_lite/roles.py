@@ -203,13 +203,9 @@ def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Modul
 def _weights(head: nn.Module) -> list[nn.Parameter]:
     """The weight of a classifier that is not clipped: its own, or that of the one layer in it that has a weight."""
     holders: dict[str, list[nn.Parameter]] = {}
-    for name, module in head.named_modules():
-        declared = getattr(module, "agc_unit_dims", {})
-        gains = [leaf for leaf, axis in declared.items() if axis is None] if isinstance(declared, Mapping) else []
-        tensors = [(leaf, p) for leaf, p in module.named_parameters(recurse=False) if leaf not in gains]
-        found = [p for leaf, p in tensors if p.ndim > 1 and not _is_magnitude(leaf, p)]
-        if found and not isinstance(module, _AFFINE):
-            holders[name] = found
+    for name, (parameter, role) in parameter_roles(head, classifier=None, strict=False).items():
+        if role.kind in ("weight", "unknown"):
+            holders.setdefault(name.rpartition(".")[0], []).append(parameter)
     if "" not in holders and len(holders) > 1:
         raise ValueError(
             f"classifier={type(head).__name__} holds several layers with a weight ({', '.join(holders)}); pass the "
