@@ -89,7 +89,7 @@ def parameter_roles(
     exempt = {id(weight) for head in _find_classifiers(model, classifier) for weight in _weights(head)}
     roles: dict[str, tuple[nn.Parameter, Role]] = {}
     unknown: list[str] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in nn.Module.named_parameters(model):  # wrappers of torch override it and shorten the names
         if not parameter.requires_grad:
             continue
         prefix, _, leaf = name.rpartition(".")
