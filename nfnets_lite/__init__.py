@@ -9,8 +9,7 @@
 >>> optimizer.step()
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nfnets_lite.activations import gain_of
 from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_
@@ -18,16 +17,14 @@ from nfnets_lite.clip_report import agc_report
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d, WSConv2d
 from nfnets_lite.convert import convert
 from nfnets_lite.fold import fold
+from nfnets_lite.macs import count_macs
 from nfnets_lite.models import ResNetSpec, ViTSpec, create_model, list_models, model_spec
 from nfnets_lite.models.hints import name_hint
 from nfnets_lite.norm import create_norm, set_progress
 from nfnets_lite.optim import attach_agc, param_groups
+from nfnets_lite.pretrained import load_pretrained, save_pretrained
+from nfnets_lite.signal import signal_propagation
 from nfnets_lite.standardize import standardize_weight
-
-if TYPE_CHECKING:
-    from nfnets_lite.macs import count_macs
-    from nfnets_lite.pretrained import load_pretrained, save_pretrained
-    from nfnets_lite.signal import signal_propagation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -59,16 +56,5 @@ __all__ = [
 ]
 
 
-# Names that few programs need are imported on first use, which saves an eighth of the import time.
-_LATER = {
-    "count_macs": "macs",
-    "load_pretrained": "pretrained",
-    "save_pretrained": "pretrained",
-    "signal_propagation": "signal",
-}
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{name_hint(name)}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{name_hint(name)}")

@@ -23,8 +23,8 @@ def applies_to(x: Tensor) -> bool:
 def standardized(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor | None:
     """`nfnets_lite.standardize_weight` by torch's group norm kernel, in one pass forward and one backward.
 
-    Returns None where the kernel would give other numbers (a unit is below the floor `eps`) or would need a copy (the
-    weight has gaps in its memory).
+    Returns None where the kernel would give other numbers (a unit is below the floor `eps`, or its variance overflows)
+    or would need a copy (the weight has gaps in its memory).
     """
     w, units, fan_in = at_least_float32(weight), len(weight), weight.shape[1:].numel()
     order = list(range(w.ndim))
@@ -38,7 +38,8 @@ def standardized(weight: Tensor, gain: Tensor | None, eps: float) -> Tensor | No
     negligible = 1e-16 * eps / fan_in
     rows = w.view(1, units, fan_in)
     made, _, inverse_std = torch.native_group_norm(rows, scale, None, 1, units, fan_in, units, negligible)
-    if not inverse_std.amax().item() * eps**0.5 <= fan_in**0.5:  # true for NaN too
+    least, greatest = (x.item() for x in inverse_std.aminmax())
+    if not (least > 0 and greatest * eps**0.5 <= fan_in**0.5):  # true for NaN too
         return None
     return made.view(w.shape).permute([order.index(d) for d in range(w.ndim)]).to(weight.dtype)
 

@@ -1,13 +1,13 @@
 """Adaptive gradient clipping: bound each unit's gradient by a fraction of the norm of the unit's weights."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from nfnets_lite.roles import Classifier, Role, _refuse_sparse, parameter_roles, unit_dim_of
+from nfnets_lite.roles import Classifier, Role, _refuse_sparse, _unit_dim, parameter_roles
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
 
@@ -24,8 +24,8 @@ def unitwise_norm(x: Tensor, unit_dim: int | None = 0, groups: int = 1) -> Tenso
     unit_dim : int or None
         Axis whose indices are the units; None takes the whole tensor as one unit.
     groups : int
-        Above 1 for a grouped transposed convolution, ``(I, O / groups, *K)``. Axis 0 then has this many equal parts,
-        and a unit is an index of axis 1 within one part. The norm is repeated along the part.
+        Above 1 for a grouped transposed convolution, ``(I, O / groups, *K)``: a unit is an index of axis 1 within one
+        of this many equal parts of axis 0. The norm is repeated along the part.
 
     Examples
     --------
@@ -45,8 +45,7 @@ def _norm(x: Tensor, unit_dims: Sequence[int]) -> Tensor:
     summed = [d for d in range(x.ndim) if d not in unit_dims]
     if not summed:  # each number is a unit; torch would read an empty list as all axes
         return x.abs().to(dtype)
-    norm: Tensor = torch.linalg.vector_norm(x, dim=summed, keepdim=len(unit_dims) > 0, dtype=dtype)
-    return norm
+    return torch.linalg.vector_norm(x, dim=summed, keepdim=len(unit_dims) > 0, dtype=dtype)  # type: ignore[no-any-return]
 
 
 def _norms(tensors: list[Tensor], unit_dims: Sequence[int]) -> Tensor:
@@ -59,34 +58,21 @@ def _norms(tensors: list[Tensor], unit_dims: Sequence[int]) -> Tensor:
 class AdaptiveClip:
     """Adaptive gradient clipping with the parameters' roles resolved once; call it before each optimizer step.
 
-    Formula and arguments are those of `adaptive_clip_grad_`, which resolves the roles at every call. Parameters that
-    are frozen at construction are never clipped. A model whose parameters are replaced, by ``reset_classifier`` or
-    ``load_state_dict(assign=True)``, needs a new `AdaptiveClip`.
-
-    Attributes
-    ----------
-    units : tuple of (Tensor, Role)
-        The parameters to be clipped, each once. Choose them by `parameters`, not by assigning to `units`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `adaptive_clip_grad_`.
+    Formula, arguments and errors are those of `adaptive_clip_grad_`, which resolves the roles at every call. Made from
+    a model, an `AdaptiveClip` resolves them again when trainable parameters of the model were replaced, added, frozen
+    or thawed, as by ``reset_classifier`` or ``load_state_dict(assign=True)``. Made from roles or tensors, it keeps to
+    these tensors. Its ``units``, a tuple of (Tensor, Role), are what it clips, each once; they are not to be assigned.
 
     Examples
     --------
-    >>> net = nn.Linear(4, 2)
-    >>> clip = AdaptiveClip(net, classifier=None)
-    >>> _ = net(torch.ones(1, 4)).sum().backward()
-    >>> float(clip())  # every unit was above its bound
-    1.0
-
     Clip the weights alone, and leave gains and biases as they are:
 
+    >>> net = nn.Linear(4, 2)
+    >>> _ = net(torch.ones(1, 4)).sum().backward()
     >>> roles = parameter_roles(net, classifier=None)
     >>> clip = AdaptiveClip({name: (p, role) for name, (p, role) in roles.items() if role.kind == "weight"})
-    >>> len(clip.units)
-    1
+    >>> float(clip())  # every unit was above its bound
+    1.0
     """
 
     def __init__(
@@ -96,28 +82,26 @@ class AdaptiveClip:
             if not value > 0:
                 raise ValueError(f"{name}={value} must be above 0 (the paper uses clip_factor=0.01 and eps=1e-3)")
         self.clip_factor, self.eps = clip_factor, eps
-        if isinstance(parameters, nn.Module):
-            parameters = parameter_roles(parameters, classifier=classifier)
-        given = parameters.values() if isinstance(parameters, Mapping) else parameters
-        units: dict[int, tuple[Tensor, Role]] = {}  # by identity, so that each parameter is clipped once
-        for entry in [given] if isinstance(given, Tensor) else given:
-            match entry:
-                case Tensor():
-                    units[id(entry)] = (entry, Role("weight", unit_dim_of(entry), clip=True, decay=True))
-                case (Tensor() as parameter, Role() as role):
-                    units |= {id(parameter): (parameter, role)} if role.clip else {}
-                case _:
-                    raise TypeError(
-                        f"parameters holds a {type(entry).__name__}; pass a model, parameter_roles(model), tensors or "
-                        "one tensor (model.parameters(), not named_parameters() nor optimizer groups)"
-                    )
-        self.units = tuple(units.values())
+        self._model = parameters if isinstance(parameters, nn.Module) else nn.Module()  # without parameters
+        self._classifier = list(classifier) if isinstance(classifier, Iterator) else classifier  # to be read again
+        self._found = [p for p in self._model.parameters() if p.requires_grad]
+        self.units = _chosen(parameters, self._classifier)
 
-    @torch.no_grad()
     def __call__(self) -> Tensor:
         """Clip the gradients in place; returns the fraction of units that were clipped, a 0-d tensor."""
+        return self._clip_units(self._current_units())
+
+    def _current_units(self) -> tuple[tuple[Tensor, Role], ...]:
+        """The parameters to be clipped. They are found anew if the model has other trainable parameters by now."""
+        now = [p for p in self._model.parameters() if p.requires_grad]
+        if [*map(id, now)] != [*map(id, self._found)]:
+            self._found, self.units = now, _chosen(self._model, self._classifier)
+        return self.units
+
+    @torch.no_grad()
+    def _clip_units(self, units: Iterable[tuple[Tensor, Role]]) -> Tensor:
         groups: dict[tuple[tuple[int, ...], object], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for place, (parameter, role) in enumerate(self.units):
+        for place, (parameter, role) in enumerate(units):
             weight, grad = parameter, parameter.grad
             unit_dims: tuple[int, ...] = () if role.unit_dim is None else (role.unit_dim,)
             if grad is None:
@@ -128,37 +112,55 @@ class AdaptiveClip:
                 unit_dims = (0, 2)
             # Gradients of one shape, device and dtype share a call; a sharded gradient (DTensor) has a call of its own.
             alike = (grad.shape, grad.device, grad.dtype, weight.dtype)
-            groups[unit_dims, place if _is_sharded(grad) else alike].append((weight, grad))
+            groups[unit_dims, place if hasattr(grad, "full_tensor") else alike].append((weight, grad))
         if not groups:
             raise ValueError(
                 f"parameters: none of the {len(self.units)} to be clipped has a gradient; call this after "
                 "loss.backward() and before optimizer.zero_grad()"
             )
         above = [self._clip(dims, [w for w, _ in pairs], [g for _, g in pairs]) for (dims, _), pairs in groups.items()]
-        return torch.cat([each.to(above[0].device) for each in above]).float().mean()
+        clipped = torch.cat([each.to(above[0].device) for each in above]).float()
+        return clipped.mean() if len(clipped) else clipped.sum()  # 0, where no layer has a unit
 
     def _clip(self, unit_dims: tuple[int, ...], weights: list[Tensor], grads: list[Tensor]) -> Tensor:
         """Clip gradients of one shape in place; returns which of their units were above the bound, 1-d."""
         factor, above = self._factor(_norms(weights, unit_dims), _norms(grads, unit_dims))
         places = list(range(len(grads)))
-        if grads[0].device.type == "cpu" and not torch.compiler.is_compiling() and not _is_sharded(above):
+        if grads[0].device.type == "cpu" and not torch.compiler.is_compiling() and not hasattr(above, "full_tensor"):
             # On a CPU, skip tensors without a clipped unit. On a GPU, asking for them would wait, and break a graph.
             places = above.view(len(grads), above[0].numel()).any(1).nonzero().flatten().tolist()
         if places:
             torch._foreach_mul_([grads[i] for i in places], [factor[i] for i in places])
-        return (above.full_tensor() if _is_sharded(above) else above).flatten()  # type: ignore[attr-defined]
+        return (above.full_tensor() if hasattr(above, "full_tensor") else above).flatten()
 
     def _factor(self, weight: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
         """Factor on each unit's gradient, and which units are above their bound, from the norms of weight and grad."""
         bound = weight.clamp(min=self.eps) * self.clip_factor
-        above = norm > bound  # false for a NaN norm: the gradient stays NaN
+        # A norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure.
+        overflow = torch.maximum(weight, norm) == torch.inf
+        above = (norm > bound) | overflow  # false for a NaN norm: the gradient stays NaN
         factor = torch.where(above, bound / norm.clamp(min=1e-6), 1.0)
-        # The norm of finite numbers can overflow. The gradient then becomes NaN, a visible failure, not 0.
-        return torch.where(norm == torch.inf, torch.nan, factor), above
+        return torch.where(overflow, torch.nan, factor), above
 
 
-def _is_sharded(x: Tensor) -> bool:
-    return hasattr(x, "full_tensor")
+def _chosen(parameters: Parameters, classifier: Classifier) -> tuple[tuple[Tensor, Role], ...]:
+    """Parameters to be clipped with their roles, each once."""
+    if isinstance(parameters, nn.Module):
+        parameters = parameter_roles(parameters, classifier=classifier)
+    given = parameters.values() if isinstance(parameters, Mapping) else parameters
+    units: dict[int, tuple[Tensor, Role]] = {}  # by identity
+    for entry in [given] if isinstance(given, Tensor) else given:
+        match entry:
+            case Tensor():
+                units[id(entry)] = (entry, Role("weight", _unit_dim(entry), clip=True, decay=True))
+            case (Tensor() as parameter, Role() as role):
+                units |= {id(parameter): (parameter, role)} if role.clip else {}
+            case _:
+                raise TypeError(
+                    f"parameters holds a {type(entry).__name__}; pass a model, parameter_roles(model), tensors or one "
+                    "tensor (model.parameters(), not named_parameters() nor optimizer groups)"
+                )
+    return tuple(units.values())
 
 
 def adaptive_clip_grad_(
@@ -201,11 +203,10 @@ def adaptive_clip_grad_(
 
     Notes
     -----
-    Call it once per update, after the last ``backward`` of an accumulation. Clip *unscaled* gradients: with a
-    ``GradScaler`` the order is ``scaler.unscale_(optimizer)``, this function, ``scaler.step(optimizer)``,
-    ``scaler.update()``. A wrong order is not noticed, because gradients do not show their scale.
-    The optimizer adds weight decay and momentum afterwards. Parameters without a gradient are skipped. A NaN gradient
-    stays NaN, and a gradient whose norm overflows becomes NaN. NFNet (arXiv 2102.06171), section 4.
+    Call it once per update, after the last ``backward`` of an accumulation, on *unscaled* gradients: with a
+    ``GradScaler``, call ``scaler.unscale_(optimizer)`` first. A wrong order is not noticed, because gradients do not
+    show their scale. Parameters without a gradient are skipped. A NaN gradient stays NaN. A unit's gradient becomes NaN
+    if the norm of its weights or of its gradient overflows. NFNet (arXiv 2102.06171), section 4.
 
     Examples
     --------

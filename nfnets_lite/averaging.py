@@ -36,22 +36,20 @@ class WeightAverage:
 
     Notes
     -----
-    ``torch.optim.swa_utils.AveragedModel`` copies the model, which fails for a sharded one, and starts from the weights
-    *after* the first update. This class and the authors' code start from the initial weights.
+    NFNet (arXiv 2102.06171), appendix A.1; the warm-up is in the authors' code only. The average starts from the
+    initial weights, and that of ``torch.optim.swa_utils.AveragedModel`` from the weights *after* the first update.
     With FSDP2, shard the outermost module with ``reshard_after_forward=True``. Otherwise it keeps the weights gathered
     in an earlier forward pass, and `applied` has no effect.
-    NFNet (arXiv 2102.06171), appendix A.1; the warm-up is in the authors' code only.
 
     Examples
     --------
-    >>> net = nn.Linear(1, 1, bias=False)
-    >>> _ = nn.init.zeros_(net.weight)
+    >>> net = nn.PReLU(init=0.0)
     >>> average = WeightAverage(net)
     >>> _ = nn.init.ones_(net.weight)
     >>> average.update()
     >>> with average.applied():
-    ...     print(round(net.weight.item(), 6), net.training)
-    0.9 True
+    ...     print(round(net.weight.item(), 6))
+    0.9
     >>> net.weight.item()
     1.0
     """
@@ -68,35 +66,30 @@ class WeightAverage:
                 for name, tensor in _averaged(model).items()
             }
 
-    def decay_at(self, update: int) -> float:
-        """Decay of an update, by its number from 0: ``min(decay, (1 + update) / (10 + update))``."""
-        return min(self.decay, (1 + update) / (10 + update))
-
     @torch.no_grad()
     def update(self) -> None:
         """Add the model's current weights to the average; call it after each optimizer step."""
-        weight = 1 - self.decay_at(self.updates)
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         # One call for many tensors; sharded and ordinary tensors cannot share a call.
-        kinds: dict[type[Any], list[str]] = {}
-        now = self._current()
-        for name, tensor in now.items():
-            self.averages[name] = self.averages[name].to(tensor.device)
-            kinds.setdefault(type(tensor), []).append(name)
-        for names in kinds.values():
-            averages, current = ([of[name] for name in names] for of in (self.averages, now))
-            wide = [tensor.to(average.dtype) for tensor, average in zip(current, averages)]
-            torch._foreach_lerp_(averages, wide, weight)
+        kinds: dict[type[Any], tuple[list[Tensor], list[Tensor]]] = {}
+        for name, tensor in self._current().items():
+            average = self.averages[name] = self.averages[name].to(tensor.device)
+            averages, current = kinds.setdefault(type(tensor), ([], []))
+            averages.append(average)
+            current.append(tensor.to(average.dtype))
+        for averages, current in kinds.values():
+            torch._foreach_lerp_(averages, current, weight)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights inside the block, and its own weights back, exactly, after it."""
-        own: dict[str, Tensor] = {}
-        self._swap(own)
+        own = {name: tensor.clone() for name, tensor in self._current().items()}
+        self._set(self.averages)
         try:
             yield
         finally:
-            self._swap(own)
+            self._set(own)
 
     def _current(self) -> dict[str, Tensor]:
         """The model's current tensors, by name: moving or loading a model may have replaced them."""
@@ -111,26 +104,16 @@ class WeightAverage:
         return now
 
     @torch.no_grad()
-    def _swap(self, own: dict[str, Tensor]) -> None:
+    def _set(self, values: dict[str, Tensor]) -> None:
         for name, tensor in self._current().items():
-            average = self.averages[name]
-            if tensor.dtype == average.dtype:
-                kept = tensor.clone()  # one tensor at a time: no second copy of the model
-                tensor.copy_(average)
-                average.copy_(kept)
-            elif name in own:
-                tensor.copy_(own.pop(name))
-            else:  # the average stays where it is: the narrower dtype of the model cannot hold it
-                own[name] = tensor.clone()
-                tensor.copy_(average)
+            tensor.copy_(values[name])
 
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a model that are averaged, by name."""
-    named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
     # `progress` is the elapsed share of the training (nfnets_lite.norm.set_progress), which an average would delay.
     return {
         name: tensor.detach()
-        for name, tensor in named
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
         if (tensor.is_floating_point() or tensor.is_complex()) and name.rpartition(".")[2] != "progress"
     }

@@ -1,57 +1,15 @@
-"""A report of what adaptive clipping does to each parameter."""
-
-from dataclasses import dataclass
+"""A table of what adaptive clipping and weight decay do to each parameter."""
 
 from torch import nn
 
-from nfnets_lite.roles import Classifier, Role, parameter_roles
+from nfnets_lite.roles import Classifier, parameter_roles
 
 
-@dataclass(frozen=True)
-class AgcRow:
-    """One parameter in an `AgcReport`.
-
-    Parameters
-    ----------
-    name : str
-        As in ``named_parameters``.
-    shape : tuple of int
-    role : Role
-        Unit axis, clipped or not, decayed or not.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    role: Role
-
-
-@dataclass(frozen=True)
-class AgcReport:
-    """What clipping and decay would do to each parameter; ``print`` it for the table."""
-
-    rows: tuple[AgcRow, ...]
-
-    def __str__(self) -> str:
-        lines = [("parameter", "shape", "role", "unit axis", "clipped", "decayed")]
-        for row in self.rows:
-            role = row.role
-            axis = "whole" if role.unit_dim is None else str(role.unit_dim)
-            axis = axis if role.groups == 1 else f"{axis} in {role.groups} groups"
-            verdicts = ("yes" if role.clip else "no", "yes" if role.decay else "no")
-            known = role.kind != "unknown"
-            lines.append(
-                (row.name, str(row.shape), role.kind, *((axis, *verdicts) if known else ("declare it", "?", "?")))
-            )
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-        clipped, decayed = (sum(getattr(row.role, what) for row in self.rows) for what in ("clip", "decay"))
-        return "\n".join([*table, f"{len(self.rows)} parameters: {clipped} clipped, {decayed} decayed"])
-
-
-def agc_report(model: nn.Module, *, classifier: Classifier = "auto") -> AgcReport:
-    """Report of every trainable parameter's role and unit axis, and of whether it is clipped and decayed.
+def agc_report(model: nn.Module, *, classifier: Classifier = "auto") -> str:
+    """Table of every trainable parameter's role and unit axis, and of whether it is clipped and decayed.
 
     Nothing is clipped. A parameter of unknown role, which `adaptive_clip_grad_` would refuse, is listed as unknown.
+    `parameter_roles` returns the same as data.
 
     Examples
     --------
@@ -64,5 +22,15 @@ def agc_report(model: nn.Module, *, classifier: Classifier = "auto") -> AgcRepor
     2.bias     (2,)          bias        whole      yes      no
     4 parameters: 3 clipped, 2 decayed
     """
-    roles = parameter_roles(model, classifier=classifier, strict=False)
-    return AgcReport(tuple(AgcRow(name, tuple(p.shape), role) for name, (p, role) in roles.items()))
+    lines = [("parameter", "shape", "role", "unit axis", "clipped", "decayed")]
+    found = parameter_roles(model, classifier=classifier, strict=False)
+    for name, (parameter, role) in found.items():
+        axis = "whole" if role.unit_dim is None else str(role.unit_dim)
+        axis = axis if role.groups == 1 else f"{axis} in {role.groups} groups"
+        verdicts = (axis, "yes" if role.clip else "no", "yes" if role.decay else "no")
+        verdicts = ("declare it", "?", "?") if role.kind == "unknown" else verdicts
+        lines.append((name, str(tuple(parameter.shape)), role.kind, *verdicts))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    clipped, decayed = (sum(getattr(role, what) for _, role in found.values()) for what in ("clip", "decay"))
+    return "\n".join([*table, f"{len(found)} parameters: {clipped} clipped, {decayed} decayed"])

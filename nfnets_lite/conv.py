@@ -3,7 +3,7 @@
 Axes: O output channels, I input channels, K kernel.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from nfnets_lite.standardize import standardize_weight, unit_std_weight
 torch.fx.wrap("standardize_weight")
 torch.fx.wrap("unit_std_weight")
 
+_Size: TypeAlias = int | tuple[int, ...]
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -29,10 +30,10 @@ class _SameConv(_ConvNd):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: str | int | tuple[int, ...] = 0,
-        dilation: int | tuple[int, ...] = 1,
+        kernel_size: _Size,
+        stride: _Size = 1,
+        padding: str | _Size = 0,
+        dilation: _Size = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -79,12 +80,15 @@ class _Standardized(_ConvNd):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights from N(0, 1 / fan_in) and set the bias to 0, as the authors' code does."""
+        """Draw weights from N(0, 1 / fan_in), and set the bias to 0 and a gain to 1, as the authors' code does."""
         if not hasattr(self, "eps"):  # torch's constructor calls this before `eps` is set
             return
         nn.init.normal_(self.weight, std=(self.weight.numel() / self.out_channels) ** -0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        gain = getattr(self, "gain", None)
+        if gain is not None:
+            nn.init.ones_(gain)
 
 
 class _ScaledStd(_Standardized):
@@ -96,12 +100,6 @@ class _ScaledStd(_Standardized):
     def __init__(self, *args: Any, eps: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, eps=eps, **kwargs)
         self.gain = nn.Parameter(self.weight.new_ones(self.out_channels))
-
-    def reset_parameters(self) -> None:
-        """Draw weights from N(0, 1 / fan_in), and set the gain to 1 and the bias to 0."""
-        super().reset_parameters()
-        if hasattr(self, "gain"):
-            nn.init.ones_(self.gain)
 
     def effective_weight(self) -> Tensor:
         """The weight that the convolution uses: like `weight`, with each output unit of mean 0 and norm `gain`."""
@@ -136,16 +134,12 @@ class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
     eps : float
         Lower bound on fan-in times the variance of a filter.
 
-    Attributes
-    ----------
-    gain : Parameter
-        Shape ``(O,)``, starts at 1. Adaptive gradient clipping treats it as one unit; it takes no weight decay.
-
     Notes
     -----
-    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are computed in at least float32, under autocast too. Every
-    call standardises the weight, in evaluation too, until `nfnets_lite.fold` does so for good. A single weight (fan-in
-    1, as in a depthwise 1x1) minus its mean is 0, so the output is the bias. NF-ResNet (arXiv 2101.08692), section 4.2.
+    Shapes ``(N, I, H, W) -> (N, O, H', W')``. The parameter ``gain``, ``(O,)``, starts at 1. Statistics are computed in
+    at least float32, under autocast too. Every call standardises the weight, in evaluation too, until
+    `nfnets_lite.fold` does so for good. A single weight (fan-in 1, as in a depthwise 1x1) minus its mean is 0, so the
+    output is the bias. NF-ResNet (arXiv 2101.08692), section 4.2.
 
     Examples
     --------
@@ -156,27 +150,16 @@ class ScaledStdConv2d(_ScaledStd, _SameConv, nn.Conv2d):
 
 
 class WSConv2d(_Standardized, _SameConv, nn.Conv2d):
-    r"""`torch.nn.Conv2d` with weight standardisation: it convolves with `unit_std_weight` of its weight.
+    """`torch.nn.Conv2d` with weight standardisation: it convolves with `unit_std_weight` of its weight.
 
-    Each filter has mean 0 and (unbiased) standard deviation 1, so its outputs grow with the square root of the fan-in,
-    and a norm with a gain has to follow. `ScaledStdConv2d` needs no norm.
-
-    Parameters
-    ----------
-    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        As in `torch.nn.Conv2d`; ``padding="same"`` works at any stride, with output size ``ceil(size / stride)``.
-    eps : float
-        Added to the standard deviation.
+    A norm with a gain has to follow, because the outputs grow with the square root of the fan-in. `ScaledStdConv2d`,
+    which has the same arguments, shapes and dtypes, needs no norm. Here `eps` is added to the standard deviation.
+    Weight Standardization (arXiv 1903.10520), section 3.
 
     Raises
     ------
     ValueError
         If the fan-in is 1: a single weight has no standard deviation.
-
-    Notes
-    -----
-    Shapes ``(N, I, H, W) -> (N, O, H', W')``. Statistics are computed in at least float32, under autocast too.
-    Weight Standardization (arXiv 1903.10520), section 3.
 
     Examples
     --------
@@ -223,18 +206,10 @@ class ScaledStdConv3d(_ScaledStd, _SameConv, nn.Conv3d):
 class ScaledStdConvTranspose2d(_ScaledStd, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` with scaled weight standardisation over the fan-in of each *output* channel.
 
-    Parameters
-    ----------
-    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, ...
-        As in `torch.nn.ConvTranspose2d`.
-    eps : float
-        As in `ScaledStdConv2d`.
-
-    Notes
-    -----
-    Shapes ``(N, I, H, W) -> (N, O, H', W')``; the weight is ``(I, O / groups, *K)``, so its unit axis is 1, within each
-    group. With a stride s, an output position uses about one in ``s ** 2`` of a unit's weights, so its variance is
-    about ``(gain / s) ** 2``. Not in the papers.
+    The arguments are those of `torch.nn.ConvTranspose2d` and `eps` of `ScaledStdConv2d`. Shapes are
+    ``(N, I, H, W) -> (N, O, H', W')``; the weight is ``(I, O / groups, *K)``, so its unit axis is 1, within each group.
+    With a stride s, an output position uses about one in ``s ** 2`` of a unit's weights, so its variance is about
+    ``(gain / s) ** 2``. Not in the papers.
 
     Examples
     --------
@@ -253,9 +228,6 @@ class ScaledStdConvTranspose2d(_ScaledStd, nn.ConvTranspose2d):
         return made.reshape(split.shape).transpose(1, 2).reshape(self.weight.shape)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        stride, padding, kernel, dilation = (
-            list(v) for v in (self.stride, self.padding, self.kernel_size, self.dilation)
-        )
-        extra = self._output_padding(x, output_size, stride, padding, kernel, 2, dilation)  # type: ignore[arg-type]
-        weight = self.effective_weight()
+        weight, stride, padding, dilation = self.effective_weight(), self.stride, self.padding, self.dilation
+        extra = self._output_padding(x, output_size, stride, padding, self.kernel_size, 2, dilation)  # type: ignore[arg-type]
         return F.conv_transpose2d(x, weight, self.bias, stride, padding, extra, self.groups, dilation)  # type: ignore[arg-type]

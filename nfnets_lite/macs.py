@@ -3,19 +3,20 @@
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd
 
 from nfnets_lite.models import Spec, create_model
 from nfnets_lite.roles import _inner
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
 
 def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int], *, in_channels: int = 3) -> int:
-    r"""Multiply-adds of all convolutions and linear layers for one image, without the products inside attention.
+    r"""Multiply-adds of all convolutions and linear layers for one image, each of two floating-point operations.
 
     .. math:: \sum_{\text{conv}} H' W' O \frac{I}{\text{groups}} K_h K_w + \sum_{\text{linear}} I O
 
-    with the H' W' positions of a convolution's output, or of a transposed convolution's input.
+    with the H' W' positions of a convolution's output, or of a transposed convolution's input. Products inside
+    attention, biases, norms, activations, pooling and the standardisation of weights are not counted. At the *test*
+    resolution, NFNet-F0 to F6 agree with every printed digit of the paper (arXiv 2102.06171, table 3, "FLOPs").
 
     Parameters
     ----------
@@ -25,17 +26,6 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
         Side, or height and width, in pixels.
     in_channels : int
         Channels of the image, for a network that has no `spec`.
-
-    Returns
-    -------
-    int
-        Multiply-adds, each of two floating-point operations.
-
-    Notes
-    -----
-    This is the "FLOPs" column of the NFNet paper (arXiv 2102.06171, table 3), at the *test* resolution. F0 to F6 agree
-    with it to every printed digit only if squeeze-excite layers and the classifier are counted. Biases, norms,
-    activations, pooling and the standardisation of weights are not counted.
 
     Examples
     --------
@@ -53,10 +43,8 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
         nonlocal total
         if isinstance(layer, nn.Linear):
             total += layer.in_features * out[0].numel()
-        elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            total += layer.weight[0].numel() * out[0].numel()
-        elif isinstance(layer, _TRANSPOSED):  # each input value is multiplied by the filters of its group
-            total += layer.weight[0].numel() * inputs[0][0].numel()
+        elif isinstance(layer, _ConvNd):  # a transposed one multiplies each input value by the filters of its group
+            total += layer.weight[0].numel() * (inputs[0] if layer.transposed else out)[0].numel()
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     dtype = next((p.dtype for p in model.parameters()), torch.float32)

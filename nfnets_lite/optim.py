@@ -9,52 +9,32 @@ from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.roles import Classifier, parameter_roles
 
 
-def param_groups(
-    model: nn.Module, weight_decay: float = 2e-5, *, classifier: Classifier = None
-) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: weights are decayed; gains, biases and scalars are not.
+def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str, Any]]:
+    """Parameter groups of `model` for an optimizer: weights are decayed; gains, biases and scalars are not.
 
-    Parameters
-    ----------
-    model : nn.Module
-    weight_decay : float
-        Coefficient of the L2 term for the decayed group; 2e-5 is the NFNet recipe.
-    classifier : nn.Module, None or "auto"
-        It changes nothing: the classifier's weight is decayed like any other.
-
-    Returns
-    -------
-    list of dict
-        Two groups, ``{"params": [...], "weight_decay": ...}``; an empty group is left out. Frozen parameters are in
-        neither: add them with ``optimizer.add_param_group`` when you thaw them.
+    The groups are ``{"params": [...], "weight_decay": ...}``, the first with `weight_decay`, the coefficient of the L2
+    term (2e-5 is the NFNet recipe), the second with 0. An empty group is left out. Frozen parameters are in neither:
+    add them with ``optimizer.add_param_group`` when you thaw them.
 
     Examples
     --------
     >>> torch.optim.SGD(param_groups(nn.Linear(4, 2), 1e-4), lr=0.1).param_groups[1]["weight_decay"]
     0.0
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter, role in parameter_roles(model, classifier=classifier).values():
-        (decayed if role.decay else plain).append(parameter)
+    roles = parameter_roles(model, classifier=None).values()
+    decayed, plain = ([p for p, role in roles if role.decay == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 class AttachedClip:
-    """Adaptive clipping inside an optimizer's ``step``; made by `attach_agc`.
-
-    Attributes
-    ----------
-    fraction : Tensor
-        0-d: the fraction of units clipped at the last step; NaN before the first.
-    """
+    """Adaptive clipping inside an optimizer's ``step``, with the clipped fraction of units; made by `attach_agc`."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
     ) -> None:
         self.fraction = torch.tensor(float("nan"))
-        self._model, self._clip_factor, self._eps, self._classifier = model, clip_factor, eps, classifier
+        self._model = model
         while not getattr(getattr(type(optimizer), "step", None), "hooked", False):
             inner = getattr(optimizer, "optimizer", None)  # as Accelerate and Lightning call it
             if not isinstance(inner, torch.optim.Optimizer):
@@ -63,33 +43,29 @@ class AttachedClip:
                     "clipped; attach to the optimizer inside it, before it is wrapped"
                 )
             optimizer = inner
-        self._update(optimizer)
+        self._clip = AdaptiveClip(model, clip_factor, eps, classifier=classifier)
+        self._stepped(optimizer)
         self._stepping = False
-        self._handles = (
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        )
+        before, after = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
+        self._handles = before(self._before_step), after(self._after_step)
 
     def remove(self) -> None:
         """Take the clipping off the optimizer again."""
         for handle in self._handles:
             handle.remove()
 
-    def _update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Resolve roles. The optimizer may hold only some of the model's parameters, but no others."""
-        mine = {id(p) for p in self._model.parameters()}
-        stepped = [p for group in optimizer.param_groups for p in group["params"]]
-        foreign = [tuple(p.shape) for p in stepped if id(p) not in mine]
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> set[int]:
+        """Identities of the optimizer's parameters: perhaps only some of the model's, but no others."""
+        stepped = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        foreign = stepped.keys() - {id(p) for p in self._model.parameters()}
         if foreign:
             raise ValueError(
-                f"optimizer steps on {len(foreign)} parameters that are not in model, of shapes {foreign[:3]}; pass a "
-                "module that holds all of them, such as nn.ModuleList([model, loss]). Shard or copy a model before "
-                "you build its optimizer"
+                f"optimizer steps on {len(foreign)} parameters that are not in model, of shapes "
+                f"{[tuple(p.shape) for i, p in stepped.items() if i in foreign][:3]}. Build the optimizer after the "
+                "model was copied or sharded, got a new head, or was loaded with assign=True. If a loss has parameters "
+                "too, pass a module that holds all of them, such as nn.ModuleList([model, loss])"
             )
-        self._known = {id(p) for p in stepped if p.requires_grad}
-        roles = parameter_roles(self._model, classifier=self._classifier)
-        stepped_roles = {name: (p, role) for name, (p, role) in roles.items() if id(p) in self._known}
-        self._clip = AdaptiveClip(stepped_roles, self._clip_factor, self._eps)
+        return set(stepped)
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -120,8 +96,7 @@ class AttachedClip:
         self._stepping = False
 
     def _run(self, optimizer: torch.optim.Optimizer) -> None:
-        # Under GradScaler a fused optimizer divides by the scale after this hook. The scale is None if the gradients
-        # were unscaled before.
+        # Set by a GradScaler for a fused optimizer, which divides by it after this hook, unless that was done before.
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:
             raise ValueError(
@@ -129,11 +104,10 @@ class AttachedClip:
                 f"{type(optimizer).__name__} unscales inside its step, after clipping. Call scaler.unscale_(optimizer) "
                 "before scaler.step(optimizer)"
             )
-        with_grad = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-        if not with_grad <= self._known:  # a group was added, or a layer thawed
-            self._update(optimizer)
-        if any(parameter.grad is not None for parameter, _ in self._clip.units):
-            self.fraction = self._clip()
+        stepped = self._stepped(optimizer)
+        units = [(p, role) for p, role in self._clip._current_units() if id(p) in stepped and p.grad is not None]
+        if units:
+            self.fraction = self._clip._clip_units(units)
 
 
 def attach_agc(
@@ -157,7 +131,8 @@ def attach_agc(
     Returns
     -------
     AttachedClip
-        Its ``fraction`` is the fraction of units clipped at the last step; ``remove()`` ends the clipping.
+        Its ``fraction``, 0-d, is the fraction of units clipped at the last step, NaN before the first. ``remove()``
+        ends the clipping.
 
     Raises
     ------
@@ -167,9 +142,7 @@ def attach_agc(
 
     Notes
     -----
-    Schedulers, ``load_state_dict`` and closures work as before. The clipping is not part of the state dict, and a
-    copied or pickled optimizer loses it: attach it again.
-
+    The clipping is not part of the state dict, and a copied or pickled optimizer loses it: attach it again.
     Accumulation: call ``step`` after the last ``backward``; the summed gradient is clipped, once.
     Loss scaling (float16): ``scaler.step(optimizer)`` unscales before it steps, so nothing needs to change. Fused
     optimizers unscale *inside* their step: call ``scaler.unscale_(optimizer)`` before it.

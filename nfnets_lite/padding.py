@@ -8,13 +8,7 @@ from torch.nn import functional as F
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """Padding before and after one axis so that the output has ``ceil(size / stride)`` positions.
-
-    Examples
-    --------
-    >>> same_padding(224, kernel=7, stride=2), same_padding(32, kernel=3, stride=1)
-    ((2, 3), (1, 1))
-    """
+    """Padding before and after one axis so that the output has ``ceil(size / stride)`` positions."""
     reach = dilation * (kernel - 1)
     # In a traced or exported program, sizes may be symbols. At a stride of 1 the padding does not depend on the size.
     total = reach - (size - 1) % stride if stride > 1 and reach else reach
@@ -26,13 +20,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 def pad_same(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float = 0.0
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """Pad the spatial axes of `x` if sides are unequal; equal padding is left to the convolution.
-
-    Returns
-    -------
-    tuple
-        The tensor, padded if some axis needs unequal sides, and the padding of each axis left to the convolution.
-    """
+    """Pad `x` if a spatial axis needs unequal sides; returns it with the padding of each axis left to the layer."""
     pads = [same_padding(x.shape[2 + i], *axis) for i, axis in enumerate(zip(kernel, stride, dilation))]
     # A program that is traced or exported for any size must not branch on the padding of one size.
     recorded = torch.compiler.is_exporting() or not isinstance(x, Tensor)

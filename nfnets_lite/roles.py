@@ -3,7 +3,7 @@
 Roles come from the *type* of the module that owns a parameter, never from its name or its place in a list.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -17,13 +17,9 @@ Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Modules with weights (out, in, ...); the rows of an RNN's stacked gates are outputs, too.
-_ROWS = (
-    *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
-    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
-)
-# Modules whose weight is a gain, even if it has several axes.
-_AFFINE = (nn.LayerNorm, nn.RMSNorm)
+# Weights (out, in, ...); the rows of an RNN's stacked gates are outputs, too.
+_MATRICES = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+_AFFINE = (nn.LayerNorm, nn.RMSNorm)  # their weight is a gain, even if it has several axes
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,7 @@ class Role:
     clip, decay : bool
         Whether the gradient is clipped adaptively, and whether weight decay applies.
     groups : int
-        Above 1 for a grouped transposed convolution, ``(I, O / groups, *K)``: its unit is an index of axis 1 within
-        one of this many equal parts of axis 0.
+        Groups of a transposed convolution, as in `unitwise_norm`; 1 for every other parameter.
     """
 
     kind: str
@@ -70,8 +65,8 @@ def parameter_roles(
     model : nn.Module
         A parametrised tensor (``weight_norm``, ``spectral_norm``, ``orthogonal``) passes its role on to the parameters
         that it is computed from; only the lengths in ``weight_norm`` are a gain.
-        A module of your own declares its parameters by an attribute of the class or the instance,
-        ``agc_unit_dims = {"kernel": 0, "scale": None}``. An axis makes a weight, None a gain (one unit, no decay).
+        A module of your own declares its parameters by an attribute, ``agc_unit_dims = {"kernel": 0, "scale": None}``.
+        An axis makes a weight, None a gain (one unit, no decay).
     classifier : "auto", nn.Module, iterable of nn.Module or None
         The layer, or layers, whose weight is not clipped; a container stands for the one layer in it that has a weight.
         "auto" asks ``model.get_classifier()``, which models of this package and of timm have. None: clip everything.
@@ -94,25 +89,22 @@ def parameter_roles(
     exempt = {id(weight) for head in _find_classifiers(model, classifier) for weight in _weights(head)}
     roles: dict[str, tuple[nn.Parameter, Role]] = {}
     unknown: list[str] = []
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for leaf, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            name = f"{prefix}.{leaf}" if prefix else leaf
-            if isinstance(module, ParametrizationList):  # of one tensor of a layer, such as "0.parametrizations.weight"
-                layer, _, tensor = prefix.rpartition("parametrizations.")
-                role = GAIN
-                if not _is_magnitude(leaf, parameter):
-                    role = _role(name, tensor, parameter, model.get_submodule(layer.removesuffix(".")))
-            else:
-                role = _role(name, leaf, parameter, module)
-            if id(parameter) in exempt:  # by identity: an embedding may share it
-                role = replace(role, kind="classifier", clip=False) if role.kind == "weight" else CLASSIFIER
-            roles[name] = (parameter, role)
-            if role is UNKNOWN:
-                unknown.append(f"{name} {tuple(parameter.shape)} of a {type(module).__name__}")
+    for name, parameter in nn.Module.named_parameters(model):  # wrappers of torch override it and shorten the names
+        if not parameter.requires_grad:
+            continue
+        prefix, _, leaf = name.rpartition(".")
+        module = model.get_submodule(prefix)
+        role = GAIN
+        if not isinstance(module, ParametrizationList):
+            role = _role(name, leaf, parameter, module)
+        elif not _is_magnitude(leaf, parameter):  # it makes one tensor of a layer, as "0.parametrizations.weight" says
+            layer, _, tensor = prefix.rpartition("parametrizations.")
+            role = _role(name, tensor, parameter, model.get_submodule(layer.removesuffix(".")))
+        if id(parameter) in exempt:  # by identity: an embedding may share it
+            role = replace(role, kind="classifier", clip=False) if role.kind == "weight" else CLASSIFIER
+        roles[name] = (parameter, role)
+        if role is UNKNOWN:
+            unknown.append(f"{name} {tuple(parameter.shape)} of a {type(module).__name__}")
     if strict and unknown:
         raise ValueError(
             f"the output axis is not known of: {'; '.join(unknown)}. Known are convolutions (transposed too), Linear, "
@@ -125,9 +117,17 @@ def parameter_roles(
 def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
     declared = getattr(module, "agc_unit_dims", {})
     if isinstance(declared, Mapping) and leaf in declared:
-        return _declared(name, parameter, declared[leaf])
+        axis = declared[leaf]
+        if axis is None:
+            return GAIN
+        if not isinstance(axis, int) or not -parameter.ndim <= axis < parameter.ndim:
+            raise ValueError(
+                f"agc_unit_dims declares {axis!r} for parameter {name!r} of shape {tuple(parameter.shape)}; give one "
+                f"of its axes, 0 to {parameter.ndim - 1}, or None for one unit"
+            )
+        return Role("weight", axis % parameter.ndim, clip=True, decay=True)
     vector = BIAS if "bias" in leaf else GAIN
-    unit_dim = unit_dim_of(parameter)
+    unit_dim = _unit_dim(parameter)
     if leaf == "weight" and parameter.ndim == 1 and isinstance(module, (*_CONV, *_CONV_TRANSPOSE, nn.Linear)):
         raise ValueError(
             f"parameter {name!r} has shape {tuple(parameter.shape)}, though it is the weight of a "
@@ -141,9 +141,14 @@ def _role(name: str, leaf: str, parameter: Tensor, module: nn.Module) -> Role:
         return Role("weight", None if whole else 1, clip=True, decay=True, groups=module.groups)
     if isinstance(module, nn.MultiheadAttention) and unit_dim is None:
         return vector  # bias_k and bias_v, (1, 1, E)
-    if isinstance(module, (*_CONV, *_ROWS)):
+    if isinstance(module, (*_CONV, *_MATRICES)):
         return Role("weight", unit_dim, clip=True, decay=True)
     return UNKNOWN if unit_dim is not None else vector
+
+
+def _unit_dim(parameter: Tensor) -> int | None:
+    """Unit axis of a bare tensor: 0, or None (one unit) if at most one axis is longer than 1."""
+    return None if parameter.ndim <= 1 or parameter.numel() == max(parameter.shape) else 0
 
 
 def _refuse_sparse(parameter: Tensor) -> None:
@@ -157,19 +162,8 @@ def _refuse_sparse(parameter: Tensor) -> None:
 
 def _is_magnitude(leaf: str, parameter: Tensor) -> bool:
     """Whether a parameter holds the lengths of a weight's units: original0 or weight_g of ``weight_norm``."""
-    known = leaf in ("original0", "weight_g") and unit_dim_of(parameter) is None
+    known = leaf in ("original0", "weight_g") and _unit_dim(parameter) is None
     return known or (leaf.startswith("original") and parameter.ndim <= 1)
-
-
-def _declared(name: str, parameter: Tensor, unit_dim: object) -> Role:
-    if unit_dim is None:
-        return GAIN
-    if not isinstance(unit_dim, int) or not -parameter.ndim <= unit_dim < parameter.ndim:
-        raise ValueError(
-            f"agc_unit_dims declares {unit_dim!r} for parameter {name!r} of shape {tuple(parameter.shape)}; give one "
-            f"of its axes, 0 to {parameter.ndim - 1}, or None for one unit"
-        )
-    return Role("weight", unit_dim % parameter.ndim, clip=True, decay=True)
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -206,31 +200,15 @@ def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Modul
     return heads
 
 
-def _weights(head: nn.Module) -> Iterator[Tensor]:
+def _weights(head: nn.Module) -> list[nn.Parameter]:
     """The weight of a classifier that is not clipped: its own, or that of the one layer in it that has a weight."""
     holders: dict[str, list[nn.Parameter]] = {}
-    for name, module in head.named_modules():
-        declared = getattr(module, "agc_unit_dims", {})
-        gains = [leaf for leaf, axis in declared.items() if axis is None] if isinstance(declared, Mapping) else []
-        tensors = [(leaf, p) for leaf, p in module.named_parameters(recurse=False) if leaf not in gains]
-        found = [p for leaf, p in tensors if p.ndim > 1 and not _is_magnitude(leaf, p)]
-        if found and not isinstance(module, _AFFINE):
-            holders[name] = found
+    for name, (parameter, role) in parameter_roles(head, classifier=None, strict=False).items():
+        if role.kind in ("weight", "unknown"):
+            holders.setdefault(name.rpartition(".")[0], []).append(parameter)
     if "" not in holders and len(holders) > 1:
         raise ValueError(
             f"classifier={type(head).__name__} holds several layers with a weight ({', '.join(holders)}); pass the "
             "layer that gives the logits, or a list of the layers that are not to be clipped"
         )
-    yield from holders.get("", [w for weights in holders.values() for w in weights])
-
-
-def unit_dim_of(parameter: Tensor) -> int | None:
-    """Unit axis of a bare tensor: 0, or None (one unit) if at most one axis is longer than 1.
-
-    Examples
-    --------
-    >>> import torch
-    >>> unit_dim_of(torch.zeros(8, 3, 3, 3)), unit_dim_of(torch.zeros(8)), unit_dim_of(torch.zeros(8, 1, 1))
-    (0, None, None)
-    """
-    return None if parameter.ndim <= 1 or parameter.numel() == max(parameter.shape) else 0
+    return holders.get("", [w for weights in holders.values() for w in weights])

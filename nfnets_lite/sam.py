@@ -29,7 +29,7 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     Yields
     ------
     Tensor
-        0-d: the norm of the ascent gradient over all parameters together.
+        0-d, on the first parameter's device: the norm of the ascent gradient over all parameters together.
 
     Raises
     ------
@@ -39,9 +39,8 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     Notes
     -----
     SAM (arXiv 2010.01412), equation 2. NFNet (arXiv 2102.06171, section 5) computes the ascent gradient on 20 % of the
-    same batch; its published code has no SAM. Under DDP and FSDP2 the ascent follows the gradient averaged over
-    processes; in the SAM paper each device takes an ascent step of its own.
-    Clip and decay after the block: they belong to the update, not to the ascent.
+    same batch. Under DDP and FSDP2 the ascent follows the gradient averaged over processes; in the SAM paper each
+    device takes an ascent step of its own. Clip and decay after the block: they belong to the update.
 
     Examples
     --------
@@ -62,13 +61,14 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     for p, _ in moved:
         _refuse_sparse(p)
     with torch.no_grad():
-        squares = [_whole(unitwise_norm(p.grad, None)).float() ** 2 for p, _ in moved if p.grad is not None]
-        norm = torch.stack(squares).sum().sqrt()
+        norms = [unitwise_norm(p.grad, None) for p, _ in moved if p.grad is not None]
+        norms = [(norm.full_tensor() if hasattr(norm, "full_tensor") else norm).float() for norm in norms]
+        norm = torch.stack([each.to(norms[0].device) ** 2 for each in norms]).sum().sqrt()
         # If the norm overflows, the weights become NaN: a visible failure, unlike weights that do not move.
         scale = torch.where(norm == torch.inf, torch.nan, radius / norm.clamp(min=1e-12))
         for p, _ in moved:
             assert p.grad is not None
-            p.add_(p.grad * scale)
+            p.add_(p.grad * scale.to(p.device))
             p.grad = None
     try:
         yield norm
@@ -76,9 +76,3 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
         with torch.no_grad():
             for p, kept in moved:
                 p.copy_(kept)
-
-
-def _whole(x: Tensor) -> Tensor:
-    """A DTensor, gathered into an ordinary tensor."""
-    gather = getattr(x, "full_tensor", None)
-    return x if gather is None else gather()

@@ -10,10 +10,8 @@ from nfnets_lite.models.spec import ResNetSpec
 from nfnets_lite.roles import _inner
 
 # Norms after which each channel has second moment 1 at the start of training.
-_NORMALISING = (
-    *("batch", "sync_batch", "ghost_batch", "batch_renorm", "ada_batch", "prepbn"),
-    *("group", "layer", "layer2d", "instance", "batch_channel", "ibn_a"),
-)
+_NORMALISING = {"batch", "sync_batch", "ghost_batch", "batch_renorm", "ada_batch", "prepbn", "group", "layer"}
+_NORMALISING |= {"layer2d", "instance", "batch_channel", "ibn_a"}
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,10 @@ def predicted_moments(model: ResNet) -> list[float]:
     positively homogeneous activation and convolutions of unit gain; with a norm it is 1. Values after the stem are NaN
     for networks that the analysis does not cover:
 
-    - FixUp and RescaleNet, whose shortcuts are activated.
-    - ``conv="ws"``, whose gain is not 1, and ``"scaled_ws_dense"``, whose gain is 1 only on average.
+    - FixUp and RescaleNet, ``conv="ws"`` and ``conv="scaled_ws_dense"``.
     - A norm whose outputs do not have second moment 1, such as ``norm="dyt"``.
-    - An activation gain that is missing or applied twice. ``conv="scaled_ws"`` needs ``activation_gain=True``; other
-      convolutions need False, because their initial weights include ReLU's gain. With ``act_first=True`` the norm
-      corrects either.
+    - An activation gain that is missing or applied twice: ``conv="scaled_ws"`` needs ``activation_gain=True``, other
+      convolutions need False. With ``act_first=True`` the norm corrects either.
 
     Examples
     --------
@@ -82,8 +78,11 @@ def predicted_moments(model: ResNet) -> list[float]:
 
 
 def _is_inside_the_analysis(spec: ResNetSpec) -> bool:
-    if spec.residual in ("fixup", "rescale", "rescale_formula") or spec.conv in ("ws", "scaled_ws_dense"):
+    if spec.residual in ("fixup", "rescale", "rescale_formula"):  # their shortcuts are activated
         return False
+    if spec.conv in ("ws", "scaled_ws_dense"):  # their gain is not 1, or only on average
+        return False
+    # The initial weights of other convolutions include ReLU's gain.
     if not spec.act_first and spec.activation_gain != (spec.conv == "scaled_ws"):
         return False
     return spec.norm == "none" or spec.norm in _NORMALISING
@@ -91,27 +90,15 @@ def _is_inside_the_analysis(spec: ResNetSpec) -> bool:
 
 @torch.no_grad()
 def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
-    """Measure mean and variance of the signal after the stem and after each block, in the model's current mode.
+    """Mean and variance of the signal after the stem and after each block, in this order, in the model's current mode.
 
-    Parameters
-    ----------
-    model : ResNet
-    x : Tensor
-        A batch of images, or of unit normal noise, ``(N, C, H, W)``.
-
-    Returns
-    -------
-    list of Signal
-        The stem first, then one entry per block, in order.
+    Pass a `model` of this package and a batch `x` of images, or of unit normal noise, ``(N, C, H, W)``. A skip gain
+    that starts at 0 hides the branches: build the model with ``skip_gain=1.0`` to see them.
 
     Raises
     ------
     TypeError
         If `model` is not a `ResNet` of this package, or has a block of another class.
-
-    Notes
-    -----
-    A skip gain that starts at 0 hides the branches: build the model with ``skip_gain=1.0`` to see them.
 
     Examples
     --------
@@ -126,32 +113,28 @@ def signal_propagation(model: ResNet, x: Tensor) -> list[Signal]:
             f"model is a {type(model).__name__}; signal_propagation reads the blocks of a nfnets_lite ResNet, as "
             "create_model returns it. For other networks put forward hooks on the residual blocks"
         )
+    blocks: list[Block] = []
     for i, block in enumerate(model.blocks):
         if not isinstance(block, Block):
             raise TypeError(
                 f"blocks[{i}] is a {type(block).__name__}, not a Block of nfnets_lite, so its branch is not found. "
                 "Wrap the block's branch instead"
             )
-    points: dict[str, tuple[float, float]] = {}
-    branches: dict[str, float] = {}
-    handles = [model.stem.register_forward_hook(lambda _m, _i, out: points.update(stem=_moments(out)))]
+        blocks.append(block)
+    seen: dict[nn.Module, tuple[float, float]] = {}
 
-    def watch(name: str, block: Block) -> None:
-        def at_end(_module: nn.Module, _inputs: object, out: Tensor) -> None:
-            points[name] = _moments(out)
+    def look(module: nn.Module, _inputs: object, out: Tensor) -> None:
+        seen[module] = _moments(out)
 
-        def at_branch(_module: nn.Module, _inputs: object, out: Tensor) -> None:
-            branches[name] = _moments(out)[1]
-
-        handles.extend((block.register_forward_hook(at_end), block.branch.register_forward_hook(at_branch)))
-
-    for i, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        watch(f"blocks.{i}", block)
+    places = [model.stem, *blocks, *(block.branch for block in blocks)]
+    handles = [place.register_forward_hook(look) for place in places]
     try:
         model(x)
     finally:
         for handle in handles:
             handle.remove()
-    predicted = predicted_moments(model)
-    return [Signal(name, *moments, branches.get(name), v) for (name, moments), v in zip(points.items(), predicted)]
+    of_stem, *of_blocks = predicted_moments(model)
+    signals = [Signal("stem", *seen[model.stem], None, of_stem)]
+    for i, (block, predicted) in enumerate(zip(blocks, of_blocks)):
+        signals.append(Signal(f"blocks.{i}", *seen[block], seen[block.branch][1], predicted))
+    return signals

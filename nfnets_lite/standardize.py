@@ -29,17 +29,20 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     Returns
     -------
     Tensor
-        Shape and dtype of `weight`; statistics are computed in at least float32.
+        Shape and dtype of `weight`; statistics are computed in at least float32. A constant filter gives zeros. Weights
+        whose sum of squares overflows, in float32 near 1e19, give NaN.
 
     Raises
     ------
     ValueError
         If `weight` has fewer than 2 axes, `gain` another shape, or `eps` is not positive.
+    TypeError
+        If `weight` is complex or holds integers.
 
     Notes
     -----
     NF-ResNet (arXiv 2101.08692), section 4.2, computed as in the authors' code. timm adds 1e-5 to the variance, and
-    other ports use the unbiased variance: both change a network's outputs. A constant filter gives zeros, not NaN.
+    other ports use the unbiased variance: both change a network's outputs.
 
     Examples
     --------
@@ -47,12 +50,7 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
     >>> torch.allclose(w.flatten(1).norm(dim=1), torch.ones(8), atol=1e-6)
     True
     """
-    if weight.ndim < 2:
-        raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes (gains and biases are not standardised)"
-        )
-    if not eps > 0:
-        raise ValueError(f"eps={eps} must be above 0 (the authors use 1e-4), or a constant filter is divided by 0")
+    _check(weight, eps)
     units = weight.shape[unit_dim]
     if gain is not None and gain.shape != (units,):
         raise ValueError(
@@ -63,18 +61,14 @@ def standardize_weight(weight: Tensor, gain: Tensor | None = None, *, eps: float
         made = _fast.standardized(weight, gain, eps)
         if made is not None:
             return made
-    return _by_the_formula(weight, gain, eps, unit_dim)
-
-
-def _by_the_formula(weight: Tensor, gain: Tensor | None, eps: float, unit_dim: int) -> Tensor:
     w = at_least_float32(weight)
     over = [d for d in range(w.ndim) if d != unit_dim % w.ndim]
     centred = w - w.mean(over, keepdim=True)
-    scale = (centred * centred).sum(over, keepdim=True).clamp(min=eps).rsqrt()
+    squares = (centred * centred).sum(over, keepdim=True)
+    _overflow_to_nan(squares)
+    scale = squares.clamp(min=eps).rsqrt()
     if gain is not None:
-        shape = [1] * w.ndim
-        shape[unit_dim] = w.shape[unit_dim]
-        scale = scale * gain.to(w.dtype).reshape(shape)
+        scale = scale * gain.to(w.dtype).reshape(squares.shape)
     return (centred * scale).to(weight.dtype)
 
 
@@ -84,7 +78,8 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     .. math:: \hat W_i = \frac{W_i - \mu_i}{\sigma_i + \epsilon}
 
     with the *unbiased* standard deviation. A convolution's outputs then grow with the square root of the fan-in, and a
-    norm has to follow.
+    norm has to follow. Weight Standardization (arXiv 1903.10520), section 3, as in the authors' PyTorch code; their
+    TensorFlow code uses the biased deviation.
 
     Parameters
     ----------
@@ -96,17 +91,12 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     Returns
     -------
     Tensor
-        Shape and dtype of `weight`; statistics are computed in at least float32.
+        As of `standardize_weight`.
 
     Raises
     ------
-    ValueError
-        If the fan-in is below 2 or `eps` is not positive.
-
-    Notes
-    -----
-    Weight Standardization (arXiv 1903.10520), section 3, as in the authors' PyTorch code; their TensorFlow code uses
-    the biased deviation. A constant filter gives zeros, not NaN.
+    ValueError, TypeError
+        As `standardize_weight`, and if the fan-in is below 2.
 
     Examples
     --------
@@ -114,18 +104,37 @@ def unit_std_weight(weight: Tensor, *, eps: float = 1e-5) -> Tensor:
     >>> torch.allclose(w.flatten(1).std(dim=1), torch.ones(8), atol=1e-4)
     True
     """
-    if weight.ndim < 2 or weight[0].numel() < 2:
+    _check(weight, eps)
+    if weight[0].numel() < 2:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes and a fan-in of at least 2, because a "
-            "single weight has no standard deviation"
+            f"weight has shape {tuple(weight.shape)}; it needs a fan-in of at least 2, because a single weight has no "
+            "standard deviation"
         )
-    if not eps > 0:
-        raise ValueError(f"eps={eps} must be above 0 (the authors use 1e-5), or a constant filter is divided by 0")
     over = list(range(1, weight.ndim))
     w = at_least_float32(weight)
     centred = w - w.mean(over, keepdim=True)
     # vector_norm is several times as fast as torch.std on a CPU; the derivative of both at 0 is 0.
     norm = torch.linalg.vector_norm(centred, dim=over, keepdim=True)
     std = norm * (weight[0].numel() - 1) ** -0.5
+    _overflow_to_nan(std)
     made: Tensor = centred / (std + eps)
     return made.to(weight.dtype)
+
+
+def _check(weight: Tensor, eps: float) -> None:
+    if not weight.is_floating_point():
+        raise TypeError(
+            f"weight has dtype {weight.dtype}, which is not standardised; pass real floating-point numbers, such as "
+            "float32, float64 or bfloat16"
+        )
+    if weight.ndim < 2:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; it needs at least 2 axes (gains and biases are not standardised)"
+        )
+    if not eps > 0:
+        raise ValueError(f"eps={eps} must be above 0, such as the default, or a constant filter is divided by 0")
+
+
+def _overflow_to_nan(x: Tensor) -> None:
+    """Replace infinity by NaN in place: a visible failure, where a division by infinity would make filters of zeros."""
+    x.detach().nan_to_num_(nan=torch.nan, posinf=torch.nan)  # detached, it costs nothing in the backward pass

@@ -7,7 +7,7 @@ from torch import nn
 
 from nfnets_lite import ScaledStdConv2d, adaptive_clip_grad_, param_groups
 from nfnets_lite.agc import unitwise_norm
-from nfnets_lite.roles import unit_dim_of
+from nfnets_lite.roles import _unit_dim
 from tests.parity import golden
 
 AGC = np.load(golden.ASSETS / "agc_set_a.npz")
@@ -30,7 +30,7 @@ def test_clipped_gradient_is_the_references(case: str, clip_factor: float, dtype
 def test_unit_norms_are_the_references(case: str) -> None:
     for what in ("param", "grad"):
         x = torch.from_numpy(AGC[f"{case}/{what}"]).double()
-        norms = unitwise_norm(x, unit_dim_of(x)).flatten().numpy()
+        norms = unitwise_norm(x, _unit_dim(x)).flatten().numpy()
         np.testing.assert_allclose(norms, AGC[f"{case}/{what}_norm"], rtol=1e-14, atol=0)
 
 

@@ -365,7 +365,7 @@ def test_report_lists_every_parameter_with_its_verdicts() -> None:
     model = make_net()
     model.odd = nn.Module()
     model.odd.kernel = nn.Parameter(torch.ones(2, 3))
-    lines = str(agc_report(model)).splitlines()
+    lines = agc_report(model).splitlines()
     cells = {line.split()[0]: " ".join(line.split()) for line in lines[1:-1]}
     assert set(cells) == {name for name, _ in model.named_parameters()}
     assert cells["skip_gain"] == "skip_gain () gain whole yes no"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nfnets_lite import create_model
 from nfnets_lite.agc import AdaptiveClip, adaptive_clip_grad_, unitwise_norm
 from nfnets_lite.conv import ScaledStdConv2d, ScaledStdConvTranspose2d
+from nfnets_lite.optim import attach_agc
 from nfnets_lite.roles import parameter_roles
 
 
@@ -229,6 +230,24 @@ def test_gradients_whose_norm_overflows_stay_visible(dtype: torch.dtype, size: f
 
 
 @pytest.mark.parametrize("copies", [1, 3])
+def test_weights_whose_norm_overflows_are_seen(copies: int) -> None:
+    """Finite numbers, of which the sum of squares is infinite: an infinite bound would let any gradient through."""
+    weights = [nn.Parameter(torch.tensor([[2e19, 2e19], [1.0, 1.0]])) for _ in range(copies)]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 1e-3)
+    assert float(adaptive_clip_grad_(weights)) == 0.5
+    for weight in weights:
+        assert bool(weight.grad[0].isnan().all())
+        assert torch.equal(weight.grad[1], torch.full((2,), 1e-3))
+
+
+def test_layers_without_a_unit_have_nothing_to_clip() -> None:
+    weight = nn.Parameter(torch.ones(0, 4))
+    weight.grad = torch.ones(0, 4)
+    assert float(adaptive_clip_grad_(weight)) == 0.0
+
+
+@pytest.mark.parametrize("copies", [1, 3])
 def test_complex_weights_are_clipped_by_their_absolute_values(copies: int) -> None:
     weights = [nn.Parameter(torch.tensor([[3 + 4j, 0j], [0j, 0.6j]])) for _ in range(copies)]
     for weight in weights:
@@ -288,6 +307,52 @@ def test_a_mapping_of_roles_chooses_the_units() -> None:
     assert float(clip()) == 1.0
     changed = {name for name, (p, _) in roles.items() if not torch.equal(p.grad, torch.ones_like(p))}
     assert changed == set(weights)
+
+
+def assign(model: nn.Module) -> None:
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+
+
+def new_head(model: nn.Module) -> None:
+    model.reset_classifier(3)
+
+
+def thaw(model: nn.Module) -> None:
+    model.stem.requires_grad_(True)
+
+
+@pytest.mark.parametrize("change", [assign, new_head, thaw])
+def test_the_parameters_of_a_model_are_followed(change: Callable[[nn.Module], None]) -> None:
+    torch.manual_seed(0)
+    model = create_model("cifar_resnet8", method="nf", skip_gain=1.0)
+    model.stem.requires_grad_(change is not thaw)
+    clip, attached = AdaptiveClip(model), torch.optim.SGD(model.parameters(), 0.1)
+    attach_agc(attached, model)
+    for _ in range(2):
+        model.zero_grad()
+        model(torch.randn(4, 3, 16, 16)).square().sum().backward()
+        twin = copy.deepcopy(model)
+        for mine, theirs in zip(model.parameters(), twin.parameters()):
+            theirs.grad = None if mine.grad is None else mine.grad.clone()
+        assert float(clip()) == float(adaptive_clip_grad_(twin)) > 0.1
+        for mine, theirs in zip(model.parameters(), twin.parameters()):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=0)
+        change(model)
+    if change is thaw:
+        attached.step()
+    else:  # the optimizer would go on with parameters that the model no longer has
+        with pytest.raises(ValueError, match=r"parameters that are not in model.*Build the optimizer after"):
+            attached.step()
+
+
+def test_a_classifier_from_a_generator_stays_exempt() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    net[0].requires_grad_(False)
+    clip = AdaptiveClip(net, classifier=(layer for layer in net[1:]))
+    net[0].requires_grad_(True)
+    net(torch.ones(1, 4)).sum().backward()
+    clip()
+    assert not any(p is net[1].weight for p, _ in clip.units)
 
 
 @pytest.mark.gpu

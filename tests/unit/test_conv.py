@@ -1,5 +1,8 @@
 """Standardised convolutions: gradients, precision, shapes, the transposed layer."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -165,6 +168,30 @@ def test_weight_standardisation_of_constant_and_single_weights() -> None:
         unit_std_weight(torch.ones(4, 1))
     with pytest.raises(ValueError, match=r"eps=0.0 must be above 0"):
         unit_std_weight(torch.ones(4, 2), eps=0.0)
+
+
+MADE = [standardize_weight, partial(standardize_weight, unit_dim=1), torch.vmap(standardize_weight), unit_std_weight]
+
+
+@pytest.mark.parametrize("make", MADE, ids=["fast", "formula", "vmap", "unit_std"])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e20), (torch.bfloat16, 1e20), (torch.float64, 1e160)])
+def test_weights_whose_squares_overflow_are_seen(
+    make: Callable[[Tensor], Tensor], dtype: torch.dtype, size: float
+) -> None:
+    """Finite weights that cannot be standardised give NaN, never zeros."""
+    torch.manual_seed(0)
+    weight = torch.randn(2, 2, 3, 3, dtype=torch.float64).to(dtype).requires_grad_()
+    made = make(weight * size)
+    assert bool(made.isnan().all())
+    made.sum().backward()
+    assert not bool(weight.grad.isfinite().any())
+
+
+@pytest.mark.parametrize("make", [standardize_weight, unit_std_weight])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_dtypes_that_are_not_standardised(make: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=rf"weight has dtype {dtype}, which is not standardised; pass real"):
+        make(torch.ones(4, 2, dtype=dtype))
 
 
 def test_bad_shapes_are_named() -> None:

@@ -72,7 +72,7 @@ def test_a_converted_network_trains_folds_and_exports(name: str) -> None:
     model, _ = made(name)
     assert all(module.training for module in model.modules())
     x, y = images(32), torch.randint(10, (32,))
-    optimizer = torch.optim.SGD(nf.param_groups(model, classifier=model.fc, weight_decay=5e-4), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(nf.param_groups(model, weight_decay=5e-4), lr=0.05, momentum=0.9)
     nf.attach_agc(optimizer, model, 0.1, classifier=model.get_submodule("fc"))
     losses = []
     for _ in range(15):

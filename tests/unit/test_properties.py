@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nfnets_lite import ScaledStdConv2d, adaptive_clip_grad_, standardize_weight
 from nfnets_lite.agc import unitwise_norm
-from nfnets_lite.roles import unit_dim_of
+from nfnets_lite.roles import _unit_dim
 
 quick = settings(max_examples=60, deadline=None)
 shapes = st.lists(st.integers(1, 4), min_size=0, max_size=4).map(tuple)
@@ -39,7 +39,7 @@ def test_clipping_keeps_direction_and_bound(
 ) -> None:
     weight, grad = draw(shape, seed, weight_scale), draw(shape, seed + 1000, grad_scale)
     out = clip(weight, grad, factor)
-    dim = unit_dim_of(weight)
+    dim = _unit_dim(weight)
     norm, bound = unitwise_norm(grad, dim), unitwise_norm(weight, dim).clamp(min=1e-3) * factor
     assert bool((unitwise_norm(out, dim) <= bound * (1 + 1e-12)).all())
     kept = (norm <= bound).expand(shape)
@@ -56,7 +56,7 @@ def test_clipping_is_invariant_when_weight_and_gradient_scale_together(
 ) -> None:
     weight, grad = draw(shape, seed), draw(shape, seed + 1000)
     # Above both floors: eps for weights, 1e-6 for the gradient's norm.
-    dim, eps = unit_dim_of(weight), 1e-9
+    dim, eps = _unit_dim(weight), 1e-9
     if float(unitwise_norm(weight, dim).min()) * min(scale, 1) < eps:
         return
     if float(unitwise_norm(grad, dim).min()) * min(scale, 1) < 1e-6:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
@@ -70,6 +71,11 @@ def test_vectors_are_one_unit_and_not_decayed(module: nn.Module, name: str, kind
     assert role_of(module, name) == (kind, None, True, False, 1)
 
 
+def test_a_wrapper_that_shortens_the_names_of_its_parameters() -> None:
+    name = "_checkpoint_wrapped_module.weight"
+    assert role_of(checkpoint_wrapper(nn.Conv2d(4, 6, 3)), name) == ("weight", 0, True, True, 1)
+
+
 def test_the_reference_groups_on_a_network_with_every_part() -> None:
     """Gains, biases, skip gains clipped only; the classifier's weight decayed only; all else both."""
     with torch.device("meta"):
@@ -84,7 +90,7 @@ def test_the_reference_groups_on_a_network_with_every_part() -> None:
     decayed, plain = param_groups(model, 2e-5)
     assert {group["weight_decay"] for group in (decayed, plain)} == {2e-5, 0.0}
     assert len(decayed["params"]) == sum(role.decay for role in roles.values())
-    assert "233 parameters: 232 clipped, 82 decayed" in str(agc_report(model))
+    assert "233 parameters: 232 clipped, 82 decayed" in agc_report(model)
 
 
 class Odd(nn.Module):

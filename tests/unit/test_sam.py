@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nfnets_lite.sam import ascended
 
@@ -61,6 +62,17 @@ def test_a_sparse_gradient_is_refused_and_a_complex_one_climbed() -> None:
     with ascended([w], radius=0.5) as norm:
         assert float(norm) == 5.0
         torch.testing.assert_close(w.detach(), torch.tensor([3.3 + 4.4j, 0j]))
+
+
+def test_parameters_may_lie_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fake tensors, which know devices that this machine does not have, and refuse to mix them."""
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other: self)  # it alone needs torch built for the device
+    with FakeTensorMode():
+        weights = [torch.ones(3, device=device, requires_grad=True) for device in ("cuda:0", "cuda:1", "cpu")]
+        for w in weights:
+            w.grad = torch.ones_like(w)
+        with ascended(weights) as norm:
+            assert norm.device == torch.device("cuda:0")
 
 
 def test_an_error_inside_puts_the_weights_back() -> None:
