@@ -21,7 +21,7 @@ GROWTH: Mapping[str, str] = {
 }
 # What the analysis expects right after a transition: two fresh signals, the shortcut's and the branch's.
 LEVELS: Mapping[str, float] = {"bn": 2 * (1 - 1 / pi), "bn_act_first": 2.0, "nf_alpha1": 2.0, "nf": 1.04}
-# Variance that a block adds in one stage, by the derivation: a branch's, behind ReLU and He's convolution or a norm.
+# Variance that a block adds in one stage, by the derivation: a branch's, after ReLU and a He-initialised convolution, or after a norm.
 SLOPES: Mapping[str, float] = {"bn": 1 - 1 / pi, "bn_act_first": 1.0, "nf_alpha1": 1.0, "nf": 0.04}
 CAUSES: Mapping[str, str] = {
     "reference": "as derived, on noise",

@@ -140,7 +140,7 @@ def test_only_an_interval_that_does_not_decide_has_to_be_narrow(judge: Judge) ->
     verdict = judge([precise], close, at_least=0.2001)
     assert verdict.verdict == "regime not reached"
     assert verdict.because == (
-        "the widest undecided interval has a half-width of 1.13 times its bound; at most 1 is allowed"
+        "the widest undecided interval has a half-width of 1.13 times its bound; at most 1 times its bound is allowed"
     )
     plain = {"name": "width", "measure": "half_width", "between": [0, 0.5]}
     assert judge([plain], close, at_least=0.2001).verdict == "undecided"
