@@ -12,11 +12,9 @@ from experiments.records import Estimate, Record
 from nfnets_lite.activations import ACTIVATIONS, GAINS, gain_of
 
 Runs = Sequence[Record]
-GROWTH: Mapping[str, str] = {
-    "variance a block": "variance_slope",
-    "factor a block, of q": "growth",
+MOMENTS: Mapping[str, str] = {
+    "factor of q from block to block": "growth",
     "squared mean, last": "squared_mean_last",
-    "branch variance": "branch_variance",
     "largest error": "predicted_error",
 }
 # What the analysis expects right after a transition: two fresh signals, the shortcut's and the branch's.
@@ -56,13 +54,18 @@ def last(found: Runs, curve: str) -> str:
 
 
 def growth(runs: Mapping[str, Runs]) -> Table:
-    """Growth of each method's moments from block to block, with the expected variance a block."""
+    """Growth of each method's variance from block to block, beside the expected one, and the variance of its branches."""
     rows = []
     for method, found in runs.items():
-        slope, *others = (metric(found, key) for key in GROWTH.values())
-        rows.append([name(method), slope, f"{SLOPES[method]:.3g}" if method in SLOPES else "", *others])
-    first, *rest = GROWTH
-    return ["one stage, noise", first, "expected", *rest], rows
+        expected = f"{SLOPES[method]:.3g}" if method in SLOPES else ""
+        rows.append([name(method), metric(found, "variance_slope"), expected, metric(found, "branch_variance")])
+    return ["one stage, noise", "variance a block", "expected", "branch variance"], rows
+
+
+def moments(runs: Mapping[str, Runs]) -> Table:
+    """Growth of each method's second moment, its last squared mean, and the largest error of the predicted variance."""
+    rows = [[name(method), *(metric(found, key) for key in MOMENTS.values())] for method, found in runs.items()]
+    return ["one stage, noise", *MOMENTS], rows
 
 
 def level(found: Runs, stage: int) -> Estimate:
@@ -119,10 +122,10 @@ def changes(causes: Mapping[str, Runs]) -> Table:
 
 
 def farthest(causes: Mapping[str, Runs]) -> list[str]:
-    """The single changes, the one with the largest factor on the variance, up or down, first; each with its factor."""
+    """The single changes, the one with the largest factor on the variance, up or down, first; each as a clause."""
     found = {cause: change(causes, cause) for cause in CAUSES if cause not in SEVERAL}
     order = sorted(found, key=lambda cause: -abs(log(found[cause])))
-    return [f"**{CAUSES[cause]}** (times {found[cause]:.2g})" for cause in order]
+    return [f"**{CAUSES[cause]}**: the variance is {found[cause]:.2g} times the reference" for cause in order]
 
 
 def ends(runs: Mapping[str, Runs]) -> Table:
