@@ -83,8 +83,8 @@ def _blocks(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
 def growth(depth: int = 10, alpha: float = 0.2) -> str:
     """Second moment of the signal after each block, one by one: no norm, batch norm, normalizer-free.
 
-    Without a norm the second moment doubles at each block, with batch norm on the branch it grows by 1, and in an NF network
-    by the square of `alpha`.
+    Without a norm the second moment doubles at each block. With batch norm on the branch it grows by 1, and in an NF
+    network by the square of `alpha`.
     """
     series = (
         ("no norm: doubles", GREY, [2.0**block for block in range(depth + 1)]),

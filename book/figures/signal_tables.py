@@ -19,7 +19,8 @@ MOMENTS: Mapping[str, str] = {
 }
 # What the analysis expects right after a transition: two fresh signals, the shortcut's and the branch's.
 LEVELS: Mapping[str, float] = {"bn": 2 * (1 - 1 / pi), "bn_act_first": 2.0, "nf_alpha1": 2.0, "nf": 1.04}
-# Variance that a block adds in one stage, by the derivation: a branch's, after ReLU and a He-initialised convolution, or after a norm.
+# Variance that a block adds in one stage, by the derivation: that of its branch, which ends with ReLU and a convolution
+# with He initialisation, or with a norm before the convolution.
 SLOPES: Mapping[str, float] = {"bn": 1 - 1 / pi, "bn_act_first": 1.0, "nf_alpha1": 1.0, "nf": 0.04}
 CAUSES: Mapping[str, str] = {
     "reference": "as derived, on noise",
@@ -54,7 +55,7 @@ def last(found: Runs, curve: str) -> str:
 
 
 def growth(runs: Mapping[str, Runs]) -> Table:
-    """Growth of each method's variance from block to block, beside the expected one, and the variance of its branches."""
+    """Growth of each method's variance from block to block, the expected growth, and the variance of its branches."""
     rows = []
     for method, found in runs.items():
         expected = f"{SLOPES[method]:.3g}" if method in SLOPES else ""
