@@ -98,7 +98,8 @@ def filled(readme: str) -> str:
     study = study_at(profile)
     texts = {
         "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False) + "\n",
-        "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n{caption(study, profile, tabled=True)}\n{table(study)}",
+        "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n"
+        f"{caption(study, profile, tabled=True)}\n{table(study)}",
         "situations": answer.situations(verdicts, answer.in_repository) + "\n",
     }
     for name, text in texts.items():
