@@ -18,7 +18,7 @@ from experiments.sweep import Sweep
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
-BELOW = "A number behind an arrow is a mean below the axis."
+BELOW = "A number after an arrow is a mean below the axis."
 NF, BN = "nf_agc", "bn"  # the two methods whose difference the sweep is about
 
 

@@ -91,8 +91,8 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     if small:
         scales = ", ".join(sorted({v.profile for v in verdicts if v.seeds}))
         hint = (
-            f"The sentences above hold for the networks of profile {scales}; figures of this page may be of another. "
-            "The claims ask for more than these networks have reached:"
+            f"The sentences above hold at profile {scales}. Some figures of this page may come from a different "
+            "profile. The claims ask for more than these networks have reached:"
         )
         plots.markdown("\n".join(["```{admonition} Take this as a hint", ":class: caution", hint, "", *small, "```"]))
     warn(evidence, verdicts)

@@ -79,7 +79,7 @@ def label(method: str) -> str:
 
 
 def spelt(text: str) -> str:
-    """A text with the methods' names in place of those in the records.
+    """A text with the methods' names in place of those in the records; the variant after a colon stays as it is.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def spelt(text: str) -> str:
     'NF + AGC minus BN: at least 1'
     """
     methods = sorted((method for method in LOOK if method != "in"), key=len, reverse=True)
-    return re.sub("|".join(rf"\b{method}\b" for method in methods), lambda m: label(m[0]), text)
+    return re.sub("|".join(rf"(?<!:)\b{method}\b" for method in methods), lambda m: label(m[0]), text)
 
 
 def look(method: str) -> tuple[str, str, str]:

@@ -81,10 +81,10 @@ def _blocks(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def growth(depth: int = 10, alpha: float = 0.2) -> str:
-    """Variance of the signal after each block, one block after another: no norm, batch norm, normalizer-free.
+    """Second moment of the signal after each block, one by one: no norm, batch norm, normalizer-free.
 
-    Without a norm the variance doubles at each block, with batch norm on the branch it grows by 1, and in an NF network
-    by the square of `alpha`.
+    Without a norm the second moment doubles at each block. With batch norm on the branch it grows by 1, and in an NF
+    network by the square of `alpha`.
     """
     series = (
         ("no norm: doubles", GREY, [2.0**block for block in range(depth + 1)]),
@@ -92,7 +92,7 @@ def growth(depth: int = 10, alpha: float = 0.2) -> str:
         (f"NF: grows by {alpha:g}²", RED, [1.0 + alpha**2 * block for block in range(depth + 1)]),
     )
     said = "; ".join(f"{name}, {values[-1]:.4g} after block {depth}" for name, _, values in series)
-    return _svg("Variance of the signal after each block", said, 390, _growth(series, depth))
+    return _svg("Second moment of the signal after each block", said, 390, _growth(series, depth))
 
 
 def _growth(series: Sequence[tuple[str, str, Sequence[float]]], depth: int) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _growth(series: Sequence[tuple[str, str, Sequence[float]]], depth: int) -> I
             yield f'<circle cx="{x + 7 * (place - 1):.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
         yield "</g>"
     yield _text(WIDTH / 2, base + 40, "block", anchor="middle")
-    yield _text(8, 16, "variance (doubling scale)")
+    yield _text(8, 16, "second moment q (doubling scale)")
     for place, (name, colour, _) in enumerate(series):
         yield f'<circle cx="60" cy="{36 + 18 * place}" r="5" fill="{colour}"/>'
         yield _text(72, 41 + 18 * place, name)

@@ -32,8 +32,8 @@ from experiments.records import Estimate, Record
 
 BATCH = "batch size (images per update)"
 LOST = (
-    "An open marker says that a seed diverged. A cross says that a seed failed to train: it ended within two points of "
-    "chance. Both count as chance."
+    "An open marker says that a seed diverged, and a cross that a seed failed to train: it ended within two points of "
+    "chance. A cross in an open marker says both. Such seeds count as chance."
 )
 
 
@@ -81,10 +81,10 @@ def by_batch_size(estimates: Mapping[tuple[str, float], Estimate], name: str = B
 
 def lost(ax: Axes, at: tuple[float, float], found: Estimate, colour: str, marker: str) -> None:
     """Open the marker of a value if one of its seeds diverged, and cross it if one failed to train: see `LOST`."""
-    if found.diverged:
-        ax.plot(*at, marker, color=colour, markerfacecolor="white", markersize=7, zorder=5)
+    if found.diverged:  # wider than the cross, so that both are seen
+        ax.plot(*at, marker, color=colour, markerfacecolor="white", markersize=10 if found.failed else 7, zorder=5)
     if found.failed:
-        ax.plot(*at, "x", color=BLACK, markersize=9, zorder=6)
+        ax.plot(*at, "x", color=BLACK, markersize=5 if found.diverged else 9, zorder=6)
 
 
 def half_widths(estimates: Iterable[Estimate]) -> list[float]:

@@ -1,6 +1,7 @@
 """Gradients beside weights: bands over a training, shares by threshold, kinds of units, and what clipping couples."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,13 +38,20 @@ def middle(found: Sequence[Result], column: str) -> NDArray[np.float64]:
 
 
 def bands(runs: Runs) -> Figure:
-    """Draw the ratio of the filters against the update, a panel a learning rate: median, 5th and 95th percentile."""
+    """Draw the ratio of the filters against the update, a panel a learning rate: median, 5th and 95th percentile.
+
+    NF is dotted and on top of NF with AGC, which equals it at first. A cross ends a line at which a seed diverged.
+    """
     rates = list(dict.fromkeys(rate for _, rate in runs))
     fig, axes = plt.subplots(len(rates), sharex=True, figsize=(6.4, 3.2 * len(rates)))
     for (method, rate), found in runs.items():
         ax, (name, colour, _), update = axes[rates.index(rate)], plots.look(method), found[0].curve["at"]
         low, median, high = (middle(found, f"weights_{level}") for level in (0.05, 0.5, 0.95))
-        ax.plot(update, median, color=colour, label=name)
+        dotted: dict[str, Any] = {"linestyle": ":", "linewidth": 2.5, "zorder": 3} if method == "nf" else {}
+        ax.plot(update, median, color=colour, label=name, **dotted)
+        if np.isnan(median[-1]):
+            last = np.flatnonzero(~np.isnan(median))[-1]
+            ax.plot(update[last], median[last], "x", color=colour, markersize=9, zorder=4)
         ax.fill_between(update, low, high, color=colour, alpha=0.2, linewidth=0)
     for ax, rate in zip(axes, rates):
         ax.axhline(THRESHOLD, color=plots.GREY, linestyle="--", linewidth=1)
@@ -83,7 +91,7 @@ def kinds(runs: Runs, chosen: Sequence[tuple[str, float]]) -> Table:
 
 def couplings(found: Sequence[Coupling]) -> Table:
     """How far clipping couples examples, by threshold, as a table; a threshold from 1e6 on stands for no clipping."""
-    difference = "relative difference of clipped mean and mean of clipped"
+    difference = "relative difference: clipped mean gradient against mean of clipped gradients"
     header = ["units clipped, %", difference, "spread of an example's factor"]
     rows = []
     for c in found:

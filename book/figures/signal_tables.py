@@ -12,16 +12,15 @@ from experiments.records import Estimate, Record
 from nfnets_lite.activations import ACTIVATIONS, GAINS, gain_of
 
 Runs = Sequence[Record]
-GROWTH: Mapping[str, str] = {
-    "variance a block": "variance_slope",
-    "factor a block, of q": "growth",
+MOMENTS: Mapping[str, str] = {
+    "factor of q from block to block": "growth",
     "squared mean, last": "squared_mean_last",
-    "branch variance": "branch_variance",
     "largest error": "predicted_error",
 }
 # What the analysis expects right after a transition: two fresh signals, the shortcut's and the branch's.
 LEVELS: Mapping[str, float] = {"bn": 2 * (1 - 1 / pi), "bn_act_first": 2.0, "nf_alpha1": 2.0, "nf": 1.04}
-# Variance that a block adds in one stage, by the derivation: a branch's, behind ReLU and He's convolution or a norm.
+# Variance that a block adds in one stage, by the derivation: that of its branch, which ends with ReLU and a convolution
+# with He initialisation, or with a norm before the convolution.
 SLOPES: Mapping[str, float] = {"bn": 1 - 1 / pi, "bn_act_first": 1.0, "nf_alpha1": 1.0, "nf": 0.04}
 CAUSES: Mapping[str, str] = {
     "reference": "as derived, on noise",
@@ -56,13 +55,18 @@ def last(found: Runs, curve: str) -> str:
 
 
 def growth(runs: Mapping[str, Runs]) -> Table:
-    """Growth of each method's moments from block to block, with the expected variance a block."""
+    """Growth of each method's variance from block to block, the expected growth, and the variance of its branches."""
     rows = []
     for method, found in runs.items():
-        slope, *others = (metric(found, key) for key in GROWTH.values())
-        rows.append([name(method), slope, f"{SLOPES[method]:.3g}" if method in SLOPES else "", *others])
-    first, *rest = GROWTH
-    return ["one stage, noise", first, "expected", *rest], rows
+        expected = f"{SLOPES[method]:.3g}" if method in SLOPES else ""
+        rows.append([name(method), metric(found, "variance_slope"), expected, metric(found, "branch_variance")])
+    return ["one stage, noise", "variance a block", "expected", "branch variance"], rows
+
+
+def moments(runs: Mapping[str, Runs]) -> Table:
+    """Growth of each method's second moment, its last squared mean, and the largest error of the predicted variance."""
+    rows = [[name(method), *(metric(found, key) for key in MOMENTS.values())] for method, found in runs.items()]
+    return ["one stage, noise", *MOMENTS], rows
 
 
 def level(found: Runs, stage: int) -> Estimate:
@@ -119,10 +123,10 @@ def changes(causes: Mapping[str, Runs]) -> Table:
 
 
 def farthest(causes: Mapping[str, Runs]) -> list[str]:
-    """The single changes, the one with the largest factor on the variance, up or down, first; each with its factor."""
+    """The single changes, the one with the largest factor on the variance, up or down, first; each as a clause."""
     found = {cause: change(causes, cause) for cause in CAUSES if cause not in SEVERAL}
     order = sorted(found, key=lambda cause: -abs(log(found[cause])))
-    return [f"**{CAUSES[cause]}** (times {found[cause]:.2g})" for cause in order]
+    return [f"**{CAUSES[cause]}**: the variance is {found[cause]:.2g} times the reference" for cause in order]
 
 
 def ends(runs: Mapping[str, Runs]) -> Table:

@@ -50,21 +50,26 @@ def in_book(study: Study, profile: str) -> str:
     return f"```{{raw}} html\n{drawing}\n```\n\n{caption(study, profile)}"
 
 
-def caption(study: Study, profile: str) -> str:
-    """The caption: what the figure shows, and the verdict on its claim."""
+def caption(study: Study, profile: str, *, tabled: bool = False) -> str:
+    """The caption: what the figure shows, and the verdict on its claim; `tabled` if the table follows."""
     final, planned = trained(study), [run for run in study.final_runs if run.method in METHODS]
     seen = lengths.Lengths(study)
     verdict = claims.judge(CLAIM, seen.judged, profile)
-    data, seeds = final[0].run.data, len(study.sweep.seeds)
+    data, seeds, whole = final[0].run.data, len(study.sweep.seeds), len(final) == len(planned)
     devices = ", ".join(sorted({r.provenance["device"] for r in final}))
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     said = [
         f"Test accuracy in per cent on {data.title} ({data.train} training images) against the length of the training, "
-        f"means and 95 % intervals over {seeds} seeds. {lengths.BELOW} Each method has its own searched "
-        f"learning rate, and threshold where it clips. Profile {profile}, {devices}, commit {commits}.",
+        f"means and 95 % intervals over {'' if whole else 'up to '}{seeds} seeds. {lengths.BELOW} For each method the "
+        "learning rate was searched; for methods with clipping, the threshold too.",
     ]
-    if len(final) < len(planned):
-        said.append(f"So far {len(final)} of {len(planned)} trainings are recorded; a dagger (†) marks a single seed.")
+    if any(r.status == "diverged" or records.failed_to_train(r) for r in final):
+        said.append(plots.LOST)
+    said.append(f"Profile {profile}, {devices}, commit {commits}.")
+    if not whole:
+        said.append(f"So far {len(final)} of {len(planned)} trainings are recorded.")
+        marks = "A dagger (†), or a point without an interval," if tabled else "A point without an interval"
+        said.append(f"{marks} is a single seed.")
     said.append(f"The claim that NF with AGC reaches BN in the longest training: **{verdict.verdict}**.")
     unmet = [one for one in verdict.regime if not one.met]
     if unmet and verdict.verdict == "regime not reached":
@@ -93,7 +98,8 @@ def filled(readme: str) -> str:
     study = study_at(profile)
     texts = {
         "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False) + "\n",
-        "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n{caption(study, profile)}\n{table(study)}",
+        "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n"
+        f"{caption(study, profile, tabled=True)}\n{table(study)}",
         "situations": answer.situations(verdicts, answer.in_repository) + "\n",
     }
     for name, text in texts.items():

@@ -32,7 +32,10 @@ MAY_HAVE = {"as", "name", "measure", "where", "plus", "at_least", "between", "ex
 
 @dataclass(frozen=True)
 class Reached:
-    """A precondition and its measurement: the worst value of `cells` cells or intervals, `unmet` of which miss it."""
+    """A precondition and its measurement: the worst value of `cells` cells or intervals, `unmet` of which miss it.
+
+    `runs` is the number of runs of the cell with the worst value; 0 for intervals.
+    """
 
     name: str
     wanted: str
@@ -40,6 +43,7 @@ class Reached:
     cells: int
     unmet: int
     measure: str = ""
+    runs: int = 0
 
     @property
     def met(self) -> bool:
@@ -53,11 +57,16 @@ class Reached:
         if self.value is None:
             return f"{self.name} was not measured; {self.wanted} is asked for"
         if self.measure in WIDTHS:
-            size = f"± {self.value:.3g} points" if self.measure == "half_width" else f"{self.value:.3g} times its bound"
-            return f"the widest undecided interval has a half-width of {size}; at most {self.wanted} is allowed"
+            size, most = f"{self.value:.3g} times its bound", f"{self.wanted} times its bound"
+            if self.measure == "half_width":
+                size, most = f"{self.value:.3g} points", f"{self.wanted} points"
+            return f"the widest undecided interval has a half-width of {size}; at most {most} is allowed"
         some = f"{self.unmet} of {self.cells} settings"
         if self.measure == "at_grid_end":
-            return f"in {some} the learning rate or the threshold is an end of its grid; it may be in none"
+            return f"in {some} the learning rate or the threshold is an end of its grid; no such setting is allowed"
+        if self.measure == "loss_falls" and self.wanted == "at least 1":
+            where = " of the worst setting" if self.cells > 1 and self.unmet else ""
+            return f"the loss fell in {round(self.value * self.runs)} of {self.runs} runs{where}; it has to fall in all"
         worst = f" at worst ({some} miss the bound)" if self.cells > 1 and self.unmet else ""
         return f"{self.name}: {self.value:.3g}{worst}; {self.wanted} is asked for"
 
@@ -95,16 +104,21 @@ def reached(condition: Condition, found: Sequence[Finding], records: Sequence[Re
         value = grids.end(record) if grids else _measured(record, condition.measure)
         if value is not None:
             cells.setdefault((record.sweep, record.key), []).append(value)
-    return _worst(condition, [fmean(values) for values in cells.values()])
+    return _worst(condition, [fmean(values) for values in cells.values()], list(map(len, cells.values())))
 
 
-def _worst(condition: Condition, values: Sequence[float], *, none_is_met: bool = False) -> Reached:
+def _worst(
+    condition: Condition, values: Sequence[float], runs: Sequence[int] = (), *, none_is_met: bool = False
+) -> Reached:
+    """The worst of the values, one for each cell or interval; `runs` holds the number of runs of each cell."""
     bound = condition.bound
     wanted = f"{bound.high:g}" if condition.measure in WIDTHS else bound.words
     if not values:
         return Reached(condition.name, wanted, None, 0, 0 if none_is_met else 1, condition.measure)
     unmet = sum(bound.off(v) > 0 for v in values)
-    return Reached(condition.name, wanted, max(values, key=bound.off), len(values), unmet, condition.measure)
+    worst = max(range(len(values)), key=lambda i: bound.off(values[i]))
+    counted = runs[worst] if runs else 0
+    return Reached(condition.name, wanted, values[worst], len(values), unmet, condition.measure, counted)
 
 
 def _measured(record: Record, expression: str) -> float | None:

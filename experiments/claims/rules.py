@@ -74,20 +74,21 @@ class Condition:
 
     @property
     def wanted(self) -> str:
-        """What is compared, and the bound, in words; a sum of differences is written as a difference of differences."""
-        if self.compute:
-            return f"{_words(self.compute)} of {_words(str(self.of))}: {self.bound.text}"
+        """The bound; of test accuracies also what is compared, which other conditions say in their names.
+
+        A sum of differences is written as a difference of differences.
+        """
+        if self.measure in SHARES and not self.minus:
+            return f"share of runs: {self.bound.text}"
+        if self.compute or self.range is not None or self.measure != "accuracy":
+            return self.bound.text
         plus, minus = [_shown(s) for s in self.plus], [_shown(s) for s in self.minus]
         if len(plus) == len(minus) == 2:
             compared = f"({plus[0]} minus {minus[0]}) minus ({minus[1]} minus {plus[1]})"
         else:
             sides = [" plus ".join(side) for side in (plus, minus) if side]
             compared = (" over " if self.ratio else " minus ").join(sides)
-        signs = {"-": "minus", "/": "over"}
-        what = " ".join(signs.get(part) or _words(part) for part in self.measure.split())
-        if self.range is not None:
-            what = f"{self.range.take} usable {_words(self.range.of)}"
-        return f"{'' if what == 'accuracy' else f'{what}, '}{compared}: {self.bound.text}"
+        return f"{compared}: {self.bound.text}"
 
 
 def parse(entry: Mapping[str, Any], *, precondition: bool = False) -> list[Condition]:

@@ -74,7 +74,9 @@ FORWARD: Mapping[str, Difference] = MappingProxyType(
             "max(var · n, 1e-4)", "var + 1e-5", _become(_standardized(_epsilon_added), ScaledStdConv2d)
         ),
         "GELU": Difference("tanh form", "erf form", _become(_ErfGelu, ScaledActivation)),
-        "padding": Difference("SAME: odd pixel after", "k // 2 on both sides", _symmetric_padding),
+        "padding": Difference(
+            "SAME: an odd pixel of padding goes to the right and bottom", "k // 2 on both sides", _symmetric_padding
+        ),
     }
 )  # fmt: skip
 

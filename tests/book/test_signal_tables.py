@@ -26,7 +26,8 @@ def test_the_farthest_single_change_comes_first() -> None:
     causes = {cause: [ends(1.0)] for cause in signal_tables.CAUSES} | {"silent": [ends(0.25)], "images": [ends(3.0)]}
     causes["library"] = [ends(100.0)]  # several changes at once
     assert signal_tables.farthest(causes)[:2] == [
-        "**last gain of each branch starts at 0** (times 0.25)", "**images** (times 3)",
+        "**last gain of each branch starts at 0**: the variance is 0.25 times the reference",
+        "**images**: the variance is 3 times the reference",
     ]  # fmt: skip
     _, rows = signal_tables.changes(causes)
     assert [row[1] for row in rows[:2]] == ["", "1"]
@@ -42,9 +43,9 @@ def test_levels_are_those_of_the_block_after_a_transition() -> None:
 
 
 def test_a_metric_that_no_run_has_is_a_dash() -> None:
-    header, (row,) = signal_tables.growth({"rescale": [run(metrics={"growth": 2.0})]})
+    header, (row,) = signal_tables.moments({"rescale": [run(metrics={"growth": 2.0})]})
     assert dict(zip(header, row))["largest error"] == "\N{EN DASH}"
-    assert dict(zip(header, row))["factor a block, of q"].startswith("2")
+    assert dict(zip(header, row))["factor of q from block to block"].startswith("2")
 
 
 def test_published_gains_are_a_little_too_high() -> None:

@@ -131,6 +131,14 @@ def test_a_rate_that_nobody_searched_is_no_interior(judge: Judge) -> None:
     assert judge([INTERIOR], GOOD).because == "ends was not measured; exactly 0 is asked for"
 
 
+def test_a_loss_that_did_not_fall_is_counted_in_runs(judge: Judge) -> None:
+    began = {"name": "share of runs", "measure": "loss_falls", "plus": "nf", "at_least": 1}
+    fell = [{"initial_loss": 2.3, "train_loss": 1.0}, {"initial_loss": 2.3, "train_loss": 2.29}]
+    two = [replace(r, metrics=r.metrics | more) for r, more in zip(runs("nf", 0.8), fell)]
+    given = [*runs("bn", 0.9), *two, *runs("nf_agc", 0.88, factor=0.04)]
+    assert judge([began], given).because == "the loss fell in 1 of 2 runs; it has to fall in all"
+
+
 def test_only_an_interval_that_does_not_decide_has_to_be_narrow(judge: Judge) -> None:
     precise = {"name": "width", "measure": "half_width / bound", "between": [0, 1]}
     decided = judge([precise], GOOD, at_least=0.01)  # wider than its bound, and clear of 0
@@ -140,7 +148,7 @@ def test_only_an_interval_that_does_not_decide_has_to_be_narrow(judge: Judge) ->
     verdict = judge([precise], close, at_least=0.2001)
     assert verdict.verdict == "regime not reached"
     assert verdict.because == (
-        "the widest undecided interval has a half-width of 1.13 times its bound; at most 1 is allowed"
+        "the widest undecided interval has a half-width of 1.13 times its bound; at most 1 times its bound is allowed"
     )
     plain = {"name": "width", "measure": "half_width", "between": [0, 0.5]}
     assert judge([plain], close, at_least=0.2001).verdict == "undecided"
