@@ -77,7 +77,7 @@ def table(study: Study) -> str:
     by_length = records.aggregate(trained(study), by=lambda r: (r.method, lengths.epochs(r)))
     rows = [["epochs", *map(plots.label, METHODS)], ["---", *[":---:"] * len(METHODS)]]
     for length in sorted({length for _, length in by_length}):
-        rows.append([f"{length:g}", *[str(by_length.get((method, length), "")) for method in METHODS]])
+        rows.append([f"{length:g}", *[lengths.written(by_length.get((method, length))) for method in METHODS]])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
