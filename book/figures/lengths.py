@@ -247,7 +247,7 @@ def _setting(lengths: Lengths, method: str) -> list[object]:
 
 
 def tried(lengths: Lengths, method: str) -> Table:
-    """Validation accuracy of each setting that the search of a clipped method tried, with its share of clipped units."""
+    """Validation accuracy of each setting that the search of a clipped method tried; in brackets, units clipped."""
     found = {
         (r.run.recipe.lr, r.run.recipe.clip.factor): r for r in lengths.study.search if r.method == method and r.done
     }

@@ -89,7 +89,7 @@ def thresholds(groups: Groups) -> list[float]:
 
 
 def numbers(groups: Groups, what: str) -> Table:
-    """Table of the maps: accuracy with its interval in %, and the share of clipped units in brackets; a row a `what`."""
+    """Table of the maps, in per cent: accuracy with its interval, in brackets units clipped; `what` names a row."""
 
     def text(found: Runs) -> str:
         if word := ended(found):

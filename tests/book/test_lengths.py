@@ -152,10 +152,10 @@ def _tries(method: str, found: list[Record]) -> list[Run]:
 
 
 def test_a_lost_run_is_counted_in_place_of_an_interval() -> None:
-    found = [
-        replace(r, status="diverged", metrics={}) if r.method == "nf" and r.config["split"] == "test" and r.seed == 1 else r
-        for r in whole()
-    ]
+    def loses(r: Record) -> bool:
+        return r.method == "nf" and r.config["split"] == "test" and r.seed == 1
+
+    found = [replace(r, status="diverged", metrics={}) if loses(r) else r for r in whole()]
     study = lengths.Lengths(Study(SWEEP, ledger(found)))
     _, rows = lengths.accuracies(study, ("bn", "nf"))
     assert rows[0][2].startswith("90.1\N{NO-BREAK SPACE}±")
