@@ -1,9 +1,9 @@
 """A sweep over lengths of training, read as far as it is recorded: tables, sentences, and what is missing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import exp, floor, log
+from math import exp, floor, inf, log
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -18,7 +18,10 @@ from experiments.sweep import Sweep
 from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
-BELOW = "A number after an arrow is a mean below the axis."
+BELOW = (
+    "A number after an arrow is a mean below the axis. A point without an interval has a single seed or a lost seed, "
+    "which diverged or failed to train and counts as chance."
+)
 NF, BN = "nf_agc", "bn"  # the two methods whose difference the sweep is about
 
 
@@ -79,12 +82,14 @@ def epochs(result: Result) -> float:
 
 def heading(lengths: Lengths) -> str:
     """Say what the figure of accuracy against epochs shows, by the 95 % interval of `change`."""
-    if len(lengths.epochs) < 2:
-        return "Test accuracy against epochs" if lengths.epochs else "Nothing is measured yet"
+    if not lengths.epochs:
+        return "Nothing is measured yet"
+    if lengths.missing:
+        return "Not judged yet: runs are missing"
     found = change(lengths)
     outcome = 0 if found is None else side(found)
     if outcome == 0:
-        return "Whether longer training helps NF with AGC more than BN is undecided"
+        return "No clear change of the gap between NF with AGC and BN with longer training"
     more, less = ("NF with AGC", "BN") if outcome > 0 else ("BN", "NF with AGC")
     return f"Longer training helps {more} more than {less}"
 
@@ -122,7 +127,8 @@ def figure(found: Sequence[Result]) -> Figure:
     """
     by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
     fig, ax = plt.subplots()
-    plots.lines(ax, by_epochs)
+    # The interval over runs of which some count as chance would span the figure and says nothing.
+    plots.lines(ax, {at: replace(e, low=None, high=None) if lost(e) else e for at, e in by_epochs.items()})
     plots.log_axis(ax, "epochs", sorted({length for _, length in by_epochs}))
     compared = [estimate.mean for (method, _), estimate in by_epochs.items() if method in (NF, BN)]
     low = max(0, 10 * floor(min(compared, default=0) / 10 - 1))
@@ -137,10 +143,25 @@ def figure(found: Sequence[Result]) -> Figure:
 
 
 def sentences(lengths: Lengths) -> list[str]:
-    """What is missing, if anything; then NF with AGC beside BN after the longest and after the shortest training."""
+    """What is missing, or how much longer NF with AGC trains; then NF with AGC beside BN after the two end lengths."""
     gaps = {end: lengths.difference(end) for end in (*lengths.epochs[-1:], *lengths.epochs[:1])}
     found = [f"After {spell(end)}, {versus(gap, 'NF with AGC', 'BN')}" for end, gap in gaps.items() if gap is not None]
-    return [*filter(None, [lengths.missing]), *found]
+    return [lengths.missing or longer(lengths), *found]
+
+
+def longer(lengths: Lengths) -> str:
+    """Say how many times the epochs of BN NF with AGC needs for the same mean accuracy, over the lengths it reaches."""
+    times = {n: epochs_to_reach(lengths, accuracy(lengths.of(BN, n)).mean) / n for n in lengths.epochs}
+    reached = {n: factor for n, factor in times.items() if factor < inf}
+    if not reached:
+        return f"No training of NF with AGC reaches the mean accuracy of BN after {spell(lengths.epochs[0])}."
+    least, most = (f"{pick(reached.values()):.1f}" for pick in (min, max))
+    span = f"{min(reached):g} to {spell(max(reached))}" if len(reached) > 1 else spell(max(reached))
+    factor = least if least == most else f"{least} to {most}"
+    return (
+        f"For the mean accuracy of BN after {span}, NF with AGC needs {factor} times as many epochs, by interpolation "
+        "between the lengths."
+    )
 
 
 def spell(length: float) -> str:
@@ -162,9 +183,10 @@ def design(sweep: Sweep) -> Table:
     data, model, recipe = cells[0].data, cells[0].model, cells[0].recipe
     assert isinstance(model, ResNetSpec)
     images = f"{data.title}: {data.train or 'all'} for training, {data.validation} for validation"
+    patches = f"; a fixed first layer makes the numbers of each {data.patches}x{data.patches} patch uncorrelated"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
     rows: list[list[object]] = [
-        ["images", images + (f", seen through whitened {data.patches}x{data.patches} patches" if data.patches else "")],
+        ["images", images + (patches if data.patches else "")],
         ["network", f"residual network, stages of {', '.join(map(str, model.width))} channels"],
         ["batch size", recipe.batch_size],
         ["optimizer", f"Nesterov momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"],
@@ -182,8 +204,20 @@ def accuracies(lengths: Lengths, methods: Sequence[str]) -> Table:
     rows: list[list[object]] = []
     for length in sorted({length for _, length in test}):
         for name, values in (("test", test), ("training", train)):
-            rows.append([f"{length:g}", name, *[values.get((method, length), "") for method in methods]])
+            rows.append([f"{length:g}", name, *[written(values.get((method, length))) for method in methods]])
     return ["epochs", "images", *[f"{plots.label(m)}, %" for m in methods]], rows
+
+
+def lost(found: Estimate) -> int:
+    """How many of the runs of a mean diverged or failed to train."""
+    return found.diverged + found.failed
+
+
+def written(found: Estimate | None) -> str:
+    """A mean with its interval, or with the count of its lost runs, over which an interval says nothing."""
+    if found is None:
+        return ""
+    return f"{found.mean:.1f} ({lost(found)} of {found.count} lost)" if lost(found) else str(found)
 
 
 def training_accuracy(record: Record) -> float:
@@ -210,6 +244,23 @@ def _setting(lengths: Lengths, method: str) -> list[object]:
         plots.label(method), len(tried.settings()), f"{best.lr:.3g}", threshold, at_end,
         records.estimate(share) if share else "",
     ]  # fmt: skip
+
+
+def tried(lengths: Lengths, method: str) -> Table:
+    """Validation accuracy of each setting that the search of a clipped method tried; in brackets, units clipped."""
+    found = {
+        (r.run.recipe.lr, r.run.recipe.clip.factor): r for r in lengths.study.search if r.method == method and r.done
+    }
+    rates, thresholds = (sorted(set(values)) for values in zip(*found)) if found else ([], [])
+
+    def told(rate: float, threshold: float) -> str:
+        record = found.get((rate, threshold))
+        if record is None or record.status == "diverged":
+            return "" if record is None else "diverged"
+        return f"{records.accuracy(record):.1f} ({100 * record.metrics['clipped_fraction']:.1f})"
+
+    rows = [[f"{rate:.3g}", *[told(rate, threshold) for threshold in thresholds]] for rate in rates]
+    return ["learning rate", *[f"threshold {threshold:g}" for threshold in thresholds]], rows
 
 
 def differences(lengths: Lengths) -> Table:

@@ -71,6 +71,14 @@ LOOK: Mapping[str, tuple[str, str, str]] = {
     "evaluation mode": ("evaluation mode", ORANGE, "s"),
     "rescale_formula": ("RescaleNet, formula", SKY, "p"),
 }
+# What follows the colon of a method in the records, and networks that no figure shows, in words.
+VARIANTS: Mapping[str, str] = {"none": "plain", "randaugment": "RandAugment"}
+NETWORKS: Mapping[str, str] = {
+    "mobilenet_bn": "BN",
+    "mobilenet_ws": "standardised everywhere",
+    "mobilenet_ws_dense": "depth-wise filters plain",
+    "mobilenet_aug": "BN, augmented",
+}
 
 
 def label(method: str) -> str:
@@ -85,9 +93,17 @@ def spelt(text: str) -> str:
     --------
     >>> spelt("nf_agc minus bn: at least 1")
     'NF + AGC minus BN: at least 1'
+    >>> spelt("failed to train, nf:randaugment: at least 0.6")
+    'failed to train, NF (RandAugment): at least 0.6'
     """
-    methods = sorted((method for method in LOOK if method != "in"), key=len, reverse=True)
-    return re.sub("|".join(rf"(?<!:)\b{method}\b" for method in methods), lambda m: label(m[0]), text)
+    methods = sorted((method for method in [*LOOK, *NETWORKS] if method != "in"), key=len, reverse=True)
+
+    def words(found: re.Match[str]) -> str:
+        name, variant = found[1], found[2]
+        said = NETWORKS.get(name) or label(name)
+        return f"{said} ({VARIANTS.get(variant, variant.replace('_', ' '))})" if variant else said
+
+    return re.sub(rf"\b({'|'.join(methods)})\b(?::(\w+))?", words, text)
 
 
 def look(method: str) -> tuple[str, str, str]:

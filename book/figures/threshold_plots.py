@@ -89,7 +89,7 @@ def thresholds(groups: Groups) -> list[float]:
 
 
 def numbers(groups: Groups, what: str) -> Table:
-    """Table of the maps: accuracy with its interval, and the share of clipped units in brackets; `what` names a row."""
+    """Table of the maps, in per cent: accuracy with its interval, in brackets units clipped; `what` names a row."""
 
     def text(found: Runs) -> str:
         if word := ended(found):
@@ -99,9 +99,8 @@ def numbers(groups: Groups, what: str) -> Table:
 
     factors: list[Factor] = ["none", *thresholds(groups)]
     places = dict.fromkeys((row, rate) for row, _, rate in groups)
-    columns = [f"threshold {f}, %" for f in factors[1:]]
     return (
-        [f"{what}; in brackets: units clipped, %", "learning rate", "no clipping, %", *columns],
+        [what, "learning rate", "no clipping", *[f"λ = {f}" for f in factors[1:]]],
         [[row, f"{rate:g}", *[text(groups[row, f, rate]) for f in factors]] for row, rate in places],
     )
 

@@ -68,8 +68,8 @@ def caption(study: Study, profile: str, *, tabled: bool = False) -> str:
     said.append(f"Profile {profile}, {devices}, commit {commits}.")
     if not whole:
         said.append(f"So far {len(final)} of {len(planned)} trainings are recorded.")
-        marks = "A dagger (†), or a point without an interval," if tabled else "A point without an interval"
-        said.append(f"{marks} is a single seed.")
+        if tabled:
+            said.append("A dagger (†) marks a single seed.")
     said.append(f"The claim that NF with AGC reaches BN in the longest training: **{verdict.verdict}**.")
     unmet = [one for one in verdict.regime if not one.met]
     if unmet and verdict.verdict == "regime not reached":
@@ -82,7 +82,7 @@ def table(study: Study) -> str:
     by_length = records.aggregate(trained(study), by=lambda r: (r.method, lengths.epochs(r)))
     rows = [["epochs", *map(plots.label, METHODS)], ["---", *[":---:"] * len(METHODS)]]
     for length in sorted({length for _, length in by_length}):
-        rows.append([f"{length:g}", *[str(by_length.get((method, length), "")) for method in METHODS]])
+        rows.append([f"{length:g}", *[lengths.written(by_length.get((method, length))) for method in METHODS]])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 

@@ -37,6 +37,7 @@ ROOTS = ("method", "seed", "status", "sweep", "profile", "config", "metrics", "p
 BOUNDS = ("at_least", "below", "between", "expected")
 TAKES = ("largest", "best", "width")
 SHARES = ("diverged", "failed_to_train", "loss_falls")
+COUNTED = {"size": "images per statistic", "epochs": "epochs", "depth": "blocks"}  # in words, behind their number
 
 Selection = Mapping[str, Any]
 
@@ -153,16 +154,24 @@ def _range(name: str, given: Mapping[str, Any]) -> Range:
 
 def _shown(selection: Selection) -> str:
     """A selection in words, the method as the records name it."""
-    rest = {_words(path): value for path, value in selection.items() if path != "method"}
-    written = {name: f"{v:g}" if isinstance(v, float) else str(v).replace("_", " ") for name, v in rest.items()}
-    details = ", ".join(f"{v} {name}" if v in OPERATORS else f"{name} {v}" for name, v in written.items())
-    method = str(selection.get("method", ""))
+    parts = [_detail(path.rpartition(".")[2], value) for path, value in selection.items() if path != "method"]
+    method, details = str(selection.get("method", "")), ", ".join(parts)
     if not method:
-        return f"({details})" if len(rest) > 1 else details
+        return f"({details})" if len(parts) > 1 else details
     return f"{method} ({details})" if details else method
+
+
+def _detail(name: str, value: Any) -> str:
+    """The last part of a path with its value, in words."""
+    written = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
+    if name == "norm":
+        return f"{written} norm"
+    if name in COUNTED:
+        return f"{written} number of {COUNTED[name]}" if value in OPERATORS else f"{written} {COUNTED[name]}"
+    return f"{written} {_words(name)}" if value in OPERATORS else f"{_words(name)} {written}"
 
 
 def _words(path: str) -> str:
     """The last part of a path in words."""
     name = path.rpartition(".")[2]
-    return {"lr": "learning rate", "factor": "threshold", "size": "group size"}.get(name, name.replace("_", " "))
+    return {"lr": "learning rate", "factor": "threshold"}.get(name, name.replace("_", " "))

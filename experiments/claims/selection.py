@@ -82,7 +82,8 @@ def _named(path: str, value: Any) -> str:
     name = path.rpartition(".")[2]
     if isinstance(value, bool):
         return name if value else f"not {name}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    number = f"{value:g}" if isinstance(value, float) else str(value)
+    return {"depth": f"{number} blocks", "randaugment": f"magnitude {number}"}.get(name, number)
 
 
 def by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) -> Measured:

@@ -40,9 +40,7 @@ def test_the_largest_usable_threshold_falls_with_the_rate(grid: threshold_plots.
 
 def test_the_table_says_what_the_maps_show(grid: threshold_plots.Groups) -> None:
     header, rows = threshold_plots.numbers(grid, "batch size")
-    thresholds = ["threshold 0.01, %", "threshold 0.02, %", "threshold 0.04, %"]
-    first = "batch size; in brackets: units clipped, %"
-    assert list(header) == [first, "learning rate", "no clipping, %", *thresholds]
+    assert list(header) == ["batch size", "learning rate", "no clipping", "λ = 0.01", "λ = 0.02", "λ = 0.04"]
     assert rows[0][:4] == [32, "0.1", "80.0†", "80.5† (25)"]
     assert (rows[1][2], rows[1][5]) == ("diverged", "diverged")
     matplotlib.use("Agg")
