@@ -171,11 +171,11 @@ def caption(text: str, records: Sequence[Record], path: Path) -> None:
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
     old = sum(isinstance(record, Result) and record.stale for record in records)
-    stale = f"; {old} of them are stale: the code of today gives such runs other numbers" if old else ""
+    runs = f"{len(records)} runs" + (f", {old} of them stale: the code now gives other numbers" if old else "")
     markdown(
         f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}.\n\n"
         f"<details><summary>Where the numbers come from</summary>\n\nSeeds {', '.join(map(str, seeds))}; "
-        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs{stale}.\n\n</details>"
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {runs}.\n\n</details>"
     )
 
 
