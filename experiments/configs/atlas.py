@@ -48,7 +48,10 @@ EFFECTS: Mapping[str, tuple[Effect, ...]] = MappingProxyType(
         ),
         "graphs": (Effect("accuracy, batch norm minus layer norm", "accuracy bn", "accuracy ln"),),
         "certified": (
-            Effect("verified error, He start without BN minus start for bounds with BN", "verified error he", "verified error ibp bn"),
+            Effect(
+                "verified error, He start without BN minus start for bounds with BN",
+                "verified error he", "verified error ibp bn",
+            ),
         ),
         "distilled": (
             Effect("4-bit accuracy, distilled minus noise", "bn distilled 4", "bn noise 4"),
@@ -64,10 +67,14 @@ EFFECTS: Mapping[str, tuple[Effect, ...]] = MappingProxyType(
         ),
         "local_attention": (Effect("accuracy at 4 images a batch, GN minus BN", "gn accuracy", "bn accuracy"),),
         "double_descent": (
-            Effect("peak after 1,000 steps, normalised divided by raw", "peak normalised short", "peak raw short", TENS),
+            Effect(
+                "peak after 1,000 steps, normalised divided by raw", "peak normalised short", "peak raw short", TENS
+            ),
         ),
         "smoothness": (
-            Effect("range of the loss along its gradient, no norm divided by BN", "loss range none", "loss range bn", TENS),
+            Effect(
+                "range of the loss along its gradient, no norm divided by BN", "loss range none", "loss range bn", TENS
+            ),
         ),
     }
 )  # fmt: skip
