@@ -82,7 +82,7 @@ class Page:
             led += [entry.replace("_", " ")] if nf > max(rest) else []
         names = f" ({', '.join(led)})" if led else ""
         return (
-            f"{len(BESIDE_NF)} entries train NF and other networks on one task. In {len(led)} of these NF has the best mean"
+            f"{len(BESIDE_NF)} entries train NF and other networks on one task. In {len(led)}, NF has the best mean"
             f"{names}. These comparisons were not fixed before the runs, and no interval judges them."
         )
 
