@@ -118,8 +118,8 @@ function records(host) {
   const hidden = new Set();
   let fixed = {};
   const sweep = control(controls, "sweep", Object.keys(data.sweeps).map((name) => [name, name.replaceAll("_", " ")]), rebuild);
-  const axis = control(controls, "along", [], filters);
-  const measure = control(controls, "shown", Object.entries(MEASURES), show);
+  const axis = control(controls, "x axis", [], filters);
+  const measure = control(controls, "y axis", Object.entries(MEASURES), show);
   const rest = document.createElement("span");
   controls.appendChild(rest);
 
@@ -199,7 +199,7 @@ function records(host) {
       }),
     }));
     const shown = measure.value === "accuracy" ? `${split(axis.value)} accuracy` : MEASURES[measure.value];
-    draw(chart, lines, { choose, logx: true, xlabel: AXES[axis.value], ylabel: `${shown} (%)`, title: `${shown} along ${AXES[axis.value]}, by method` });
+    draw(chart, lines, { choose, logx: true, xlabel: AXES[axis.value], ylabel: `${shown} (%)`, title: `${shown} against ${AXES[axis.value]}, by method` });
   }
   rebuild();
   window.addEventListener("resize", show);
@@ -255,7 +255,7 @@ function propagation(host) {
   const controls = host.querySelector(".controls"), chart = host.querySelector(".chart");
   const options = (values) => values.map((v) => [v, v]);
   const yes = [["1", "yes"], ["0", "no"]];
-  const blocks = control(controls, "blocks a stage", options([2, 3, 6, 12, 24, 48]), show);
+  const blocks = control(controls, "blocks per stage", options([2, 3, 6, 12, 24, 48]), show);
   const alpha = control(controls, "α", options([0.1, 0.2, 0.5, 1]), show);
   const activation = control(controls, "activation", options(Object.keys(ACTIVATIONS)), show);
   const standardised = control(controls, "standardised weights", yes, show);

@@ -11,6 +11,21 @@ from experiments.records import Estimate, Record, estimate
 SEEN, UNSEEN = "effect seen", "not seen at this size"
 DIGITS = {"points": 1, "correlation": 2, "powers of ten": 2}  # behind the point, by unit
 
+# Entries in which an NF network has the task of the others: 1 if more is better or -1, NF's metric, the others'.
+BESIDE_NF: Mapping[str, tuple[int, str, tuple[str, ...]]] = {
+    "outliers": (1, "auroc nf", ("auroc own batch", "auroc mixed batch")),
+    "spd": (1, "accuracy nf", ("accuracy none", "accuracy affine", "accuracy bures", "accuracy log")),
+    "pyramid": (1, "accuracy nf", ("accuracy level", "accuracy integrated")),
+    "graphs": (1, "accuracy nf", ("accuracy bn", "accuracy ln")),
+    "certified": (
+        -1, "verified error nf",
+        ("verified error he", "verified error he bn", "verified error ibp",
+        "verified error ibp bn"),
+    ),
+    "robust": (1, "nf corrupted", ("bn corrupted", "gn corrupted")),
+    "local_attention": (1, "nf accuracy", ("bn accuracy", "gn accuracy")),
+}  # fmt: skip
+
 
 def difference(found: Sequence[Record], effect: Effect) -> Estimate:
     """Estimate of an effect over the seeds of an entry's records; both sides of it are in the same record."""
@@ -58,6 +73,18 @@ class Page:
             verdict(difference(found, effect)) for entry, found in self.entries.items() for effect in EFFECTS[entry]
         ]
         return f"**{words.count(SEEN)} of {len(words)} effects were seen.** The others are not seen at this size."
+
+    def led_by_nf(self) -> str:
+        """In which entries NF has the best mean, in a sentence."""
+        led = []
+        for entry, (sign, own, others) in BESIDE_NF.items():
+            nf, *rest = (sign * self.mean(entry, metric).mean for metric in (own, *others))
+            led += [entry.replace("_", " ")] if nf > max(rest) else []
+        names = f" ({', '.join(led)})" if led else ""
+        return (
+            f"{len(BESIDE_NF)} entries train NF and other networks on one task. In {len(led)}, NF has the best mean"
+            f"{names}. These comparisons were not fixed before the runs, and no interval judges them."
+        )
 
     def table(self, entry: str, first: str, rows: Mapping[str, Mapping[str, str]], digits: int = 1) -> Table:
         """A row for each name, with the metric of each column; an empty metric leaves its cell empty."""

@@ -29,6 +29,7 @@ from book.figures.palette import spelt as spelt
 from book.figures.parameters import check_notebook
 from experiments import claims
 from experiments.records import Estimate, Record
+from experiments.study import Result
 
 BATCH = "batch size (images per update)"
 LOST = (
@@ -169,10 +170,12 @@ def caption(text: str, records: Sequence[Record], path: Path) -> None:
     devices = sorted({str(p["device"]) for p in origin})
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
+    old = sum(isinstance(record, Result) and record.stale for record in records)
+    runs = f"{len(records)} runs" + (f", {old} of them stale: the code now gives other numbers" if old else "")
     markdown(
         f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}.\n\n"
         f"<details><summary>Where the numbers come from</summary>\n\nSeeds {', '.join(map(str, seeds))}; "
-        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs.\n\n</details>"
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {runs}.\n\n</details>"
     )
 
 

@@ -209,10 +209,10 @@ def exchanges(reports: Reports) -> list[str]:
     for title, found in reports.items():
         waits, row = found.find(targets.SYNC, "exchanges of a step"), found.find(targets.RESNET, "BN twin / ours")
         if waits and waits.value and row and row.theirs and row.theirs.ms:
-            wait, step = waits.value.median, row.theirs.ms
+            wait, step, scale = waits.value.median, row.theirs.ms, found.facts["scale"]
             said.append(
                 f"{title}: a step waits {wait:.0f} ms for its exchanges, {100 * wait / step:.0f} % of the time of a "
-                "step of ResNet-50 with batch norm."
+                f"step of ResNet-50 with batch norm, at batch size {scale['batch']} and {scale['side']} px."
             )
     return said
 

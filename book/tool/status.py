@@ -10,7 +10,16 @@ from typing import Any
 from book.tool.layout import Book, Page
 from book.tool.stamps import recorded
 
-HEADER = ("chapter", "state", "profile", "executed", "took", "records", "their commits", "their device")
+HEADER = (
+    "chapter",
+    "state",
+    "profile",
+    "executed",
+    "took",
+    "records",
+    "commits of the records",
+    "device of the records",
+)
 
 
 def row(book: Book, page: Page, profile: str, stale: str, shown: Sequence[Path]) -> list[str]:
@@ -28,7 +37,7 @@ def row(book: Book, page: Page, profile: str, stale: str, shown: Sequence[Path])
         profile,
         str(last.get("when", ""))[:10],
         f"{last['seconds']:.0f} s" if "seconds" in last else "",
-        files or "none: computed on the page",
+        files or ("those of all claims" if page.waits else "none"),
         ", ".join(commits),
         "; ".join(devices),
     ]

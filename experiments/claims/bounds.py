@@ -79,9 +79,11 @@ def parse_bound(
 ) -> Bound:
     """The bound of the condition `name` from its fields in the file."""
     if at_least is not None:
-        return Bound(low=at_least, partly=partly, text=f"at least {at_least:g}")
+        weaker = "" if partly is None else f" (in part: at least {partly:g})"
+        return Bound(low=at_least, partly=partly, text=f"at least {at_least:g}{weaker}")
     if below is not None:
-        return Bound(high=below, strict=True, partly=partly, text=f"below {below:g}")
+        weaker = "" if partly is None else f" (in part: below {partly:g})"
+        return Bound(high=below, strict=True, partly=partly, text=f"below {below:g}{weaker}")
     if partly is not None:
         raise ValueError(f"condition {name!r} has `partly`, which goes with `at_least` or `below` only")
     if between is not None:

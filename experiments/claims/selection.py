@@ -78,10 +78,14 @@ def places(condition: Condition, records: Sequence[Record]) -> Iterator[tuple[st
         yield "", []
 
 
+# What a bool says where a condition was judged: if it is true, and if it is false.
+SWITCHES = {"channels_last": ("channels last", "channels first"), "compiled": ("compiled", "eager")}
+
+
 def _named(path: str, value: Any) -> str:
     name = path.rpartition(".")[2]
     if isinstance(value, bool):
-        return name if value else f"not {name}"
+        return SWITCHES.get(name, (name, f"not {name}"))[not value]
     number = f"{value:g}" if isinstance(value, float) else str(value)
     return {"depth": f"{number} blocks", "randaugment": f"magnitude {number}"}.get(name, number)
 

@@ -44,11 +44,14 @@ EFFECTS: Mapping[str, tuple[Effect, ...]] = MappingProxyType(
         "spd": (Effect("accuracy, Bures-Wasserstein batch norm minus no norm", "accuracy bures", "accuracy none"),),
         "hyperbolic": (Effect("accuracy, midpoint batch norm minus no norm", "accuracy midpoint", "accuracy none"),),
         "pyramid": (
-            Effect("noise of statistics, a norm per level over one norm", "log10 noise ratio", unit=TENS),
+            Effect("noise of statistics, a norm per level divided by one norm", "log10 noise ratio", unit=TENS),
         ),
         "graphs": (Effect("accuracy, batch norm minus layer norm", "accuracy bn", "accuracy ln"),),
         "certified": (
-            Effect("verified error, He minus start for bounds with BN", "verified error he", "verified error ibp bn"),
+            Effect(
+                "verified error, He start without BN minus start for bounds with BN",
+                "verified error he", "verified error ibp bn",
+            ),
         ),
         "distilled": (
             Effect("4-bit accuracy, distilled minus noise", "bn distilled 4", "bn noise 4"),
@@ -64,10 +67,14 @@ EFFECTS: Mapping[str, tuple[Effect, ...]] = MappingProxyType(
         ),
         "local_attention": (Effect("accuracy at 4 images a batch, GN minus BN", "gn accuracy", "bn accuracy"),),
         "double_descent": (
-            Effect("peak after 1,000 steps, normalised over raw", "peak normalised short", "peak raw short", TENS),
+            Effect(
+                "peak after 1,000 steps, normalised divided by raw", "peak normalised short", "peak raw short", TENS
+            ),
         ),
         "smoothness": (
-            Effect("range of the loss along its gradient, no norm over BN", "loss range none", "loss range bn", TENS),
+            Effect(
+                "range of the loss along its gradient, no norm divided by BN", "loss range none", "loss range bn", TENS
+            ),
         ),
     }
 )  # fmt: skip

@@ -37,7 +37,8 @@ def run(
     kept = {name: list(values) for name, values in (curve or {}).items()}
     record = Record("sweep", "smoke", method, key or method, seed, status, "", config, measured, kept, origin, 1)
     # A stand-in with the fields that the config names: a kind of run that has them all would need more.
-    stand_in = json.loads(json.dumps({"method": method, "seed": seed, **config}), object_hook=_as_fields)
+    fields = {"method": method, "seed": seed, "NUMERICS": record.numerics, **config}
+    stand_in = json.loads(json.dumps(fields), object_hook=_as_fields)
     return Result.of(cast(Run, stand_in), record)
 
 

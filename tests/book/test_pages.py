@@ -106,7 +106,7 @@ def test_status_says_what_a_chapter_was_made_from(tmp_path: Path) -> None:
     cells = dict(zip(status.HEADER, status.row(book, page, "smoke", "", [file])))
     assert cells["state"] == "fresh"
     assert cells["records"] == "[sweep](/records/sweep.jsonl) (2 runs)"
-    assert (cells["their commits"], cells["their device"]) == ("0123456", "an accelerator")
+    assert (cells["commits of the records"], cells["device of the records"]) == ("0123456", "an accelerator")
     assert cells["took"].endswith(" s")
     stale = dict(zip(status.HEADER, status.row(book, page, "smoke", "code changed", [])))
     assert "code changed" in stale["state"]
