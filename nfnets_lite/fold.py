@@ -58,6 +58,7 @@ def fold(model: nn.Module) -> nn.Module:
     A norm stays if it computes statistics in evaluation too (group, layer, instance norm), or does not directly follow
     a convolution in a Sequential, where alone the order of layers is known. It stays if it or the convolution occurs
     twice in the model or has a hook. Call a Sequential as a whole: what you read between its layers changes.
+    `nfnets_lite.norm.facts` tells which norms fold.
 
     Gradients with respect to inputs still work. To train only new layers on top, keep the folded part in evaluation
     mode. A ``state_dict`` loads into another folded model of the same specification, not into an unfolded one. Hooks on

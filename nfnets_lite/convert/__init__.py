@@ -82,7 +82,7 @@ def convert(
         ones, not equal to them, because standardised filters have mean 0: fine-tune.
     ends : collection of str, or "auto"
         Names of the modules that end residual branches, whole (``"layer1.0.bn2"``) or their last parts (``"bn2"``).
-        "auto" finds them: a branch has more layers than its shortcut, nothing else reads from inside it, and it ends in
+        "auto" finds them: a branch has more layers than its shortcut, and nothing else reads from inside it. It ends in
         a layer, or in a module that is called once with one tensor and returns one. Where the report lacks an end, pass
         the names of all ends, such as ``ends=["attn", "mlp.3"]``.
     alpha : float, optional
@@ -106,9 +106,9 @@ def convert(
     ------
     ValueError
         For arguments that are not as above, and for a model that cannot be converted, which is then unchanged. It may
-        hold no norm, layers that are called twice or share weights, norms computed without a layer, norms that activate
-        by themselves without a submodule ``act``, norms that the batch does not reach, or lazy layers. It may be
-        distributed already.
+        hold no norm, layers that are called twice or share weights, lazy layers, or norms that the batch does not
+        reach. It may compute norms without a layer, or norms that activate by themselves without a submodule ``act``.
+        It may be distributed already.
     TypeError
         For a batch that is neither a tensor nor callable.
 

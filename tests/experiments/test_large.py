@@ -167,7 +167,8 @@ def test_resumed_on_one_process_is_uninterrupted_to_the_bit(data: Path, tmp_path
     whole = fit(run, data, tmp_path / "whole", LAYOUT, ALONE)
     stopped = fit(run, data, tmp_path / "parts", replace(LAYOUT, stop_after=2), ALONE)
     assert (stopped.status, stopped.metrics) == ("stopped", {"updates": 2})
-    (tmp_path / "parts" / "log.jsonl").open("a").write('{"update": 3, "lo')  # torn by a kill
+    with (tmp_path / "parts" / "log.jsonl").open("a") as log:
+        log.write('{"update": 3, "lo')  # torn by a kill
     resumed = fit(run, data, tmp_path / "parts", replace(LAYOUT, workers=1), ALONE)
     assert resumed == whole
     one, other = weights(run, tmp_path / "whole"), weights(run, tmp_path / "parts")

@@ -22,7 +22,7 @@ from nfnets_lite.norm import NORMS
 
 REFERENCE = Path(__file__).resolve().parents[2] / "book" / "reference"
 MODULES = (
-    *("activations", "adapt", "agc", "averaging", "conv", "convert", "fold", "macs", "models", "norm"),
+    *("activations", "adapt", "agc", "averaging", "conv", "convert", "fold", "macs", "models", "norm", "norm.facts"),
     *("norm.variance_constancy", "optim", "pretrained", "pretrained.download", "roles", "sam", "signal"),
     *("standardize", "clip_report"),
 )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiments.demos.norm_facts import Facts, facts
 from nfnets_lite.norm import NORMS
+from nfnets_lite.norm.facts import Facts, facts
 
 BATCH = Facts(
     couples_examples=True,
