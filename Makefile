@@ -81,9 +81,11 @@ gpu-sprint: $(READY)test  ## run checks, GPU tests, sweeps and timings into spri
 share: $(READY)book  ## pack records for a pull request into records.zip, or check an archive (RESULTS=sprint/gpu) (5 s)
 	$(RUN) -m experiments share "$(or $(RESULTS),sprint/gpu)"
 
-# OMP_WAIT_POLICY is unset, as it is for users: a sleeping thread takes longer to wake than small tensors take to clip.
+# timm requires a torchvision that may have no build for this torch, and the timings need none. OMP_WAIT_POLICY is unset,
+# as it is for users: a sleeping thread takes longer to wake than small tensors take to clip.
 bench: $(READY)test  ## time our code beside ordinary training, timm and the machine's limits: ratios with spread (4 min; DEVICE)
-	$(FETCH) timm
+	$(FETCH) huggingface_hub safetensors pyyaml
+	$(FETCH) --no-deps timm
 	env -u OMP_WAIT_POLICY $(RUN) -m experiments bench --device $(DEVICE)
 
 lint: $(READY)test  ## run ruff and mypy (20 s)

@@ -1,7 +1,10 @@
 """timm for comparisons: imported where it is installed, and given our weights."""
 
 import importlib
+import sys
+from contextlib import suppress
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nfnets_lite.pretrained.names import slots
 
 PARTS = ("timm", "timm.models", "timm.utils")
+_NAMED = "datasets models models.feature_extraction ops ops.misc transforms transforms.functional"  # by timm's imports
+TORCHVISION = ("torchvision", *(f"torchvision.{name}" for name in _NAMED.split()))
 
 
 class Missing(RuntimeError):
@@ -20,18 +25,34 @@ class Missing(RuntimeError):
 def load() -> Any:
     """Import timm with its ``models`` and ``utils``.
 
+    timm imports torchvision, which nothing here needs. Mocks stand in for it where it is absent or built for another
+    torch, and stay only while timm is imported.
+
     Raises
     ------
     Missing
         If timm is not installed or cannot be imported; the message gives the reason.
     """
+    mocked = {} if _has_torchvision() else {name: MagicMock() for name in TORCHVISION}
+    sys.modules.update(mocked)
     try:
         timm, *_ = [importlib.import_module(name) for name in PARTS]
-    except Exception as error:  # of any kind, a torchvision for another torch too: other rows must still be measured
+    except Exception as error:  # of any kind: other rows must still be measured
         raise Missing(
             f"timm cannot be imported ({type(error).__name__}: {error}): pip install 'nfnets-lite[bench]'"
         ) from error
+    finally:
+        for name in mocked:
+            del sys.modules[name]
     return timm
+
+
+def _has_torchvision() -> bool:
+    """Whether torchvision can be imported; one for another torch raises errors of all sorts."""
+    with suppress(Exception):
+        importlib.import_module("torchvision")
+        return True
+    return False
 
 
 def body(timm: Any, model: nn.Module) -> list[Tensor]:

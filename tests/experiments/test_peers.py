@@ -52,6 +52,24 @@ def test_a_peer_that_cannot_be_imported_is_missing_with_its_reason_and_the_way_t
     assert "nfnets-lite[bench]" in reason
 
 
+def test_timm_is_imported_beside_a_torchvision_for_another_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    for name in ("timm", "timm/models", "timm/utils"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            "from torchvision import transforms\nfrom torchvision.ops.misc import FrozenBatchNorm2d\nkind = 'a peer'\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert timm_peer.load().kind == "a peer"
+    assert not [name for name in sys.modules if name.startswith("torchvision")]
+    for name in ("timm", "timm.models", "timm.utils"):
+        monkeypatch.delitem(sys.modules, name)
+
+
 def small(name: str, **options: Any) -> nn.Module:
     """A network of the same kind: the time goes into large ones."""
     if name.startswith("nfnet"):
