@@ -205,8 +205,8 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
         ],
     )
     markdown(
-        "*Joint intervals hold for all conditions of a claim together. They differ from those of figures and other "
-        "tables, which stand alone:* {doc}`how a verdict is reached <verdicts>`."
+        "*A joint interval is made wide enough to judge all conditions of a claim together (Holm's correction). The "
+        "intervals of figures and other tables stand alone:* {doc}`how a verdict is reached <verdicts>`."
     )
     for v in found:
         scale = f" ({v.scale})" if v.scale else ""

@@ -141,7 +141,7 @@ def beside(reports: Reports, *subjects: str, measures: Sequence[str] = ()) -> No
     if body:
         plots.table(header, body)
     if reasons:
-        plots.markdown("Not measured. " + " ".join(f"{reason}." for reason in reasons))
+        plots.markdown("\n".join(["Not measured:", "", *(f"- {reason}" for reason in reasons)]))
 
 
 def median(reports: Reports, title: str, subject: str, measure: str) -> float | None:
