@@ -34,7 +34,7 @@ class Comparison:
     measure: Callable[..., Sequence[float]]
 
 
-STEP = {"length of the step, right = 1": ".2g", "distance from the right step": ".1g"}
+STEP = {"length of the step / length of the right step": ".2g", "distance from the right step": ".1g"}
 COMPARISONS: Mapping[str, Comparison] = {
     "wrong axis": Comparison(
         "axis",
@@ -88,6 +88,6 @@ def compare(mistake: str, *calls: Call) -> dict[str, list[tuple[float, ...]]]:
 def verdict(cost: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Show what each mistake costs, from the accuracies that `compare` gave of it."""
     plots.table(
-        ["mistake", "accuracy minus that of the right call, points, paired by seed"],
+        ["mistake", "accuracy: failing call minus passing call, points, paired by seed"],
         [[name, records.estimate([f - p for f, p in zip(*both)])] for name, both in cost.items()],
     )

@@ -66,12 +66,13 @@ def shares(runs: Runs) -> Table:
     above, rows = (0.01, 0.04, 0.16), []
     for (method, rate), found in runs.items():
         medians, failed = middle(found, "weights_0.5"), diverged(found)
-        at = ["diverged" if np.isnan(medians[i]) else f"{medians[i]:.2g}" for i in (0, len(medians) // 2, -1)]
+        at = [f"{medians[i]:.2g}" for i in (0, len(medians) // 2, -1) if not np.isnan(medians[i])]
+        over = at if len(at) == 3 else [*at, "diverged"]
         parts = [records.estimate([100 * r.metrics[f"above_{t:g}"] for r in found]) for t in above]
         ended = f"{failed} of {len(found)} diverged" if failed else accuracy(found)
-        rows.append([f"{rate:g}", plots.label(method), *at, *[f"{part:.0f}" for part in parts], ended])
+        rows.append([f"{rate:g}", plots.label(method), ", ".join(over), *[f"{part:.0f}" for part in parts], ended])
     first, *others = (f"above {t:g}, %" for t in above)
-    header = ["learning rate", "method", "median ratio, first update", "half way", "last", f"units {first}", *others]
+    header = ["learning rate", "method", "median ratio: first, middle, last update", f"units {first}", *others]
     return [*header, "test accuracy, %"], rows
 
 

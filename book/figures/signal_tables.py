@@ -23,7 +23,7 @@ LEVELS: Mapping[str, float] = {"bn": 2 * (1 - 1 / pi), "bn_act_first": 2.0, "nf_
 # with He initialisation, or with a norm before the convolution.
 SLOPES: Mapping[str, float] = {"bn": 1 - 1 / pi, "bn_act_first": 1.0, "nf_alpha1": 1.0, "nf": 0.04}
 CAUSES: Mapping[str, str] = {
-    "reference": "as derived, on noise",
+    "reference": "this package: 1/β after the activation, ReLU; noise",
     "unbiased": "weights standardised by the unbiased variance",
     "scale_first": "1/β before the activation, ReLU",
     "gelu": "GELU, 1/β after the activation",
@@ -35,7 +35,7 @@ CAUSES: Mapping[str, str] = {
     "pooled_stem": "ReLU and max pooling end the stem",
     "pooled_shortcut": "shortcut average-pooled, noise",
     "silent": "last gain of each branch starts at 0",
-    "library": "pooled shortcut and stem, stem's gain, silent branches",
+    "library": "that library: shortcut average-pooled, stem max-pooled, gain in its weights, last gains start at 0",
     "small_noise": "noise, as small as the images",
     "images": "images",
     "pooled_shortcut_images": "shortcut average-pooled, images",
@@ -55,12 +55,17 @@ def last(found: Runs, curve: str) -> str:
 
 
 def growth(runs: Mapping[str, Runs]) -> Table:
-    """Growth of each method's variance from block to block, the expected growth, and the variance of its branches."""
+    """Growth of each method's variance from block to block, the expected growth, and the variance of its branches.
+
+    Without a norm neither has a mean that says anything, because both grow exponentially.
+    """
     rows = []
     for method, found in runs.items():
-        expected = f"{SLOPES[method]:.3g}" if method in SLOPES else ""
-        rows.append([name(method), metric(found, "variance_slope"), expected, metric(found, "branch_variance")])
-    return ["one stage, noise", "variance a block", "expected", "branch variance"], rows
+        expected = f"{SLOPES[method]:.3g}" if method in SLOPES else "\N{EN DASH}"
+        keys = ("variance_slope", "branch_variance")
+        slope, branch = ("exponential",) * 2 if method == "none" else (metric(found, key) for key in keys)
+        rows.append([name(method), slope, expected, branch])
+    return ["one stage, noise", "variance per block", "expected", "branch variance"], rows
 
 
 def moments(runs: Mapping[str, Runs]) -> Table:
@@ -77,7 +82,7 @@ def level(found: Runs, stage: int) -> Estimate:
 def transitions(runs: Mapping[str, Runs], stage: int) -> Table:
     """Variance after the transitions beside the expected one, for each method."""
     return (
-        ["after a transition", "variance", "expected", "variance a block, within stages"],
+        ["after a transition", "variance", "expected", "variance per block, within stages"],
         [[name(m), shown(level(r, stage)), f"{LEVELS[m]:.3g}", metric(r, "variance_slope")] for m, r in runs.items()],
     )
 
@@ -95,7 +100,7 @@ def gain_offsets() -> dict[str, float]:
 
 def gains(offsets: Mapping[str, float]) -> Table:
     """The constants beside their integrals."""
-    header = ["activation", "1 / deviation, by quadrature", "authors' constant", "higher by, %"]
+    header = ["activation", "exact gain (numerical integral)", "authors' constant", "higher by, %"]
     rows = [[n, f"{gain_of(ACTIVATIONS[n]):.6f}", f"{GAINS[n]:.6f}", f"{off:.3f}"] for n, off in offsets.items()]
     return header, rows
 
@@ -138,7 +143,7 @@ def ends(runs: Mapping[str, Runs]) -> Table:
 
 
 def slopes(runs: Mapping[str, Mapping[str, Runs]]) -> Table:
-    """Variance a block in one stage, a column a kind of input; methods are those of the last column."""
+    """Variance per block in one stage, a column a kind of input; methods are those of the last column."""
     *_, methods = runs.values()
     rows = [[name(m), *[metric(found[m], "variance_slope") for found in runs.values()]] for m in methods]
-    return ["one stage, variance a block", *runs], rows
+    return ["one stage, variance per block", *runs], rows

@@ -4,7 +4,7 @@ Question: How do a channel's mean and variance change through a residual network
 Paper: NF-ResNet (arXiv 2101.08692) section 3; SkipInit (arXiv 2002.10444); claims SP-1 to SP-5, SK-1, RS-1.
 Command: python -m experiments run signal_propagation --profile small
 Cost: smoke 20 s on 2 cores; small 3 minutes on 2 cores; gpu 1 minute and paper 5 hours, by a rule of thumb.
-Expected: The variance grows by 0.68 a block (BN-ReLU), by 1 (ReLU-BN), by alpha squared (NF), and doubles without a
+Expected: The variance grows by 0.68 a block (BN, ReLU), by 1 (ReLU, BN), by alpha squared (NF), and doubles without a
     norm. The mean grows too wherever filters have a mean and activations are positive.
 
 There are two shapes: one stage without a transition, where the growth is undisturbed, and three stages, where

@@ -118,8 +118,10 @@ class GhostBatchNorm2d(BatchNorm2d):
             )
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(len(input) // self.size)
-        parts, args = torch.split(input, self.size), (self.running_mean, self.running_var, self.weight, self.bias, True)
-        if self.momentum is None:  # a mean over all parts; reading their count waits for a GPU, as in torch's own
+        parts = torch.split(input, self.size)
+        args = self.running_mean, self.running_var, self.weight, self.bias, True
+        if self.momentum is None:
+            # A mean over all parts; reading their count waits for a GPU, as in torch's own.
             last = int(self.num_batches_tracked)
             rates = [1 / count for count in range(last - len(parts) + 1, last + 1)]
         else:
