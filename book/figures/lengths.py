@@ -1,6 +1,6 @@
 """A sweep over lengths of training, read as far as it is recorded: tables, sentences, and what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import exp, floor, inf, log
@@ -19,8 +19,8 @@ from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
 BELOW = (
-    "A number after an arrow is a mean below the axis. A point without an interval has a single seed or a lost seed, "
-    "which diverged or failed to train and counts as chance."
+    "A number after an arrow is a mean below the axis. A point has no interval if only one seed ran, or if a seed was "
+    "lost. A lost seed diverged or failed to train, and counts as chance."
 )
 NF, BN = "nf_agc", "bn"  # the two methods whose difference the sweep is about
 
@@ -130,8 +130,7 @@ def figure(found: Sequence[Result]) -> Figure:
     # The interval over runs of which some count as chance would span the figure and says nothing.
     plots.lines(ax, {at: replace(e, low=None, high=None) if lost(e) else e for at, e in by_epochs.items()})
     plots.log_axis(ax, "epochs", sorted({length for _, length in by_epochs}))
-    compared = [estimate.mean for (method, _), estimate in by_epochs.items() if method in (NF, BN)]
-    low = max(0, 10 * floor(min(compared, default=0) / 10 - 1))
+    low = bottom(by_epochs)
     for (method, length), estimate in by_epochs.items():
         if estimate.mean < low:
             text = f"\N{DOWNWARDS ARROW} {estimate.mean:.0f}"
@@ -140,6 +139,18 @@ def figure(found: Sequence[Result]) -> Figure:
     ax.set_ylabel("test accuracy (%)")
     ax.legend(loc="lower right")
     return fig
+
+
+def bottom(by_epochs: Mapping[tuple[str, float], Estimate]) -> float:
+    """Where the axis of accuracy begins, in per cent, from the means by method and epochs."""
+    compared = [estimate.mean for (method, _), estimate in by_epochs.items() if method in (NF, BN)]
+    return max(0, 10 * floor(min(compared, default=0) / 10 - 1))
+
+
+def marked(found: Sequence[Result]) -> bool:
+    """Whether a mean with a lost seed has a marker in the figure: a mean below the axis has none."""
+    by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
+    return any(lost(estimate) and estimate.mean >= bottom(by_epochs) for estimate in by_epochs.values())
 
 
 def sentences(lengths: Lengths) -> list[str]:
