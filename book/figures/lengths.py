@@ -44,7 +44,7 @@ class Lengths:
             done = len(self.study.search)
             return f"The final runs are not recorded yet: {done} of {len(tried)} trainings of the search are."
         if (done := len(self.study.final)) < planned:
-            return f"The final runs are not complete yet: {done} of {planned} are recorded."
+            return f"The final runs are not complete yet: {done} of {planned} are recorded, controls included."
         return ""
 
     @property
@@ -154,14 +154,15 @@ def marked(found: Sequence[Result]) -> bool:
 
 
 def sentences(lengths: Lengths) -> list[str]:
-    """What is missing, or how much longer NF with AGC trains; then NF with AGC beside BN after the two end lengths."""
+    """What is missing, how much longer NF with AGC trains, and NF with AGC beside BN after the two end lengths."""
     gaps = {end: lengths.difference(end) for end in (*lengths.epochs[-1:], *lengths.epochs[:1])}
     found = [f"After {spell(end)}, {versus(gap, 'NF with AGC', 'BN')}" for end, gap in gaps.items() if gap is not None]
-    return [lengths.missing or longer(lengths), *found]
+    answer = longer(lengths) if lengths.epochs else ""
+    return [text for text in (lengths.missing, answer, *found) if text]
 
 
 def longer(lengths: Lengths) -> str:
-    """Say how many times the epochs of BN NF with AGC needs for the same mean accuracy, over the lengths it reaches."""
+    """Say how many times the epochs of BN NF with AGC needs for its mean accuracy, and where it does not reach BN."""
     times = {n: epochs_to_reach(lengths, accuracy(lengths.of(BN, n)).mean) / n for n in lengths.epochs}
     reached = {n: factor for n, factor in times.items() if factor < inf}
     if not reached:
@@ -169,9 +170,11 @@ def longer(lengths: Lengths) -> str:
     least, most = (f"{pick(reached.values()):.1f}" for pick in (min, max))
     span = f"{min(reached):g} to {spell(max(reached))}" if len(reached) > 1 else spell(max(reached))
     factor = least if least == most else f"{least} to {most}"
+    never = [length for length in times if length not in reached]
+    missed = f" It does not reach BN after {' or '.join(map(spell, never))}." if never else ""
     return (
         f"For the mean accuracy of BN after {span}, NF with AGC needs {factor} times as many epochs, by interpolation "
-        "between the lengths."
+        f"between the lengths.{missed}"
     )
 
 
@@ -194,7 +197,7 @@ def design(sweep: Sweep) -> Table:
     data, model, recipe = cells[0].data, cells[0].model, cells[0].recipe
     assert isinstance(model, ResNetSpec)
     images = f"{data.title}: {data.train or 'all'} for training, {data.validation} for validation"
-    patches = f"; a fixed first layer makes the numbers of each {data.patches}x{data.patches} patch uncorrelated"
+    patches = f"; a fixed first layer that whitens {data.patches}x{data.patches} patches"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
     rows: list[list[object]] = [
         ["images", images + (patches if data.patches else "")],
@@ -279,16 +282,19 @@ def differences(lengths: Lengths) -> Table:
     rows: list[list[object]] = []
     for length in lengths.epochs:
         rows.append([f"{length:g}", lengths.difference(length), lengths.difference(length, other=length / 2) or ""])
-    return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half of them, points"], rows
+    return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half as many epochs, points"], rows
 
 
 def outcomes(lengths: Lengths, expected: Sequence[tuple[str, str, str, float, float]]) -> Table:
     """What was expected beside what was measured: sentence, method, other method, and the epochs of both."""
     rows: list[list[object]] = []
     for sentence, plus, minus, length, other in expected:
-        after = spell(length) if length == other else f"{spell(length)} and {other:g}"
+        if length == other:
+            compared = f"{plots.label(plus)} minus {plots.label(minus)}, after {spell(length)}"
+        else:
+            compared = f"{plots.label(plus)} after {spell(length)} minus {plots.label(minus)} after {other:g}"
         gap = lengths.difference(length, plus, minus, other) or "not recorded yet"
-        rows.append([sentence, f"{plots.label(plus)} minus {plots.label(minus)}, after {after}", gap])
+        rows.append([sentence, compared, gap])
     return ["expected at `small`", "compared", "measured here, points"], rows
 
 

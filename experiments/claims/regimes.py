@@ -57,18 +57,17 @@ class Reached:
         if self.value is None:
             return f"{self.name} was not measured; the claim needs {self.wanted}"
         if self.measure in WIDTHS:
-            most = float(self.wanted)
-            if self.measure == "half_width":
-                return f"the widest undecided interval is ± {self.value:.3g} points; the claim needs ± {most:g} or less"
-            wide = f"the half-width of the widest undecided interval is {self.value:.3g} times the bound of its condition"
-            return f"{wide}; the claim needs {most:g} or less"
+            times = self.value / float(self.wanted)
+            return f"the widest undecided interval is {times:.3g} times as wide as the claim allows"
         some = f"{self.unmet} of {self.cells} settings"
         if self.measure == "at_grid_end":
-            better = "; a better one may lie beyond" if self.unmet else ""
-            return f"in {some} the search chose an end of its grid{better}"
+            better = ", so a better one may exist" if self.unmet else ""
+            return f"in {some} the search chose the first or the last value of its grid{better}"
         if self.measure == "loss_falls" and self.wanted == "at least 1":
             where = " of the worst setting" if self.cells > 1 and self.unmet else ""
             return f"the loss fell in {round(self.value * self.runs)} of {self.runs} runs{where}; it has to fall in all"
+        if self.measure == "updates":
+            return f"the shortest runs have {self.value:g} updates; the claim needs {self.wanted}"
         worst = f" at worst ({some} miss the bound)" if self.cells > 1 and self.unmet else ""
         return f"{self.name}: {self.value:.3g}{worst}; the claim needs {self.wanted}"
 
