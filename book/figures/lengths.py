@@ -282,7 +282,11 @@ def differences(lengths: Lengths) -> Table:
     rows: list[list[object]] = []
     for length in lengths.epochs:
         rows.append([f"{length:g}", lengths.difference(length), lengths.difference(length, other=length / 2) or ""])
-    return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half as many epochs, points"], rows
+    return [
+        "epochs of NF + AGC",
+        "minus BN after the same epochs, points",
+        "minus BN after half as many epochs, points",
+    ], rows
 
 
 def outcomes(lengths: Lengths, expected: Sequence[tuple[str, str, str, float, float]]) -> Table:
