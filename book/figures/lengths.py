@@ -285,7 +285,7 @@ def differences(lengths: Lengths) -> Table:
     return [
         "epochs of NF + AGC",
         "minus BN after the same epochs, points",
-        "minus BN after half as many epochs, points",
+        "minus BN after half the epochs, points",
     ], rows
 
 

@@ -71,7 +71,7 @@ def maps(groups: Groups, title: str) -> Figure:
     for (left, right), row in zip(axes, rows):
         here = {(f, rate): found for (r, f, rate), found in groups.items() if r == row}
         accuracies: dict[Place, float | str | None] = {p: ended(found) or mean(found) for p, found in here.items()}
-        shares: dict[Place, float | str | None] = {p: share(f) if p[0] != "none" else "–" for p, f in here.items()}
+        shares: dict[Place, float | str | None] = {p: share(f) if p[0] != "none" else "-" for p, f in here.items()}
         names = ["none", *factors[::-1]]  # on both sides, so that a threshold has one height
         rates = sorted({rate for _, rate in here})
         plots.heatmap(left, accuracies, names, rates, label=ACCURACY, limits=(0, top))

@@ -25,8 +25,8 @@ SAID = {
     "NF-8": {
         "reproduced": "At every batch size measured, clipping keeps a normalizer-free network level with batch norm",
         "not reproduced": "Clipping does not keep a normalizer-free network level with batch norm at large batch sizes",
-        "": "It is also open whether a normalizer-free network with gradient clipping matches batch norm at large batch "
-        "sizes",
+        "": "It is also open whether a normalizer-free network with gradient clipping matches batch norm at large "
+        "batch sizes",
     },
 }
 

@@ -64,8 +64,8 @@ def caption(study: Study, profile: str, *, tabled: bool = False) -> str:
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     said = [
         f"Test accuracy in per cent on {data.title} ({data.train} training images) against the length of the training, "
-        f"means and 95 % intervals over {'' if whole else 'up to '}{seeds} seeds. {NAMES} {lengths.BELOW} For each method "
-        "the learning rate was searched; for methods with clipping, the threshold too.",
+        f"means and 95 % intervals over {'' if whole else 'up to '}{seeds} seeds. {NAMES} {lengths.BELOW} For each "
+        "method the learning rate was searched; for methods with clipping, the threshold too.",
     ]
     if lengths.marked(final):
         said.append(plots.LOST)

@@ -1,4 +1,4 @@
-"""Sentences from the committed records that the table of situations quotes; `{name}` there takes the one of that name."""
+"""Sentences from the committed records for the table of situations, where `{name}` takes the sentence of a name."""
 
 from collections.abc import Mapping
 
