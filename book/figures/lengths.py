@@ -1,6 +1,6 @@
 """A sweep over lengths of training, read as far as it is recorded: tables, sentences, and what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import exp, floor, inf, log
@@ -19,8 +19,8 @@ from experiments.tasks.training import Training
 from nfnets_lite.models import ResNetSpec
 
 BELOW = (
-    "A number after an arrow is a mean below the axis. A point without an interval has a single seed or a lost seed, "
-    "which diverged or failed to train and counts as chance."
+    "A number after an arrow is a mean below the axis. A point has no interval if only one seed ran, or if a seed was "
+    "lost. A lost seed diverged or failed to train, and counts as chance."
 )
 NF, BN = "nf_agc", "bn"  # the two methods whose difference the sweep is about
 
@@ -44,7 +44,7 @@ class Lengths:
             done = len(self.study.search)
             return f"The final runs are not recorded yet: {done} of {len(tried)} trainings of the search are."
         if (done := len(self.study.final)) < planned:
-            return f"The final runs are not complete yet: {done} of {planned} are recorded."
+            return f"The final runs are not complete yet: {done} of {planned} are recorded, controls included."
         return ""
 
     @property
@@ -130,8 +130,7 @@ def figure(found: Sequence[Result]) -> Figure:
     # The interval over runs of which some count as chance would span the figure and says nothing.
     plots.lines(ax, {at: replace(e, low=None, high=None) if lost(e) else e for at, e in by_epochs.items()})
     plots.log_axis(ax, "epochs", sorted({length for _, length in by_epochs}))
-    compared = [estimate.mean for (method, _), estimate in by_epochs.items() if method in (NF, BN)]
-    low = max(0, 10 * floor(min(compared, default=0) / 10 - 1))
+    low = bottom(by_epochs)
     for (method, length), estimate in by_epochs.items():
         if estimate.mean < low:
             text = f"\N{DOWNWARDS ARROW} {estimate.mean:.0f}"
@@ -142,15 +141,28 @@ def figure(found: Sequence[Result]) -> Figure:
     return fig
 
 
+def bottom(by_epochs: Mapping[tuple[str, float], Estimate]) -> float:
+    """Where the axis of accuracy begins, in per cent, from the means by method and epochs."""
+    compared = [estimate.mean for (method, _), estimate in by_epochs.items() if method in (NF, BN)]
+    return max(0, 10 * floor(min(compared, default=0) / 10 - 1))
+
+
+def marked(found: Sequence[Result]) -> bool:
+    """Whether a mean with a lost seed has a marker in the figure: a mean below the axis has none."""
+    by_epochs = records.aggregate(found, by=lambda r: (r.method, epochs(r)))
+    return any(lost(estimate) and estimate.mean >= bottom(by_epochs) for estimate in by_epochs.values())
+
+
 def sentences(lengths: Lengths) -> list[str]:
-    """What is missing, or how much longer NF with AGC trains; then NF with AGC beside BN after the two end lengths."""
+    """What is missing, how much longer NF with AGC trains, and NF with AGC beside BN after the two end lengths."""
     gaps = {end: lengths.difference(end) for end in (*lengths.epochs[-1:], *lengths.epochs[:1])}
     found = [f"After {spell(end)}, {versus(gap, 'NF with AGC', 'BN')}" for end, gap in gaps.items() if gap is not None]
-    return [lengths.missing or longer(lengths), *found]
+    answer = longer(lengths) if lengths.epochs else ""
+    return [text for text in (lengths.missing, answer, *found) if text]
 
 
 def longer(lengths: Lengths) -> str:
-    """Say how many times the epochs of BN NF with AGC needs for the same mean accuracy, over the lengths it reaches."""
+    """Say how many times the epochs of BN NF with AGC needs for its mean accuracy, and where it does not reach BN."""
     times = {n: epochs_to_reach(lengths, accuracy(lengths.of(BN, n)).mean) / n for n in lengths.epochs}
     reached = {n: factor for n, factor in times.items() if factor < inf}
     if not reached:
@@ -158,9 +170,11 @@ def longer(lengths: Lengths) -> str:
     least, most = (f"{pick(reached.values()):.1f}" for pick in (min, max))
     span = f"{min(reached):g} to {spell(max(reached))}" if len(reached) > 1 else spell(max(reached))
     factor = least if least == most else f"{least} to {most}"
+    never = [length for length in times if length not in reached]
+    missed = f" It does not reach BN after {' or '.join(map(spell, never))}." if never else ""
     return (
         f"For the mean accuracy of BN after {span}, NF with AGC needs {factor} times as many epochs, by interpolation "
-        "between the lengths."
+        f"between the lengths.{missed}"
     )
 
 
@@ -183,7 +197,7 @@ def design(sweep: Sweep) -> Table:
     data, model, recipe = cells[0].data, cells[0].model, cells[0].recipe
     assert isinstance(model, ResNetSpec)
     images = f"{data.title}: {data.train or 'all'} for training, {data.validation} for validation"
-    patches = f"; a fixed first layer makes the numbers of each {data.patches}x{data.patches} patch uncorrelated"
+    patches = f"; a fixed first layer that whitens {data.patches}x{data.patches} patches"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
     rows: list[list[object]] = [
         ["images", images + (patches if data.patches else "")],
@@ -268,16 +282,23 @@ def differences(lengths: Lengths) -> Table:
     rows: list[list[object]] = []
     for length in lengths.epochs:
         rows.append([f"{length:g}", lengths.difference(length), lengths.difference(length, other=length / 2) or ""])
-    return ["epochs of NF + AGC", "minus BN after the same epochs, points", "minus BN after half of them, points"], rows
+    return [
+        "epochs of NF + AGC",
+        "minus BN after the same epochs, points",
+        "minus BN after half the epochs, points",
+    ], rows
 
 
 def outcomes(lengths: Lengths, expected: Sequence[tuple[str, str, str, float, float]]) -> Table:
     """What was expected beside what was measured: sentence, method, other method, and the epochs of both."""
     rows: list[list[object]] = []
     for sentence, plus, minus, length, other in expected:
-        after = spell(length) if length == other else f"{spell(length)} and {other:g}"
+        if length == other:
+            compared = f"{plots.label(plus)} minus {plots.label(minus)}, after {spell(length)}"
+        else:
+            compared = f"{plots.label(plus)} after {spell(length)} minus {plots.label(minus)} after {other:g}"
         gap = lengths.difference(length, plus, minus, other) or "not recorded yet"
-        rows.append([sentence, f"{plots.label(plus)} minus {plots.label(minus)}, after {after}", gap])
+        rows.append([sentence, compared, gap])
     return ["expected at `small`", "compared", "measured here, points"], rows
 
 

@@ -90,9 +90,10 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     small = [f"- {v.claim.id}, {one.said}" for v in verdicts for one in v.regime if not one.met]
     if small:
         scales = ", ".join(sorted({v.profile for v in verdicts if v.seeds}))
+        elsewhere = "" if scales == profile else f" Figures of this page are of profile {profile}."
         hint = (
-            f"The sentences above hold at profile {scales}. Some figures of this page may come from a different "
-            "profile. The claims ask for more than these networks have reached:"
+            f"The sentences above hold at profile {scales}.{elsewhere} The claims ask for more than these networks "
+            "have reached:"
         )
         plots.markdown("\n".join(["```{admonition} Take this as a hint", ":class: caution", hint, "", *small, "```"]))
     warn(evidence, verdicts)

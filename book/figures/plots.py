@@ -171,12 +171,18 @@ def caption(text: str, records: Sequence[Record], path: Path) -> None:
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
     old = sum(isinstance(record, Result) and record.stale for record in records)
-    runs = f"{len(records)} runs" + (f", {old} of them stale: the code now gives other numbers" if old else "")
+    runs = f"{len(records)} runs" + stale(old, len(records))
     markdown(
         f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}.\n\n"
         f"<details><summary>Where the numbers come from</summary>\n\nSeeds {', '.join(map(str, seeds))}; "
         f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {runs}.\n\n</details>"
     )
+
+
+def stale(old: int, runs: int) -> str:
+    """Say how many runs were made with code that computed other numbers; empty for none."""
+    which = "" if old == runs else f"{old} of them "
+    return f", {which}made with older code; today's code gives other numbers" if old else ""
 
 
 def figure(fig: Figure, records: Sequence[Record], path: Path, *, alt: str, text: str) -> None:

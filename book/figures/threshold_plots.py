@@ -63,7 +63,7 @@ def best(groups: Iterable[Runs]) -> Estimate:
 
 
 def maps(groups: Groups, title: str) -> Figure:
-    """Draw two maps a row, accuracy and clipped share; `title` has a place for the row."""
+    """Draw two maps a row, accuracy and clipped share (a dash without clipping); `title` has a place for the row."""
     rows = list(dict.fromkeys(row for row, _, _ in groups))
     factors = thresholds(groups)
     fig, axes = plt.subplots(len(rows), 2, figsize=(6.4, 0.9 + 2.1 * len(rows)), squeeze=False)
@@ -71,12 +71,13 @@ def maps(groups: Groups, title: str) -> Figure:
     for (left, right), row in zip(axes, rows):
         here = {(f, rate): found for (r, f, rate), found in groups.items() if r == row}
         accuracies: dict[Place, float | str | None] = {p: ended(found) or mean(found) for p, found in here.items()}
-        shares: dict[Place, float | str | None] = {p: share(found) for p, found in here.items() if p[0] != "none"}
+        shares: dict[Place, float | str | None] = {p: share(f) if p[0] != "none" else "-" for p, f in here.items()}
         names = ["none", *factors[::-1]]  # on both sides, so that a threshold has one height
         rates = sorted({rate for _, rate in here})
         plots.heatmap(left, accuracies, names, rates, label=ACCURACY, limits=(0, top))
         plots.heatmap(right, shares, names, rates, label=CLIPPED, limits=(0, 100))
-        left.set(ylabel="threshold", title=title.format(row))
+        left.set(ylabel="threshold", title=f"{title.format(row)}: accuracy")
+        right.set(title=f"{title.format(row)}: clipped")
         for ax in (left, right):
             ax.set_xlabel("learning rate")
             ax.tick_params(axis="x", rotation=0)

@@ -25,7 +25,8 @@ SAID = {
     "NF-8": {
         "reproduced": "At every batch size measured, clipping keeps a normalizer-free network level with batch norm",
         "not reproduced": "Clipping does not keep a normalizer-free network level with batch norm at large batch sizes",
-        "": "Whether clipping keeps it level with batch norm at large batch sizes is not settled either",
+        "": "It is also open whether a normalizer-free network with gradient clipping matches batch norm at large "
+        "batch sizes",
     },
 }
 
@@ -37,11 +38,14 @@ def answer(verdicts: Sequence[Verdict], link: Link) -> str:
     return " ".join(f"{text} ({link(v.claim)}: *{v.verdict}*)." for v, text in said)
 
 
-def situations(verdicts: Sequence[Verdict], link: Link) -> str:
-    """A table in Markdown: the situation, what to use, the verdicts behind this advice, and the limits of evidence."""
+def situations(verdicts: Sequence[Verdict], link: Link, measured: Mapping[str, str]) -> str:
+    """A table in Markdown: the situation, what to use, the verdicts behind this advice, and the limits of evidence.
+
+    A name in braces in the limits is replaced by the sentence of that name in `measured`.
+    """
     found = {v.claim.id: v for v in verdicts}
     header = ["your situation", "what to use", "evidence here", "limits of this evidence"]
-    rows = [[s["situation"], s["do"], evidence(s, found, link), s["stops"]] for s in read()]
+    rows = [[s["situation"], s["do"], evidence(s, found, link), s["stops"].format_map(measured)] for s in read()]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
@@ -52,9 +56,9 @@ def read() -> list[Mapping[str, str]]:
 
 
 def evidence(situation: Mapping[str, str], found: Mapping[str, Verdict], link: Link) -> str:
-    """The verdicts on the claims of one situation, as links in one line."""
+    """The verdicts on the claims of one situation, as links in one line; each that does not count yet says so."""
     named = [found[name] for name in situation["claims"]]
-    return ", ".join(f"{link(v.claim)} *{v.verdict}*" for v in named) or "none"
+    return ", ".join(f"{link(v.claim)} *{v.verdict}*{f' ({v.scale})' if v.scale else ''}" for v in named) or "none"
 
 
 def committed() -> list[Verdict]:

@@ -6,7 +6,7 @@ from textwrap import fill
 
 from book.figures import lengths, plots
 from book.figures.themes import inline
-from book.front import answer
+from book.front import answer, measured
 from experiments import claims, configs, records
 from experiments.configs.budget import METHODS
 from experiments.obtain import RESULTS
@@ -17,6 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FIGURE = ROOT / "docs" / "budget.svg"
 README = ROOT / "README.md"
 SWEEP, CLAIM = "budget", "BD-1"
+NAMES = (
+    "BN: batch norm; GN + WS: group norm with standardised weights; NF: normalizer-free network; NF + AGC: NF with "
+    "adaptive gradient clipping."
+)
 ALTERNATIVE = f"Test accuracy against epochs for {', '.join(map(plots.label, METHODS))}, with 95 % intervals"
 
 
@@ -60,17 +64,20 @@ def caption(study: Study, profile: str, *, tabled: bool = False) -> str:
     commits = ", ".join(sorted({r.provenance["commit"][:7] for r in final}))
     said = [
         f"Test accuracy in per cent on {data.title} ({data.train} training images) against the length of the training, "
-        f"means and 95 % intervals over {'' if whole else 'up to '}{seeds} seeds. {lengths.BELOW} For each method the "
-        "learning rate was searched; for methods with clipping, the threshold too.",
+        f"means and 95 % intervals over {'' if whole else 'up to '}{seeds} seeds. {NAMES} {lengths.BELOW} For each "
+        "method the learning rate was searched; for methods with clipping, the threshold too.",
     ]
-    if any(r.status == "diverged" or records.failed_to_train(r) for r in final):
+    if lengths.marked(final):
         said.append(plots.LOST)
     said.append(f"Profile {profile}, {devices}, commit {commits}.")
     if not whole:
-        said.append(f"So far {len(final)} of {len(planned)} trainings are recorded.")
+        said.append(f"So far {len(final)} of {len(planned)} trainings of these methods are recorded.")
         if tabled:
             said.append("A dagger (†) marks a single seed.")
-    said.append(f"The claim that NF with AGC reaches BN in the longest training: **{verdict.verdict}**.")
+    if verdict.verdict == "not tested":
+        said.append(f"{CLAIM} (NF with AGC reaches BN in the longest training) has no verdict until all are recorded.")
+    else:
+        said.append(f"{CLAIM} (NF with AGC reaches BN in the longest training): **{verdict.verdict}**.")
     unmet = [one for one in verdict.regime if not one.met]
     if unmet and verdict.verdict == "regime not reached":
         said.append(f"{len(unmet)} of {len(verdict.regime)} preconditions are not met: *{unmet[0].said}*.")
@@ -100,7 +107,7 @@ def filled(readme: str) -> str:
         "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False) + "\n",
         "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n"
         f"{caption(study, profile, tabled=True)}\n{table(study)}",
-        "situations": answer.situations(verdicts, answer.in_repository) + "\n",
+        "situations": answer.situations(verdicts, answer.in_repository, measured.sentences(study, profile)) + "\n",
     }
     for name, text in texts.items():
         readme = update(readme, name, text)

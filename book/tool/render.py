@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from book.figures import themes
-from book.front import answer, explorers, headline
+from book.front import answer, explorers, headline, measured
 from book.tool import reading, status
 from book.tool.dress import REPOSITORY, dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
@@ -103,9 +103,10 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
     if first.is_file() and "<!-- answer -->" in first.read_text(encoding="utf-8"):
         verdicts = answer.committed()
         _fill_in(first, "<!-- answer -->", answer.answer(verdicts, answer.in_book))
-        _fill_in(first, "<!-- situations -->", answer.situations(verdicts, answer.in_book))
         best = headline.best_profile()
         study = headline.study_at(best)
+        said = measured.sentences(study, best)
+        _fill_in(first, "<!-- situations -->", answer.situations(verdicts, answer.in_book, said))
         _fill_in(first, "<!-- headline -->", headline.in_book(study, best))
     if "explorer" in names:
         for name, drawing in explorers.write(source / "assets", source / "records", REPOSITORY).items():

@@ -55,20 +55,21 @@ class Reached:
         if self.value is None and self.measure in WIDTHS:
             return "no interval is undecided"
         if self.value is None:
-            return f"{self.name} was not measured; {self.wanted} is asked for"
+            return f"{self.name} was not measured; the claim needs {self.wanted}"
         if self.measure in WIDTHS:
-            size, most = f"{self.value:.3g} times its bound", f"{self.wanted} times its bound"
-            if self.measure == "half_width":
-                size, most = f"{self.value:.3g} points", f"{self.wanted} points"
-            return f"the widest undecided interval has a half-width of {size}; at most {most} is allowed"
+            times = self.value / float(self.wanted)
+            return f"the widest undecided interval is {times:.3g} times as wide as the claim allows"
         some = f"{self.unmet} of {self.cells} settings"
         if self.measure == "at_grid_end":
-            return f"in {some} the learning rate or the threshold is an end of its grid; no such setting is allowed"
+            better = ", so a better one may exist" if self.unmet else ""
+            return f"in {some} the search chose the first or the last value of its grid{better}"
         if self.measure == "loss_falls" and self.wanted == "at least 1":
             where = " of the worst setting" if self.cells > 1 and self.unmet else ""
             return f"the loss fell in {round(self.value * self.runs)} of {self.runs} runs{where}; it has to fall in all"
+        if self.measure == "updates":
+            return f"the shortest runs have {self.value:g} updates; the claim needs {self.wanted}"
         worst = f" at worst ({some} miss the bound)" if self.cells > 1 and self.unmet else ""
-        return f"{self.name}: {self.value:.3g}{worst}; {self.wanted} is asked for"
+        return f"{self.name}: {self.value:.3g}{worst}; the claim needs {self.wanted}"
 
 
 def named(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -25,7 +25,7 @@ each. `partly` is a weaker bound beside `at_least` or `below`: a condition that 
 A `guard` must hold for "reproduced", and counts for nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -37,6 +37,10 @@ ROOTS = ("method", "seed", "status", "sweep", "profile", "config", "metrics", "p
 BOUNDS = ("at_least", "below", "between", "expected")
 TAKES = ("largest", "best", "width")
 SHARES = ("diverged", "failed_to_train", "loss_falls")
+CLIPPED = {
+    "body": "clipping all but the classifier's weight", "all": "clipping everything",
+    "early": "clipping only the earlier half", "late": "clipping only the later half",
+}  # fmt: skip
 COUNTED = {"size": "images per statistic", "epochs": "epochs", "depth": "blocks"}  # in words, behind their number
 
 Selection = Mapping[str, Any]
@@ -84,7 +88,9 @@ class Condition:
         if self.compute or self.range is not None or self.measure != "accuracy":
             return self.bound.text
         plus, minus = [_shown(s) for s in self.plus], [_shown(s) for s in self.minus]
-        if len(plus) == len(minus) == 2:
+        if len(plus) == len(minus) == 2 and (gap := _gap(self.plus, self.minus)):
+            compared = gap
+        elif len(plus) == len(minus) == 2:
             compared = f"({plus[0]} minus {minus[0]}) minus ({minus[1]} minus {plus[1]})"
         else:
             sides = [" plus ".join(side) for side in (plus, minus) if side]
@@ -161,13 +167,29 @@ def _shown(selection: Selection) -> str:
     return f"{method} ({details})" if details else method
 
 
+def _gap(plus: Sequence[Selection], minus: Sequence[Selection]) -> str:
+    """A difference of two methods in one setting, minus that in another setting; empty for other sums."""
+    here, there = (selection.get("method") for selection in (plus[0], minus[0]))
+    if (minus[1].get("method"), plus[1].get("method")) != (here, there) or not (here and there):
+        return ""
+    (first, beside), (last, other) = (
+        [_shown({path: value for path, value in s.items() if path != "method"}) for s in pair]
+        for pair in ((plus[0], minus[0]), (minus[1], plus[1]))
+    )
+    same = first and last and (first, last) == (beside, other)
+    return f"gap of {here} to {there} with the {first}, minus that with the {last}" if same else ""
+
+
 def _detail(name: str, value: Any) -> str:
     """The last part of a path with its value, in words."""
+    if name == "layers" and value in CLIPPED:
+        return CLIPPED[value]
     written = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
     if name == "norm":
         return f"{written} norm"
     if name in COUNTED:
-        return f"{written} number of {COUNTED[name]}" if value in OPERATORS else f"{written} {COUNTED[name]}"
+        many = {"largest": "most", "smallest": "fewest"}.get(str(value), f"{written} number of")
+        return f"{many if value in OPERATORS else written} {COUNTED[name]}"
     return f"{written} {_words(name)}" if value in OPERATORS else f"{_words(name)} {written}"
 
 

@@ -78,8 +78,9 @@ def test_what_is_recorded_is_shown_and_no_claim_is_judged_before_all_is() -> Non
     ]
     study = lengths.Lengths(Study(SWEEP, ledger(r for r in whole() if r.key != longest[0].key or r.seed == 0)))
     assert study.epochs == [1.0, 2.0, 4.0, 8.0]
-    missing, last, first = lengths.sentences(study)
-    assert missing == "The final runs are not complete yet: 46 of 48 are recorded."
+    missing, never, last, first = lengths.sentences(study)
+    assert missing == "The final runs are not complete yet: 46 of 48 are recorded, controls included."
+    assert never.startswith("No training of NF with AGC reaches the mean accuracy of BN")
     assert last == "After 8 epochs, NF with AGC is 1.0 points below BN (one seed, no interval)."
     assert first.startswith("After 1 epoch, NF with AGC is 4.0 points below BN (95 % interval")
     assert lengths.heading(study) == "Not judged yet: runs are missing"
@@ -119,7 +120,7 @@ def test_a_whole_sweep_is_told_in_three_sentences_and_judged() -> None:
     assert [str(row[2])[:4] for row in rows] == ["", "-3.0", "-2.0", "-1.0"]
     expected = [("reaches with twice the epochs", "nf_agc", "bn", 8.0, 4.0), ("never", "nf_agc", "bn", 64.0, 64.0)]
     _, (doubled, unknown) = lengths.outcomes(study, expected)
-    assert doubled[1] == "NF + AGC minus BN, after 8 epochs and 4"
+    assert doubled[1] == "NF + AGC after 8 epochs minus BN after 4"
     assert str(doubled[2]).startswith("-1.0")
     assert unknown[2] == "not recorded yet"
     _, rows = lengths.controls(study, ("bn", "bn_agc"), 4.0)

@@ -45,7 +45,7 @@ def test_the_table_says_what_the_maps_show(grid: threshold_plots.Groups) -> None
     assert (rows[1][2], rows[1][5]) == ("diverged", "diverged")
     matplotlib.use("Agg")
     fig = threshold_plots.maps(grid, "batch {}")
-    assert [ax.get_title() for ax in fig.axes[:2]] == ["batch 32", ""]
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["batch 32: accuracy", "batch 32: clipped"]
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["none", "0.04", "0.02", "0.01"]
     assert "div" in [text.get_text() for text in fig.axes[0].texts]
     plt.close(fig)
