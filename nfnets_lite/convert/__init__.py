@@ -210,10 +210,7 @@ def _norms_apart(model: nn.Module) -> Iterator[Collection[nn.Module]]:
 
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """Evaluation mode, nothing compiled, gradients for all parameters, so that autograd's graph shows all layers.
-
-    Yield the parameters that are frozen, and freeze all that are in this list at the end.
-    """
+    """Evaluate, compile nothing, unfreeze parameters, so that the graph shows all layers; yield those to refreeze."""
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from nfnets_lite.activations import gain_of
+from nfnets_lite.activations import GAINS, gain_of
 from nfnets_lite.norm.common import at_least_float32
 
 Node: TypeAlias = Any  # of autograd's graph
@@ -28,7 +28,7 @@ _PAIRS = {"Mul": (torch.mul, ""), "Sub": (torch.sub, ""), "Div": (torch.div, "")
 _ACTIVATIONS = _RECTIFIERS | _PAIRS | {
     "Softplus": (F.softplus, "beta threshold"), "Tanh": (torch.tanh, ""), "LogSigmoid": (F.logsigmoid, ""),
     "Softshrink": (F.softshrink, "lambd"), "Hardshrink": (F.hardshrink, "lambd"), "Clamp": (torch.clamp, "min max"),
-    "ClampMin": (torch.clamp_min, "min"), "ClampMax": (torch.clamp_max, "max"), "Maximum": (torch.clamp_min, ""),
+    "ClampMin": (torch.clamp_min, "min"), "ClampMax": (torch.clamp_max, "max"), "Maximum": (torch.clamp_min, "other"),
 }  # fmt: skip
 _WITHIN = {"Sigmoid": (torch.sigmoid, ""), "Hardsigmoid": (F.hardsigmoid, ""), "Add": (lambda z: 1 + z.abs(), "")}
 
@@ -124,13 +124,14 @@ class Graph:
 
         ahead = [node for node in self._ahead(name, passes) if node not in self.owner]
         inputs = {self.calls[name][0].after, *filter(passes, ahead)}
-        gains: dict[bool, list[float]] = {True: [], False: []}
-        for node in ahead:
-            if node not in inputs and _kind(node) in _ACTIVATIONS:
-                with suppress(LookupError, RuntimeError, ValueError):
-                    gains[_kind(node) in _PAIRS].append(_gain(_expression(node, inputs)))
-        # A product such as z * tanh(softplus(z)) is the activation, rather than what is inside it.
-        return max(gains[True] or gains[False] or [1.0])
+        shifted = {node for node in inputs if _kind(node) == "Add" and len(_parents(node)) == 1}  # by a constant
+        # Of a product such as z * tanh(softplus(z)) the whole is the activation, rather than what is inside it.
+        found: list[tuple[bool, float]] = []
+        for node in (node for node in ahead if _kind(node) in _ACTIVATIONS):
+            with suppress(LookupError, RuntimeError, ValueError):
+                pair = _kind(node) in _PAIRS
+                found.append((pair, _gain(_expression(node, inputs - shifted if pair else inputs))))
+        return max(found, default=(False, 1.0))[1]
 
     def only_feeds(self, name: str, other: str) -> bool:
         """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
@@ -226,23 +227,21 @@ def _expression(node: Node, inputs: Set[Node]) -> tuple[Any, ...]:
     """The function of a node, its arguments, and expressions of its parents: () for `inputs`, else a LookupError."""
     if node in inputs:
         return ()
-    kind, parents = _kind(node), _parents(node)
-    parents = parents[: 1 if kind == "PreluKernel" else None]  # its weight may be a parent, too
+    kind, parents = _kind(node), [parent for parent, _ in node.next_functions]
     function, names = (_ACTIVATIONS | _WITHIN)[kind]
     saved = [getattr(node, f"_saved_{name}") for name in names.split()]
-    if kind == "Maximum" and len(parents) == 1:
-        saved = [node._saved_self if node.next_functions[0][0] is None else node._saved_other]
-    elif kind == "Add" and [_kind(parent) for parent in parents] == ["Abs"]:  # of softsign, z / (1 + |z|)
+    if kind == "Add" and parents[1] is None and _kind(parents[0]) == "Abs":  # of softsign, z / (1 + |z|)
         parents = _parents(parents[0])
-    elif len(parents) != 1 + (kind in _PAIRS):
-        raise LookupError("autograd does not save all constants")
-    numbers = (float(value.double().mean()) if isinstance(value, Tensor) else value for value in saved)
-    return function, tuple(numbers), *(_expression(parent, inputs) for parent in parents)
+    elif None in parents[: 1 + (kind in _PAIRS)] or kind == "Add" or (kind == "Maximum" and parents[1]):
+        raise LookupError("a constant that autograd does not save, or a second input")
+    numbers = (float(value.float().mean()) if isinstance(value, Tensor) else value for value in saved)
+    return function, tuple(numbers), *(_expression(parent, inputs) for parent in parents[: 1 + (kind in _PAIRS)])
 
 
 @lru_cache
 def _gain(expression: tuple[Any, ...]) -> float:
-    return gain_of(partial(_value, expression))
+    # Recorded trainings of converted networks have the published gain of ReLU.
+    return GAINS["relu"] if expression == (F.relu, (), ()) else gain_of(partial(_value, expression))
 
 
 def _value(expression: tuple[Any, ...], z: Tensor) -> Tensor:

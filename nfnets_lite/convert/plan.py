@@ -94,9 +94,8 @@ class Plan:
         # Average pooling reduces the variance, so a convolution in front of it is set by the output of the pooling.
         self.pools = {conv: pools[pool] for pool, conv in direct.items() if pool in pools}
         self.sources = {n: n for n in (*self.convs, *self.norms)} | {conv: norm for norm, conv in self.joins.items()}
-        self.gains = {
-            n: 1.0 if {n, source} & self.ends else self.graph.gain_behind(source) for n, source in self.sources.items()
-        }
+        behind = self.graph.gain_behind
+        self.gains = {n: 1.0 if {n, last} & self.ends else behind(last) for n, last in self.sources.items()}
 
     def _why_kept(self, name: str, weighted: set[str], depthwise: bool) -> str:
         """Why a layer with weights stays as it is; empty if it becomes a standardised convolution."""
@@ -108,9 +107,7 @@ class Plan:
         if is_parametrized(layer):
             return "parametrised; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
         if "weight" not in layer._parameters:  # older forms of spectral and weight norm, and pruning
-            return (
-                "a hook computes its weight; torch.nn.utils.remove_spectral_norm or remove_weight_norm makes it plain"
-            )
+            return "a hook computes its weight; remove_spectral_norm or remove_weight_norm makes it plain"
         if type(layer) not in _KINDS:
             return f"no standardised form of {type(layer).__module__}.{type(layer).__name__}"
         if layer.weight.numel() == layer.out_channels:
@@ -151,10 +148,7 @@ class Plan:
     def carry_out(
         self, model: nn.Module, run: Run, keep: bool, scaled: Callable[[], nn.Module], frozen: list[nn.Parameter]
     ) -> None:
-        """Replace the layers, then run the model once to set what replaced them; all or nothing.
-
-        New parameters whose old ones are in `frozen` are added to it.
-        """
+        """Replace layers, and set them in one run; all or nothing. New parameters of frozen layers join `frozen`."""
         still = set(frozen)
         made: dict[nn.Module, nn.Module] = {}
         hooks: list[Any] = []

@@ -129,6 +129,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Callable[
     "maximum": (lambda: lambda z: torch.maximum(z, torch.zeros(())), F.relu),
     "prelu": (lambda: nn.PReLU(8), partial(F.leaky_relu, negative_slope=0.25)),
     "pooling first": (lambda: lambda z: F.relu(F.max_pool2d(z, 2)), F.relu),
+    "shifted inside a product": (lambda: lambda z: z * F.relu6(z + 3) / 6, F.relu6),
+    "a gate": (lambda: torch.sigmoid, lambda z: z),
+    "a sum first": (lambda: lambda z: F.elu(z + 0, 3.0), lambda z: F.elu(z, 3.0)),
     "a factor": (lambda: lambda z: z * torch.full((), 0.5), lambda z: z),
 }
 
