@@ -66,8 +66,9 @@ def convert(
 
     A convolution that leads to a norm becomes a scaled-standardised one. Its gain and bias are set so that each channel
     has mean 0 and standard deviation :math:`\gamma` on the batch, where :math:`\gamma` is the gain of the activation
-    that follows, or 1. A norm directly behind such a convolution becomes an identity. Any other norm becomes a gain and
-    a bias for each channel, set in the same way. The end of a residual branch gets the factor ``alpha * skip_gain``.
+    that follows, or 1 where none is recognised. The report lists these gains. A norm directly behind such a convolution
+    becomes an identity. Any other norm becomes a gain and a bias for each channel, set in the same way. The end of a
+    residual branch gets the factor ``alpha * skip_gain``.
 
     Parameters
     ----------
@@ -114,7 +115,8 @@ def convert(
 
     Notes
     -----
-    Build the optimizer afterwards: parameters are new. Hooks on replaced layers are gone. A norm that a forward pass
+    Build the optimizer afterwards: parameters are new. They are frozen where the old ones were; a gain and a bias only
+    where both the convolution and the norm were. Hooks on replaced layers are gone. A norm that a forward pass
     computes by hand, from a mean and a variance, is not found.
 
     The authors start skip gains at 0, for long trainings. With adaptive clipping a scalar of 0 grows by ``clip_factor *
@@ -127,7 +129,7 @@ def convert(
     --------
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
     >>> print(convert(net, torch.randn(64, 3, 8, 8)))
-    0  Conv2d       ScaledStdConv2d  a norm follows
+    0  Conv2d       ScaledStdConv2d  a norm follows, gain 1.71
     1  BatchNorm2d  Identity         joins 0
     2 layers replaced, 0 left; weights of convolutions newly started: train them
     """
@@ -145,16 +147,23 @@ def convert(
     ):
         if not fits:
             raise ValueError(f"{argument}={value!r} must be {needed}")
+    if not ends or (ends == "auto" and keep_weights):
+        for argument, value, default in (("alpha", alpha, None), ("skip_gain", skip_gain, 1.0)):
+            if value != default:
+                raise ValueError(
+                    f"{argument}={value!r} has no effect with ends={ends!r} and keep_weights={keep_weights}: no branch "
+                    f"is scaled; name the ends of the branches in ends, or leave {argument} out"
+                )
     if why := _why_not(model):
         raise ValueError(f"model={type(model).__name__} {why}")
-    with _evaluated(model), _norms_apart(model) as apart:
+    with _evaluated(model) as frozen, _norms_apart(model) as apart:
         x = batch.clone() if isinstance(batch, Tensor) and batch.is_inference() else batch
         run: Run = x if not isinstance(x, Tensor) else lambda model: model(x)
         plan = Plan(model, run, () if keep_weights and ends == "auto" else ends, leave, depthwise, apart)
         if not dry_run:
             alpha = max(1, len(plan.ends)) ** -0.5 if alpha is None else alpha
-            plan.carry_out(model, run, keep_weights, partial(BranchScale, alpha, skip_gain))
-    return Conversion(tuple(plan.rows()), keep_weights, dry_run)
+            plan.carry_out(model, run, keep_weights, partial(BranchScale, alpha, skip_gain), frozen)
+    return Conversion(tuple(plan.rows(keep_weights)), keep_weights, dry_run)
 
 
 def _why_not(model: nn.Module) -> str:
@@ -176,7 +185,7 @@ def _why_not(model: nn.Module) -> str:
 
 
 def _are_names(values: Any) -> bool:
-    return isinstance(values, Collection) and all(isinstance(value, str) for value in values)
+    return isinstance(values, Collection) and all(isinstance(value, str) and value for value in values)
 
 
 def _is_finite(value: Any, above: float = -math.inf) -> bool:
@@ -200,8 +209,8 @@ def _norms_apart(model: nn.Module) -> Iterator[Collection[nn.Module]]:
 
 
 @contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, nothing compiled, gradients for all parameters, so that autograd's graph shows all layers."""
+def _evaluated(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Evaluate, compile nothing, unfreeze parameters, so that the graph shows all layers; yield those to refreeze."""
     modes = {module: module.training for module in model.modules()}
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
@@ -211,7 +220,7 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
         # Where dynamo is not imported, nothing was compiled, and importing it takes a second.
         eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
         with eager, torch.inference_mode(False), torch.enable_grad():
-            yield
+            yield frozen
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -3,22 +3,34 @@
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from nfnets_lite.activations import GAINS
+from nfnets_lite.activations import GAINS, gain_of
 from nfnets_lite.norm.common import at_least_float32
 
 Node: TypeAlias = Any  # of autograd's graph
-# Activations by the names of their nodes, and the gain that each has. A sigmoid is a gate and has none.
-_RECTIFIERS = {
-    "Relu": "relu", "Hardtanh": "relu6", "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu",
-    "Hardswish": "silu", "Mish": "silu",
+# Activations by the kinds of their nodes: the function, and the arguments that the node saves. A sigmoid is a gate.
+_RECTIFIERS: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "Relu": (F.relu, ""), "Hardtanh": (F.hardtanh, "min_val max_val"), "LeakyRelu": (F.leaky_relu, "negative_slope"),
+    "Elu": (torch.ops.aten.elu, "alpha scale input_scale"), "Celu": (F.celu, "alpha"), "Silu": (F.silu, ""),
+    "Gelu": (lambda z, how: F.gelu(z, approximate=how), "approximate"), "Hardswish": (F.hardswish, ""),
+    "Mish": (F.mish, ""), "PreluKernel": (F.leaky_relu, "weight"),
+    "RreluWithNoise": (lambda z, lower, upper: F.leaky_relu(z, (lower + upper) / 2), "lower upper"),
 }  # fmt: skip
+_PAIRS = {"Mul": (torch.mul, ""), "Sub": (torch.sub, ""), "Div": (torch.div, "")}
+_ACTIVATIONS = _RECTIFIERS | _PAIRS | {
+    "Softplus": (F.softplus, "beta threshold"), "Tanh": (torch.tanh, ""), "LogSigmoid": (F.logsigmoid, ""),
+    "Softshrink": (F.softshrink, "lambd"), "Hardshrink": (F.hardshrink, "lambd"), "Clamp": (torch.clamp, "min max"),
+    "ClampMin": (torch.clamp_min, "min"), "ClampMax": (torch.clamp_max, "max"), "Maximum": (torch.clamp_min, "other"),
+}  # fmt: skip
+_WITHIN = {"Sigmoid": (torch.sigmoid, ""), "Hardsigmoid": (F.hardsigmoid, ""), "Add": (lambda z: 1 + z.abs(), "")}
 
 
 class Call(NamedTuple):
@@ -105,12 +117,21 @@ class Graph:
         return any(self.owner.get(node) in targets for node in self._ahead(name, passes))
 
     def gain_behind(self, name: str) -> float:
-        """The gain of the activation that follows a layer, directly or after a sum; 1 if there is none."""
+        """The gain of the activation that follows a layer, directly or after a sum or pooling; 1 if there is none."""
 
         def passes(node: Node) -> Any:
-            return node not in self.owner and re.match("AddBack|.*View|Permute|Transpose", node.name())
+            return node not in self.owner and re.match("AddBack|.*View|Permute|Transpose|.*Pool", node.name())
 
-        return max([1.0, *(_gain(node) for node in self._ahead(name, passes) if node not in self.owner)])
+        ahead = [node for node in self._ahead(name, passes) if node not in self.owner]
+        inputs = {self.calls[name][0].after, *filter(passes, ahead)}
+        shifted = {node for node in inputs if _kind(node) == "Add" and len(_parents(node)) == 1}  # by a constant
+        # Of a product such as z * tanh(softplus(z)) the whole is the activation, rather than what is inside it.
+        found: list[tuple[bool, float]] = []
+        for node in (node for node in ahead if _kind(node) in _ACTIVATIONS):
+            with suppress(LookupError, RuntimeError, ValueError):
+                pair = _kind(node) in _PAIRS
+                found.append((pair, _gain(_expression(node, inputs - shifted if pair else inputs))))
+        return max(found, default=(False, 1.0))[1]
 
     def only_feeds(self, name: str, other: str) -> bool:
         """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
@@ -120,7 +141,7 @@ class Graph:
 
     def activates(self, name: str) -> bool:
         """Whether a layer contains an activation."""
-        return any(owner == name and _gain(node) > 1 for node, owner in self.owner.items())
+        return any(owner == name and _kind(node) in _RECTIFIERS for node, owner in self.owner.items())
 
     def stray_norms(self) -> list[str]:
         """Norms that the forward pass computes outside of the layers."""
@@ -198,5 +219,33 @@ def _upstream(roots: Collection[Node | None], stop: Set[Node | None] = frozenset
     return found.keys()
 
 
-def _gain(node: Node) -> float:
-    return GAINS[_RECTIFIERS.get(re.sub("Backward.*", "", node.name()), "identity")]
+def _kind(node: Node) -> str:
+    return re.sub("Backward.*", "", node.name())
+
+
+def _expression(node: Node, inputs: Set[Node]) -> tuple[Any, ...]:
+    """The function of a node, its arguments, and expressions of its parents: () for `inputs`, else a LookupError."""
+    if node in inputs:
+        return ()
+    kind, parents = _kind(node), [parent for parent, _ in node.next_functions]
+    function, names = (_ACTIVATIONS | _WITHIN)[kind]
+    saved = [getattr(node, f"_saved_{name}") for name in names.split()]
+    if kind == "Add" and parents[1] is None and _kind(parents[0]) == "Abs":  # of softsign, z / (1 + |z|)
+        parents = _parents(parents[0])
+    elif None in parents[: 1 + (kind in _PAIRS)] or kind == "Add" or (kind == "Maximum" and parents[1]):
+        raise LookupError("a constant that autograd does not save, or a second input")
+    numbers = (float(value.float().mean()) if isinstance(value, Tensor) else value for value in saved)
+    return function, tuple(numbers), *(_expression(parent, inputs) for parent in parents[: 1 + (kind in _PAIRS)])
+
+
+@lru_cache
+def _gain(expression: tuple[Any, ...]) -> float:
+    # Recorded trainings of converted networks have the published gain of ReLU.
+    return GAINS["relu"] if expression == (F.relu, (), ()) else gain_of(partial(_value, expression))
+
+
+def _value(expression: tuple[Any, ...], z: Tensor) -> Tensor:
+    if not expression:
+        return z
+    function, numbers, *parents = expression
+    return function(*(_value(parent, z) for parent in parents), *numbers)  # type: ignore[no-any-return]

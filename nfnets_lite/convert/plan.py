@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import torch
@@ -75,9 +76,10 @@ class Plan:
             found = {end: {n for n in known if f".{n}".endswith(f".{end}")} for end in ends}
             self.ends = set().union(*found.values())
             if missing := [end for end, names in found.items() if not names]:
+                near = [name for end in missing for name in get_close_matches(end, sorted(known), 5, 0.0)]
                 raise ValueError(
                     f"ends={missing} must name norms, convolutions, linear layers, or modules that are called "
-                    "once with one tensor and return one"
+                    f"once with one tensor and return one, such as {near[:5]}"
                 )
         self.layers = {n: m for n, m in named.items() if n in {*self.layers, *self.ends}}
         if problems := list(self._problems()):
@@ -91,6 +93,9 @@ class Plan:
         self.joins = {norm: conv for norm, conv in direct.items() if norm in self.norms}
         # Average pooling reduces the variance, so a convolution in front of it is set by the output of the pooling.
         self.pools = {conv: pools[pool] for pool, conv in direct.items() if pool in pools}
+        self.sources = {n: n for n in (*self.convs, *self.norms)} | {conv: norm for norm, conv in self.joins.items()}
+        behind = self.graph.gain_behind
+        self.gains = {n: 1.0 if {n, last} & self.ends else behind(last) for n, last in self.sources.items()}
 
     def _why_kept(self, name: str, weighted: set[str], depthwise: bool) -> str:
         """Why a layer with weights stays as it is; empty if it becomes a standardised convolution."""
@@ -101,6 +106,8 @@ class Plan:
             return "no norm follows" if self.graph.calls[name] else "the batch does not reach it"
         if is_parametrized(layer):
             return "parametrised; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
+        if "weight" not in layer._parameters:  # older forms of spectral and weight norm, and pruning
+            return "a hook computes its weight; remove_spectral_norm or remove_weight_norm makes it plain"
         if type(layer) not in _KINDS:
             return f"no standardised form of {type(layer).__module__}.{type(layer).__name__}"
         if layer.weight.numel() == layer.out_channels:
@@ -121,7 +128,7 @@ class Plan:
                 yield f"{name!r} is a {type(layer).__name__}, which activates as well"
         yield from (f"the forward pass computes {norm} without a layer" for norm in self.graph.stray_norms())
 
-    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+    def rows(self, keep: bool) -> Iterator[tuple[str, str, str, str]]:
         """The report, in the order of the model's layers."""
         for name, layer in self.layers.items():
             becomes, why = "left", "named in leave" if name in self.left else self.kept.get(name, "no layer by itself")
@@ -130,20 +137,24 @@ class Plan:
             elif name in self.norms:
                 conv = self.joins.get(name)
                 becomes, why = ("Identity", f"joins {conv}") if conv else ("ChannelAffine", "behind no convolution")
+            if name in self.gains and becomes != "Identity" and not keep:
+                why += f", gain {self.gains[name]:.2f}"
             if name in self.ends:
                 becomes, why = f"{becomes}, BranchScale".removeprefix("Identity, "), f"{why}, ends a branch"
             if why != "linear":
                 yield name, type(layer).__name__, becomes, why
 
     @torch.no_grad()
-    def carry_out(self, model: nn.Module, run: Run, keep: bool, scaled: Callable[[], nn.Module]) -> None:
-        """Replace the layers, then run the model once to set what replaced them; all or nothing."""
+    def carry_out(
+        self, model: nn.Module, run: Run, keep: bool, scaled: Callable[[], nn.Module], frozen: list[nn.Parameter]
+    ) -> None:
+        """Replace layers, and set them in one run; all or nothing. New parameters of frozen layers join `frozen`."""
+        still = set(frozen)
         made: dict[nn.Module, nn.Module] = {}
         hooks: list[Any] = []
         uncalled: set[str] = set()
         for name in (n for n in self.layers if n in {*self.convs, *self.norms, *self.ends}):
-            source = next((norm for norm, conv in self.joins.items() if conv == name), name)
-            old = self.layers[name]
+            old, source = self.layers[name], self.sources.get(name, name)
             like = next(p for p in (*old.parameters(), *model.parameters()) if p.is_floating_point())
             new = _standardised(old, keep) if name in self.convs else old
             if name in self.joins:
@@ -153,8 +164,7 @@ class Plan:
                 if name in self.norms:
                     new = _placed(ChannelAffine, like, len(mean), axis)
                 if not keep:
-                    gain = 1.0 if {name, source} & self.ends else self.graph.gain_behind(source)
-                    mean, std = torch.zeros_like(mean), torch.full_like(std, gain)
+                    mean, std = torch.zeros_like(mean), torch.full_like(std, self.gains[name])
                 place = self.pools.get(name, new)
                 hooks.append(place.register_forward_hook(calibrating(name, new, axis, mean, std)))
             if name in self.ends:
@@ -162,6 +172,11 @@ class Plan:
                 new = scale if isinstance(new, nn.Identity) else nn.Sequential(new, scale)
             if new is not old:
                 made[old] = new
+                replaced = {*old.parameters(), *self.layers[source].parameters()}
+                if replaced and replaced <= still:
+                    frozen += new.parameters()
+                elif name in self.convs and old.weight in still:
+                    frozen.append(new.get_parameter("0.weight" if name in self.ends else "weight"))
                 uncalled.add(name)
                 hooks.append(new.register_forward_hook(lambda *_, name=name: uncalled.discard(name)))
         try:
@@ -191,8 +206,8 @@ def _placed(kind: Callable[..., nn.Module], like: Tensor, *args: Any) -> nn.Modu
 def _standardised(conv: Any, keep: bool) -> nn.Module:
     """A standardised convolution of the same shape, newly started or with the same weight."""
     made: nn.Module = _KINDS[type(conv)](**options_of(conv), device=conv.weight.device, dtype=conv.weight.dtype)
-    if keep:
-        made.get_parameter("weight").copy_(conv.weight)
+    weight = made.get_parameter("weight")
+    weight.data = torch.empty_like(conv.weight).copy_(conv.weight if keep else weight)  # in the old memory format
     return made
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,94 @@ def test_each_channel_of_a_convolution_starts_as_behind_its_norm() -> None:
     assert before.shape == model[0](x).shape
 
 
+ACTIVATIONS: dict[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]] = {
+    "relu": (lambda: F.relu, F.relu),
+    "relu in place": (lambda: nn.ReLU(inplace=True), F.relu),
+    "relu6": (lambda: F.relu6, F.relu6),
+    "selu": (lambda: F.selu, F.selu),
+    "celu": (lambda: nn.CELU(0.5), nn.CELU(0.5)),
+    "elu": (lambda: nn.ELU(2.0), nn.ELU(2.0)),
+    "leaky relu": (lambda: partial(F.leaky_relu, negative_slope=0.2), partial(F.leaky_relu, negative_slope=0.2)),
+    "randomised relu": (nn.RReLU, nn.RReLU().eval()),
+    "mish": (lambda: F.mish, F.mish),
+    "mish by hand": (lambda: lambda z: z * torch.tanh(F.softplus(z)), F.mish),
+    "hardswish": (lambda: F.hardswish, F.hardswish),
+    "silu by hand": (lambda: lambda z: z * torch.sigmoid(z), F.silu),
+    "gelu": (lambda: nn.GELU("tanh"), nn.GELU("tanh")),
+    "softplus": (lambda: nn.Softplus(2.0), nn.Softplus(2.0)),
+    "softsign": (lambda: F.softsign, F.softsign),
+    "log-sigmoid": (lambda: F.logsigmoid, F.logsigmoid),
+    "shrink": (lambda: nn.Softshrink(0.3), nn.Softshrink(0.3)),
+    "tanh": (lambda: torch.tanh, torch.tanh),
+    "tanh-shrink": (lambda: F.tanhshrink, F.tanhshrink),
+    "clamp": (lambda: lambda z: z.clamp(min=0), F.relu),
+    "clamp of both sides": (lambda: lambda z: z.clamp(-1, 2), lambda z: z.clamp(-1, 2)),
+    "maximum": (lambda: lambda z: torch.maximum(z, torch.zeros(())), F.relu),
+    "prelu": (lambda: nn.PReLU(8), partial(F.leaky_relu, negative_slope=0.25)),
+    "pooling first": (lambda: lambda z: F.relu(F.max_pool2d(z, 2)), F.relu),
+    "shifted inside a product": (lambda: lambda z: z * F.relu6(z + 3) / 6, F.relu6),
+    "a gate": (lambda: torch.sigmoid, lambda z: z),
+    "a sum first": (lambda: lambda z: F.elu(z + 0, 3.0), lambda z: F.elu(z, 3.0)),
+    "a factor": (lambda: lambda z: z * torch.full((), 0.5), lambda z: z),
+}
+
+
+class Followed(nn.Module):
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_the_gain_is_that_of_the_activation_that_follows(kind: str) -> None:
+    torch.manual_seed(0)
+    make, function = ACTIVATIONS[kind]
+    model, x, gain = Followed(make()), images(16), nf.gain_of(function)
+    report = nf.convert(model, x)
+    assert f"a norm follows, gain {gain:.2f}" in str(report)
+    assert torch.allclose(model.conv(x).std((0, 2, 3)), torch.full((8,), gain), rtol=0.02)
+
+
+def test_new_parameters_are_frozen_where_the_old_ones_were() -> None:
+    for keep in (False, True):
+        model = nn.Sequential(*(conv_norm(a, 8, 3) for a in (1, 8, 8)))
+        model[0].requires_grad_(False)
+        model[1][0].requires_grad_(False)
+        nf.convert(model, images(16), keep_weights=keep)
+        trainable = [{name for name, p in part.named_parameters() if p.requires_grad} for part in model]
+        assert trainable == [set(), {"0.gain", "0.bias"}, {"0.weight", "0.gain", "0.bias"}]
+
+
+@pytest.mark.parametrize("scale", [{"alpha": 0.3}, {"skip_gain": 0.5}])
+@pytest.mark.parametrize("without", [{"keep_weights": True}, {"ends": []}])
+def test_a_factor_for_branches_that_get_none_is_refused(scale: dict[str, Any], without: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(scale))}=0\..*{next(iter(without))}=.*name the ends"):
+        nf.convert(resnet(basic, (1,), (8,)), images(16), **scale, **without)
+    nf.convert(resnet(basic, (1,), (8,)), images(16), **scale, ends=["branch.1.1"], keep_weights=True)
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_a_convolution_whose_weight_a_hook_computes_is_left(wrap: Callable[..., nn.Module]) -> None:
+    model = nn.Sequential(wrap(nn.Conv2d(1, 8, 3)), nn.BatchNorm2d(8), nn.ReLU())
+    rows = nf.convert(model, images(16)).rows
+    assert [row[2] for row in rows] == ["left", "ChannelAffine"]
+    assert rows[0][3].startswith("a hook computes its weight")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_memory_format_of_weights_is_kept(keep: bool) -> None:
+    model = nn.Sequential(conv_norm(1, 8, 3), conv_norm(8, 8, 1), conv_norm(8, 8, 3)).to(
+        memory_format=torch.channels_last
+    )
+    strides = [part[0].weight.stride() for part in model]
+    nf.convert(model, images(16), keep_weights=keep)
+    assert [part[0].weight.stride() for part in model] == strides
+
+
 def test_weights_that_are_kept_give_each_channel_what_its_norm_gave_it() -> None:
     torch.manual_seed(0)
     x = images()
@@ -172,8 +261,8 @@ def test_lazy_layers_are_refused_before_the_batch_gives_them_a_shape(dry_run: bo
     [
         *(("alpha", value, "a finite number above 0, or None") for value in (float("nan"), "0.2", 0.0, -1)),
         *(("skip_gain", value, "a finite number") for value in (float("inf"), "1", None)),
-        *(("ends", value, "names of modules, or 'auto'") for value in (None, 2, [3])),
-        *(("leave", value, "names of modules") for value in (None, [nn.ReLU()])),
+        *(("ends", value, "names of modules, or 'auto'") for value in (None, 2, [3], [""])),
+        *(("leave", value, "names of modules") for value in (None, [nn.ReLU()], [""])),
     ],
 )
 def test_an_argument_out_of_range_is_named(name: str, value: Any, accepted: str) -> None:
@@ -205,7 +294,7 @@ def test_ends_can_be_named_and_depthwise_and_parts_be_left() -> None:
     kept = {name.rpartition(".stages.3")[0] or name for name, m in model.named_modules() if isinstance(m, NORMS)}
     assert kept
     assert all(name.startswith("stages.3") for name in kept)
-    with pytest.raises(ValueError, match=r"ends=\['bn9'\] must name norms.*called once with one tensor"):
+    with pytest.raises(ValueError, match=r"ends=\['bn9'\] must name norms.*called once with one tensor.*, such as \['"):
         nf.convert(NETWORKS["ResNet-18"](), images(), ends=["bn9"])
     with pytest.raises(ValueError, match=r"leave=\['head'\]"):
         nf.convert(NETWORKS["ResNet-18"](), images(), leave=["head"])
