@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nfnets_lite._checks import check_model, check_number
 from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.roles import Classifier, parameter_roles
 
@@ -16,11 +17,19 @@ def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str,
     term (2e-5 is the NFNet recipe), the second with 0. An empty group is left out. Frozen parameters are in neither:
     add them with ``optimizer.add_param_group`` when you thaw them.
 
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+    ValueError
+        If `weight_decay` is no finite number of at least 0.
+
     Examples
     --------
     >>> torch.optim.SGD(param_groups(nn.Linear(4, 2), 1e-4), lr=0.1).param_groups[1]["weight_decay"]
     0.0
     """
+    check_number("weight_decay", weight_decay, least=0)
     roles = parameter_roles(model, classifier=None).values()
     decayed, plain = ([p for p, role in roles if role.decay == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -33,6 +42,7 @@ class AttachedClip:
     def __init__(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
     ) -> None:
+        check_model("model", model)
         self.fraction = torch.tensor(float("nan"))
         self._model = model
         while not getattr(getattr(type(optimizer), "step", None), "hooked", False):

@@ -457,3 +457,12 @@ def test_four_axes_are_needed(name: str) -> None:
 def test_renormalisations_bounds_are_checked() -> None:
     with pytest.raises(ValueError, match=r"r_max=0\.5 must be at least 1 and d_max=5\.0 at least 0"):
         create_norm("batch_renorm", C, r_max=0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*(("eps", value) for value in (float("nan"), -1.0, "1e-5", None)), ("momentum", float("nan")), ("momentum", "1")],
+)
+def test_numbers_of_a_norm_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{option}={value!r} must be a finite number of at least 0"):
+        create_norm("ghost_batch", 4, **{option: value})
