@@ -1,6 +1,7 @@
 """Checks of arguments that several functions share."""
 
 from collections.abc import Iterable
+from math import inf
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,23 +9,16 @@ from torch import Tensor, nn
 
 
 def check_number(
-    name: str,
-    value: Any,
-    *,
-    above: float = float("-inf"),
-    least: float = float("-inf"),
-    most: float = float("inf"),
-    whole: bool = False,
-    hint: str = "",
+    name: str, value: Any, *, above: float = -inf, least: float = -inf, most: float = inf, whole: bool = False
 ) -> None:
     """Raise a ValueError unless `value` is a finite number, a whole one if `whole`, within the bounds."""
     kind = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
-    if kind and above < value < float("inf") and least <= value <= most:
+    if kind and above < value < inf and least <= value <= most:
         return
     bounds = [f"{word} {bound:g}" for word, bound in (("above", above), ("of at least", least), ("of at most", most))]
     accepted = " and ".join(bound for bound in bounds if "inf" not in bound)
     number = f"a {'whole' if whole else 'finite'} number{accepted and f' {accepted}'}"
-    raise ValueError(f"{name}={value!r} must be {number}{hint and f' ({hint})'}")
+    raise ValueError(f"{name}={value!r} must be {number}")
 
 
 def check_model(name: str, value: object) -> None:

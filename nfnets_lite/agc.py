@@ -79,8 +79,8 @@ class AdaptiveClip:
     def __init__(
         self, parameters: Parameters, clip_factor: float = 0.01, eps: float = 1e-3, *, classifier: Classifier = "auto"
     ) -> None:
-        check_number("clip_factor", clip_factor, above=0, hint="the paper uses 0.01")
-        check_number("eps", eps, above=0, hint="the paper uses 1e-3")
+        check_number("clip_factor", clip_factor, above=0)
+        check_number("eps", eps, above=0)
         self.clip_factor, self.eps = clip_factor, eps
         self._model = parameters if isinstance(parameters, nn.Module) else nn.Module()  # without parameters
         self._classifier = list(classifier) if isinstance(classifier, Iterator) else classifier  # to be read again

@@ -35,8 +35,6 @@ class WeightAverage:
     ValueError
         If `decay` is outside [0, 1). In `update` and `applied`: if names or shapes of the model's tensors have changed,
         for example by ``reset_classifier``.
-    TypeError
-        If `model` is not a module.
     RuntimeError
         If `update` is called inside the block of `applied`.
 

@@ -17,13 +17,6 @@ def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str,
     term (2e-5 is the NFNet recipe), the second with 0. An empty group is left out. Frozen parameters are in neither:
     add them with ``optimizer.add_param_group`` when you thaw them.
 
-    Raises
-    ------
-    TypeError
-        If `model` is not a module.
-    ValueError
-        If `weight_decay` is no finite number of at least 0.
-
     Examples
     --------
     >>> torch.optim.SGD(param_groups(nn.Linear(4, 2), 1e-4), lr=0.1).param_groups[1]["weight_decay"]

@@ -79,8 +79,6 @@ def parameter_roles(
 
     Raises
     ------
-    TypeError
-        If `model` is not a module.
     ValueError
         If "auto" finds no ``get_classifier`` though the model has linear layers. If `classifier` is not part of the
         model or holds several layers with a weight. If a parameter with more than one long axis belongs to a module of

@@ -13,6 +13,7 @@ _ARGUMENTS = {
     "layers": "It is called depth here, blocks of each stage: depth=(3, 4, 6, 3)",
     "replace_stride_with_dilation": _STRIDES,
     "norm_type": _NORM,
+    "swish": "It is called silu here",
     "pretrained": _WEIGHTS,
     "pretrained_cfg": _WEIGHTS,
     "in_chans": "It is called in_channels here: in_channels=1",
@@ -59,7 +60,7 @@ def name_hint(name: str) -> str:
 
 
 def argument_hint(name: str, known: Collection[str]) -> str:
-    """Hint for an unknown argument: what to write instead; empty if no known name is similar.
+    """Hint for an unknown argument or choice: what to write instead; empty if no known name is similar.
 
     Examples
     --------
@@ -68,18 +69,7 @@ def argument_hint(name: str, known: Collection[str]) -> str:
     """
     if name in _ARGUMENTS:
         return f". {_ARGUMENTS[name]}"
-    return value_hint(name, known)
-
-
-def value_hint(value: object, known: Collection[str]) -> str:
-    """Hint for an unknown activation, norm or other choice; empty if no known name is similar.
-
-    Examples
-    --------
-    >>> value_hint("swish", ["silu", "relu"])
-    '. Did you mean silu?'
-    """
-    near = ["silu"] if value == "swish" and "silu" in known else get_close_matches(str(value), known, 1)
+    near = get_close_matches(name, known, 1)
     return f". Did you mean {near[0]}?" if near else ""
 
 

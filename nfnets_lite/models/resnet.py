@@ -165,9 +165,8 @@ class ResNet(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a new one for `num_classes` classes, or by an identity for 0 classes."""
-        spec = replace(self.spec, num_classes=num_classes)  # checks the number
+        self.spec = replace(self.spec, num_classes=num_classes)  # checks the number
         self.classifier = new_classifier(self, self.num_features, num_classes)
-        self.spec = spec
         if isinstance(self.classifier, nn.Linear):
             nn.init.normal_(self.classifier.weight, std=self.spec.classifier_std)
 

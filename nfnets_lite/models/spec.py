@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from nfnets_lite._checks import check_number
 from nfnets_lite.activations import ACTIVATIONS
-from nfnets_lite.models.hints import value_hint
+from nfnets_lite.models.hints import argument_hint
 from nfnets_lite.models.methods import METHODS, check_choices, plain_options
 from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
@@ -121,13 +121,13 @@ class ResNetSpec:
             value = getattr(self, name)
             if value not in known:
                 names = ", ".join(sorted(known))
-                raise ValueError(f"{name}={value!r} is not known; use one of {names}{value_hint(value, known)}")
+                raise ValueError(f"{name}={value!r} is not known; use one of {names}{argument_hint(str(value), known)}")
         for name in ("depth", "width", "strides"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not value:
                 raise ValueError(f"{name}={value!r} must be a tuple with one whole number per stage, such as (1, 2, 2)")
-            for each in value:
-                check_number(name, each, least=1, whole=True, hint=f"in {name}={value}")
+            for stage, each in enumerate(value):
+                check_number(f"{name}[{stage}]", each, least=1, whole=True)
         check_number("alpha", self.alpha, above=0)
         check_number("skip_gain", self.skip_gain)
         stages = {len(self.depth), len(self.width), len(self.strides)}
@@ -144,7 +144,7 @@ class ResNetSpec:
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a rate in [0, 1)")
-        check_number("num_classes", self.num_classes, least=0, whole=True, hint="0 leaves the classifier out")
+        check_number("num_classes", self.num_classes, least=0, whole=True)
         for name in ("in_channels", "stem_channels"):
             check_number(name, getattr(self, name), least=1, whole=True)
         if self.stem == "none" and self.stem_channels != self.in_channels:

@@ -107,9 +107,8 @@ class VisionTransformer(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a new one for `num_classes` classes, or by an identity for 0 classes."""
-        spec = replace(self.spec, num_classes=num_classes)  # checks the number
-        self.classifier = new_classifier(self, spec.dim, num_classes)
-        self.spec = spec
+        self.spec = replace(self.spec, num_classes=num_classes)
+        self.classifier = new_classifier(self, self.spec.dim, num_classes)
         if isinstance(self.classifier, nn.Linear):
             nn.init.trunc_normal_(self.classifier.weight, std=0.02)
 

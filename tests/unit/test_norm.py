@@ -419,7 +419,7 @@ def test_unknown_names_and_options_list_the_known() -> None:
         create_norm("group", 8, size=4)
     with pytest.raises(ValueError, match=r"option 'eps' of norm='none' is not known; it takes none"):
         create_norm("none", 8, eps=1e-5)
-    with pytest.raises(ValueError, match="channels=0 must be at least 1"):
+    with pytest.raises(ValueError, match="channels=0 must be a whole number of at least 1"):
         create_norm("batch", 0)
 
 
