@@ -16,6 +16,8 @@ from nfnets_lite import _fast
 
 Activation = Callable[[Tensor], Tensor]
 
+_PANELS = 2**16  # of `gain_of` at a time; a function with 1000 jumps needs 2000
+
 
 def _gelu(x: Tensor) -> Tensor:
     r"""The tanh form of GELU, the default of the authors' framework; the erf form differs by up to 5e-4.
@@ -99,13 +101,17 @@ def gain_of(fn: Activation) -> float:
     Raises
     ------
     ValueError
-        If the variance is zero or not finite: no gain exists then.
+        If the variance is zero or not finite: no gain exists then. If `fn` is random, or too irregular to integrate.
+    TypeError
+        If `fn` is not callable. Published gains by name are in `GAINS`.
 
     Examples
     --------
     >>> round(gain_of(torch.relu), 9) == round((2 / (1 - 1 / torch.pi)) ** 0.5, 9)
     True
     """
+    if not callable(fn):
+        raise TypeError(f"fn={fn!r} is not callable; published gains by name are in nfnets_lite.activations.GAINS")
     nodes, weights = _gauss_legendre(16)
 
     def panels(left: Tensor, width: Tensor) -> Tensor:
@@ -118,7 +124,11 @@ def gain_of(fn: Activation) -> float:
     left = torch.arange(-14.0, 14.0, 0.25, dtype=torch.float64, device="cpu")
     width = torch.full_like(left, 0.25)
     coarse, moments = panels(left, width), left.new_zeros(2)
+    if not torch.allclose(coarse, panels(left, width), rtol=0, atol=0, equal_nan=True):
+        raise ValueError("fn gives two results on the same input; a random function has no gain: call .eval() on it")
     for _ in range(60):
+        if len(left) > _PANELS:
+            raise ValueError(f"fn is too irregular: more than {_PANELS} panels disagree with their halves")
         half = width / 2
         lefts, halves = torch.cat((left, left + half)), torch.cat((half, half))
         fine = panels(lefts, halves)

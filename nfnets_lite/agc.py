@@ -7,6 +7,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from nfnets_lite._checks import as_iterable, check_number
 from nfnets_lite.roles import Classifier, Role, _refuse_sparse, _unit_dim, parameter_roles
 
 Parameters: TypeAlias = nn.Module | Tensor | Iterable[Tensor] | Mapping[str, tuple[Tensor, Role]]
@@ -78,9 +79,8 @@ class AdaptiveClip:
     def __init__(
         self, parameters: Parameters, clip_factor: float = 0.01, eps: float = 1e-3, *, classifier: Classifier = "auto"
     ) -> None:
-        for name, value in (("clip_factor", clip_factor), ("eps", eps)):
-            if not value > 0:
-                raise ValueError(f"{name}={value} must be above 0 (the paper uses clip_factor=0.01 and eps=1e-3)")
+        check_number("clip_factor", clip_factor, above=0)
+        check_number("eps", eps, above=0)
         self.clip_factor, self.eps = clip_factor, eps
         self._model = parameters if isinstance(parameters, nn.Module) else nn.Module()  # without parameters
         self._classifier = list(classifier) if isinstance(classifier, Iterator) else classifier  # to be read again
@@ -114,10 +114,10 @@ class AdaptiveClip:
             alike = (grad.shape, grad.device, grad.dtype, weight.dtype)
             groups[unit_dims, place if hasattr(grad, "full_tensor") else alike].append((weight, grad))
         if not groups:
-            raise ValueError(
-                f"parameters: none of the {len(self.units)} to be clipped has a gradient; call this after "
-                "loss.backward() and before optimizer.zero_grad()"
-            )
+            cure = "all are frozen, or an empty list was passed (a generator gives its tensors only once)"
+            if any(p.requires_grad for p, _ in self.units):
+                cure = "call this after loss.backward() and before optimizer.zero_grad()"
+            raise ValueError(f"parameters: none of the {len(self.units)} to be clipped has a gradient; {cure}")
         above = [self._clip(dims, [w for w, _ in pairs], [g for _, g in pairs]) for (dims, _), pairs in groups.items()]
         clipped = torch.cat([each.to(above[0].device) for each in above]).float()
         return clipped.mean() if len(clipped) else clipped.sum()  # 0, where no layer has a unit
@@ -147,9 +147,10 @@ def _chosen(parameters: Parameters, classifier: Classifier) -> tuple[tuple[Tenso
     """Parameters to be clipped with their roles, each once."""
     if isinstance(parameters, nn.Module):
         parameters = parameter_roles(parameters, classifier=classifier)
-    given = parameters.values() if isinstance(parameters, Mapping) else parameters
+    elif classifier is not None and classifier != "auto":
+        raise ValueError("classifier= needs the model as first argument; pass the model, not its parameters or roles")
     units: dict[int, tuple[Tensor, Role]] = {}  # by identity
-    for entry in [given] if isinstance(given, Tensor) else given:
+    for entry in as_iterable(parameters.values() if isinstance(parameters, Mapping) else parameters):
         match entry:
             case Tensor():
                 units[id(entry)] = (entry, Role("weight", _unit_dim(entry), clip=True, decay=True))
@@ -186,7 +187,8 @@ def adaptive_clip_grad_(
     eps : float
         Lower bound on a unit's weight norm, so that zero-initialised parameters can move.
     classifier : "auto", nn.Module, iterable of nn.Module or None
-        For a model: the layer, or layers, whose weight is not clipped; "auto" asks ``model.get_classifier()``.
+        For a model: the layer, or layers, whose weight is not clipped, as in `parameter_roles`. "auto" asks
+        ``model.get_classifier()``; the head of a model without it is clipped unless named, a convolution too.
 
     Returns
     -------
@@ -196,8 +198,8 @@ def adaptive_clip_grad_(
     Raises
     ------
     ValueError
-        If `clip_factor` or `eps` is not positive, a gradient is sparse, no parameter has a gradient, or a role is
-        unknown (`parameter_roles`).
+        If `clip_factor` or `eps` is no finite number above 0, a gradient is sparse, no parameter has a gradient, a role
+        is unknown (`parameter_roles`), or `classifier` is named without a model.
     TypeError
         If `parameters` are neither a model, nor roles, nor tensors.
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nfnets_lite._checks import check_model
+
 
 class WeightAverage:
     r"""Exponential moving average of a model's weights, kept beside the model.
@@ -33,6 +35,8 @@ class WeightAverage:
     ValueError
         If `decay` is outside [0, 1). In `update` and `applied`: if names or shapes of the model's tensors have changed,
         for example by ``reset_classifier``.
+    RuntimeError
+        If `update` is called inside the block of `applied`.
 
     Notes
     -----
@@ -54,7 +58,10 @@ class WeightAverage:
     1.0
     """
 
+    _applied = False  # whether the model has the averaged weights
+
     def __init__(self, model: nn.Module, decay: float = 0.99999) -> None:
+        check_model("model", model)
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay} must be in [0, 1); the NFNet recipe has 0.99999")
         self.decay, self.updates = decay, 0
@@ -69,6 +76,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Add the model's current weights to the average; call it after each optimizer step."""
+        if self._applied:
+            raise RuntimeError("update() inside applied() would average the average; leave the block first")
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         # One call for many tensors; sharded and ordinary tensors cannot share a call.
         kinds: dict[type[Any], tuple[list[Tensor], list[Tensor]]] = {}
@@ -86,9 +95,11 @@ class WeightAverage:
         """Give the model the averaged weights inside the block, and its own weights back, exactly, after it."""
         own = {name: tensor.clone() for name, tensor in self._current().items()}
         self._set(self.averages)
+        before, self._applied = self._applied, True  # a block may be inside another one
         try:
             yield
         finally:
+            self._applied = before
             self._set(own)
 
     def _current(self) -> dict[str, Tensor]:

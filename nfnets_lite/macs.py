@@ -32,6 +32,9 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
     >>> round(count_macs("nfnet_f0", 256) / 1e9, 2)
     12.38
     """
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2:
+        raise ValueError(f"image_size={image_size!r} must be one side, or (height, width), without batch and channels")
     if not isinstance(model, nn.Module):
         with torch.device("meta"):
             model = create_model(model)
@@ -46,7 +49,7 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
         elif isinstance(layer, _ConvNd):  # a transposed one multiplies each input value by the filters of its group
             total += layer.weight[0].numel() * (inputs[0] if layer.transposed else out)[0].numel()
 
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = sides
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     state = {name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     modes = {module: module.training for module in model.modules()}

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nfnets_lite._checks import check_model, check_number
 from nfnets_lite.agc import AdaptiveClip
 from nfnets_lite.roles import Classifier, parameter_roles
 
@@ -21,6 +22,7 @@ def param_groups(model: nn.Module, weight_decay: float = 2e-5) -> list[dict[str,
     >>> torch.optim.SGD(param_groups(nn.Linear(4, 2), 1e-4), lr=0.1).param_groups[1]["weight_decay"]
     0.0
     """
+    check_number("weight_decay", weight_decay, least=0)
     roles = parameter_roles(model, classifier=None).values()
     decayed, plain = ([p for p, role in roles if role.decay == decay] for decay in (True, False))
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -33,6 +35,7 @@ class AttachedClip:
     def __init__(
         self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_factor: float, eps: float, classifier: Classifier
     ) -> None:
+        check_model("model", model)
         self.fraction = torch.tensor(float("nan"))
         self._model = model
         while not getattr(getattr(type(optimizer), "step", None), "hooked", False):

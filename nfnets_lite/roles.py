@@ -13,6 +13,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.optim.swa_utils import AveragedModel
 
+from nfnets_lite._checks import as_iterable, check_model
+
 Classifier: TypeAlias = nn.Module | Iterable[nn.Module] | Literal["auto"] | None
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -70,6 +72,8 @@ def parameter_roles(
     classifier : "auto", nn.Module, iterable of nn.Module or None
         The layer, or layers, whose weight is not clipped; a container stands for the one layer in it that has a weight.
         "auto" asks ``model.get_classifier()``, which models of this package and of timm have. None: clip everything.
+        A model without ``get_classifier`` must name its head: "auto" raises if the model has linear layers. Without
+        linear layers, "auto" clips every weight, also that of a convolutional head.
     strict : bool
         False lists a parameter of unknown role as `UNKNOWN` instead of raising.
 
@@ -86,6 +90,7 @@ def parameter_roles(
     >>> {name: role.clip for name, (_, role) in parameter_roles(net, classifier=net[2]).items()}
     {'0.weight': True, '0.bias': True, '2.weight': False, '2.bias': True}
     """
+    check_model("model", model)
     exempt = {id(weight) for head in _find_classifiers(model, classifier) for weight in _weights(head)}
     roles: dict[str, tuple[nn.Parameter, Role]] = {}
     unknown: list[str] = []
@@ -192,11 +197,13 @@ def _find_classifiers(model: nn.Module, classifier: Classifier) -> list[nn.Modul
                 )
             return []
         classifier = bare.get_classifier()  # type: ignore[operator]
-    heads = [classifier] if isinstance(classifier, nn.Module) else list(classifier or ())
+    several = () if classifier is None else as_iterable(classifier)
+    heads = [classifier] if isinstance(classifier, nn.Module) else list(several)
     parts = set(model.modules())
     for head in heads:
-        if head not in parts:
-            raise ValueError(f"classifier={head!r} is not a module of the model; pass one of its layers, or None")
+        if not isinstance(head, nn.Module) or head not in parts:
+            shown = f"a {type(head).__name__}" if isinstance(head, Tensor) else repr(head)
+            raise ValueError(f"classifier={shown} is not a module of the model; pass one of its layers, or None")
     return heads
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from nfnets_lite._checks import as_iterable
 from nfnets_lite.agc import unitwise_norm
 from nfnets_lite.roles import _refuse_sparse
 
@@ -17,7 +18,8 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     .. math:: w + \rho \frac{g}{\|g\|}
 
     Gradients are cleared on entry. Call ``backward`` inside the block: the optimizer then applies the gradients of the
-    moved weights to the original weights.
+    moved weights to the original weights. Clip, decay and step after the block, because its end undoes every change of
+    the weights that was made inside it, also by ``optimizer.step()``.
 
     Parameters
     ----------
@@ -35,12 +37,14 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     ------
     ValueError
         If `radius` is not positive, a gradient is sparse, or no parameter has a gradient.
+    TypeError
+        If `parameters` are neither a model nor tensors.
 
     Notes
     -----
     SAM (arXiv 2010.01412), equation 2. NFNet (arXiv 2102.06171, section 5) computes the ascent gradient on 20 % of the
     same batch. Under DDP and FSDP2 the ascent follows the gradient averaged over processes; in the SAM paper each
-    device takes an ascent step of its own. Clip and decay after the block: they belong to the update.
+    device takes an ascent step of its own.
 
     Examples
     --------
@@ -53,7 +57,11 @@ def ascended(parameters: nn.Module | Iterable[Tensor], radius: float = 0.05) -> 
     """
     if not radius > 0:
         raise ValueError(f"radius={radius} must be above 0 (the papers use 0.05)")
-    tensors = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
+    tensors = list(parameters.parameters() if isinstance(parameters, nn.Module) else as_iterable(parameters))
+    for other in (each for each in tensors if not isinstance(each, Tensor)):
+        raise TypeError(
+            f"parameters holds a {type(other).__name__}; pass a model or tensors, such as model.parameters()"
+        )
     # By identity: a parameter that is listed twice moves once.
     moved = [(p, p.detach().clone()) for p in {id(p): p for p in tensors}.values() if p.grad is not None]
     if not moved:

@@ -1,4 +1,4 @@
-"""Hints in error messages: what names and arguments of timm are called here."""
+"""Hints in error messages: what names and arguments of timm and torchvision are called here."""
 
 import re
 from collections.abc import Collection
@@ -6,7 +6,14 @@ from difflib import get_close_matches
 
 _FEATURES = "model.forward_stages(x) returns a map for each stage; model.spec.stages has their channels and strides"
 _WEIGHTS = "Use nfnets_lite.load_pretrained('nfnet_f0', source='deepmind') in place of create_model"
+_STRIDES = "There is no dilation: pass strides, one per stage, such as strides=(1, 2, 2, 1)"
+_NORM = "It is called norm here: norm='group', with norm_options={'groups': 8}"
 _ARGUMENTS = {
+    "weights": _WEIGHTS,
+    "layers": "It is called depth here, blocks of each stage: depth=(3, 4, 6, 3)",
+    "replace_stride_with_dilation": _STRIDES,
+    "norm_type": _NORM,
+    "swish": "It is called silu here",
     "pretrained": _WEIGHTS,
     "pretrained_cfg": _WEIGHTS,
     "in_chans": "It is called in_channels here: in_channels=1",
@@ -14,10 +21,10 @@ _ARGUMENTS = {
     "drop_path_rate": "It is called stochastic_depth here: stochastic_depth=0.1",
     "features_only": f"Leave it out: {_FEATURES}",
     "out_indices": f"Leave it out and choose from the list: {_FEATURES}",
-    "output_stride": "There is no dilation: pass strides, one per stage, such as strides=(1, 2, 2, 1)",
+    "output_stride": _STRIDES,
     "global_pool": "Networks always average over positions; without pooling, call model.forward_features(x)",
     "act_layer": "It is called activation here: activation='silu'",
-    "norm_layer": "It is called norm here: norm='group', with norm_options={'groups': 8}",
+    "norm_layer": _NORM,
     "attn_layer": "There is squeeze-excite: se_ratio=0.5",
     "img_size": "Convolutional networks take any size; vit_tiny has image_size=32",
     "checkpoint_path": "Build the model, then call nfnets_lite.load_pretrained(model, path)",
@@ -53,7 +60,7 @@ def name_hint(name: str) -> str:
 
 
 def argument_hint(name: str, known: Collection[str]) -> str:
-    """Hint for an unknown argument: what to write instead; empty if no known name is similar.
+    """Hint for an unknown argument or choice: what to write instead; empty if no known name is similar.
 
     Examples
     --------

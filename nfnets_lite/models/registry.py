@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, overload
 
+from nfnets_lite._checks import check_number
 from nfnets_lite.models import nf_regnet, nfnet, vit_spec
 from nfnets_lite.models.hints import argument_hint, model_hint
 from nfnets_lite.models.resnet import ResNet
@@ -85,8 +86,12 @@ def model_spec(name: str | Spec, *, method: str | None = None, width: Width = No
             known = ", ".join(list_models())
             raise ValueError(f"model {name!r} is not known; use one of {known}{model_hint(name, SPECS)}")
         spec = SPECS[name]
-    else:
+    elif isinstance(name, (ResNetSpec, ViTSpec)):
         spec = name
+    else:
+        raise TypeError(
+            f"name={name!r} must be a name of list_models(), or a ResNetSpec or ViTSpec such as ResNetSpec()"
+        )
     spec = spec if method is None else spec.with_method(method)
     names = [field.name for field in fields(spec)]
     unknown = sorted(set(overrides) - set(names))
@@ -103,6 +108,7 @@ def _widths(spec: Spec, width: float | Sequence[int]) -> dict[str, Any]:
         raise ValueError(f"width={width} scales the stages of a ResNet; a vision transformer has dim={spec.dim}")
     if not isinstance(width, (int, float)):
         return {"width": tuple(width)}
+    check_number("width", width, above=0)
     # The authors' `width` scales the stages, but not this stem.
     stem = {"stem_width": spec.stem_channels} if spec.stem == "nfnet" else {}
     return {"width": tuple(int(w * width) for w in spec.width), **stem}
@@ -143,6 +149,8 @@ def create_model(
     ------
     ValueError
         For an unknown model, method, field or value; the message lists what is known.
+    TypeError
+        If `name` is neither a name nor a specification.
 
     Notes
     -----

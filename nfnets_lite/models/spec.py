@@ -8,7 +8,9 @@ from operator import mul
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
+from nfnets_lite._checks import check_number
 from nfnets_lite.activations import ACTIVATIONS
+from nfnets_lite.models.hints import argument_hint
 from nfnets_lite.models.methods import METHODS, check_choices, plain_options
 from nfnets_lite.models.residual import RESIDUALS
 from nfnets_lite.norm import NORMS
@@ -116,8 +118,18 @@ class ResNetSpec:
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
         for name, known in _KNOWN.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not known; use one of {', '.join(sorted(known))}")
+            value = getattr(self, name)
+            if value not in known:
+                names = ", ".join(sorted(known))
+                raise ValueError(f"{name}={value!r} is not known; use one of {names}{argument_hint(str(value), known)}")
+        for name in ("depth", "width", "strides"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not value:
+                raise ValueError(f"{name}={value!r} must be a tuple with one whole number per stage, such as (1, 2, 2)")
+            for stage, each in enumerate(value):
+                check_number(f"{name}[{stage}]", each, least=1, whole=True)
+        check_number("alpha", self.alpha, above=0)
+        check_number("skip_gain", self.skip_gain)
         stages = {len(self.depth), len(self.width), len(self.strides)}
         for per_stage in (self.bottleneck, self.group_width):
             stages |= {len(per_stage)} if isinstance(per_stage, tuple) else set()
@@ -132,12 +144,9 @@ class ResNetSpec:
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a rate in [0, 1)")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes={self.num_classes} must be at least 0 (0 leaves the classifier out)")
-        for name in ("depth", "width", "strides", "in_channels", "stem_channels"):
-            value = getattr(self, name)
-            if min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_number("num_classes", self.num_classes, least=0, whole=True)
+        for name in ("in_channels", "stem_channels"):
+            check_number(name, getattr(self, name), least=1, whole=True)
         if self.stem == "none" and self.stem_channels != self.in_channels:
             raise ValueError(
                 f"stem='none' gives the first block the input's in_channels={self.in_channels}, and "

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
+from nfnets_lite._checks import check_number
 from nfnets_lite.models.methods import METHODS, PLAIN, plain_options
 from nfnets_lite.models.spec import Stage
 from nfnets_lite.norm import NORMS, create_norm
@@ -69,10 +70,10 @@ class ViTSpec:
             why = "activates, or stands at places of a ResNet" if self.norm in _NOT_HERE else "is not known"
             raise ValueError(f"norm={self.norm!r} {why}; for a vision transformer use one of {', '.join(known)}")
         for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "num_classes" else 1e-9
-            if field.name not in ("norm", "norm_options", "dropout") and value < least:
-                raise ValueError(f"{field.name}={value} must be {'at least' if least == 0 else 'above'} 0")
+            if field.name not in ("norm", "norm_options", "dropout", "mlp_ratio"):
+                least = 0 if field.name == "num_classes" else 1
+                check_number(field.name, getattr(self, field.name), least=least, whole=True)
+        check_number("mlp_ratio", self.mlp_ratio, above=0)
         for whole, part in (("image_size", "patch"), ("dim", "heads")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nfnets_lite._checks import check_number
 from nfnets_lite.norm.ada_batch import AdaBatchNorm
 from nfnets_lite.norm.batch import BatchNorm2d, GhostBatchNorm2d, SyncBatchNorm
 from nfnets_lite.norm.batch_channel import BatchChannelNorm
@@ -81,8 +82,11 @@ def create_norm(name: str, channels: int, **options: Any) -> nn.Module:
         if option not in known:
             accepted = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ValueError(f"option {option!r} of norm={name!r} is not known; {accepted}")
-    if channels < 1:
-        raise ValueError(f"channels={channels} must be at least 1")
+    check_number("channels", channels, least=1, whole=True)
+    if "eps" in options:
+        check_number("eps", options["eps"], least=0)
+    if options.get("momentum") is not None:  # None: torch's cumulative average
+        check_number("momentum", options["momentum"], least=0, most=1)
     return NORMS[name](channels, **options)
 
 

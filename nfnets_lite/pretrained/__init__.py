@@ -1,5 +1,6 @@
 """Load and save weights: the authors' parameter trees, timm's dm_nfnet state dicts, and our own safetensors files."""
 
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -75,6 +76,8 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
         For a kind of file that is not known, a file that is damaged or holds other objects than tensors, or the
         state dict of another timm network. Also for a checkpoint of which several entries fit, and a model that is on
         the meta device or has extra state.
+    TypeError
+        If `path` is not a path, but a state dict for instance.
     ConnectionError
         If a download fails.
 
@@ -104,7 +107,10 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
                 "known source is 'deepmind', and it takes a model's name, 'nfnet_f0' to 'nfnet_f6'"
             )
         path = download(model)
-    assert path is not None
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(
+            f"path is a {type(path).__name__}; pass a file's path, or call model.load_state_dict(state_dict)"
+        )
     path = Path(path).expanduser()
     given = create_model(model) if isinstance(model, str) else model
     network, own = _inner(given), _state(given)

@@ -5,6 +5,7 @@ from math import erf, exp, pi, sqrt
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from nfnets_lite.activations import ACTIVATIONS, GAINS, ScaledActivation, gain_of
@@ -113,3 +114,20 @@ def test_scale_is_folded_into_one_factor() -> None:
     x = torch.randn(10)
     torch.testing.assert_close(ScaledActivation("silu", 0.5)(x), 0.5 * F.silu(x))
     assert "scale=1.78813" in repr(ScaledActivation("silu"))
+
+
+@pytest.mark.parametrize("fn", [nn.RReLU(), nn.Dropout(0.5)])
+def test_random_functions_have_no_gain(fn: nn.Module) -> None:
+    with pytest.raises(ValueError, match="two results on the same input"):
+        gain_of(fn)
+    assert gain_of(fn.eval()) > 0.9
+
+
+def test_a_function_without_a_limit_of_its_panels_is_refused() -> None:
+    with pytest.raises(ValueError, match="fn is too irregular"):
+        gain_of(lambda z: (z * 1e12).sin().sign())
+
+
+def test_a_name_has_a_published_gain() -> None:
+    with pytest.raises(TypeError, match=r"fn='relu' is not callable; published gains by name are in .*GAINS"):
+        gain_of("relu")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from nfnets_lite.agc import AdaptiveClip, unitwise_norm
 from nfnets_lite.clip_report import agc_report
 from nfnets_lite.conv import ScaledStdConvTranspose2d
 from nfnets_lite.optim import attach_agc, param_groups
+from nfnets_lite.roles import parameter_roles
 
 STEPS = 4
 
@@ -333,10 +334,31 @@ def test_low_precision_gradients_are_measured_in_float32() -> None:
     torch.testing.assert_close(weight.grad.float(), torch.full((1, 4096), 0.01), rtol=4e-3, atol=0)
 
 
-@pytest.mark.parametrize(("name", "value"), [("clip_factor", 0.0), ("eps", -1.0), ("clip_factor", float("nan"))])
-def test_factors_must_be_positive(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"{name}={value} must be above 0"):
+@pytest.mark.parametrize("name", ["clip_factor", "eps"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), "0.01", True, None])
+def test_factors_must_be_positive(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}={value!r} must be a finite number above 0"):
         adaptive_clip_grad_(nn.Parameter(torch.ones(2)), **{name: value})
+
+
+def test_a_classifier_is_named_for_a_model_only() -> None:
+    net = nn.Linear(2, 2)
+    for given in (net.parameters(), parameter_roles(net, classifier=None)):
+        with pytest.raises(ValueError, match="classifier= needs the model as first argument; pass the model"):
+            AdaptiveClip(given, classifier=net)
+
+
+def test_an_optimizer_is_no_parameters() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+    with pytest.raises(TypeError, match="parameters holds a SGD; pass a model"):
+        adaptive_clip_grad_(optimizer)  # type: ignore[arg-type]
+
+
+def test_without_trainable_parameters_nothing_is_clipped() -> None:
+    net = nn.Linear(2, 2).requires_grad_(False)
+    for given in (net, list(net.parameters()), []):
+        with pytest.raises(ValueError, match="all are frozen, or an empty list was passed"):
+            adaptive_clip_grad_(given, classifier=None)
 
 
 def test_gradients_that_cannot_be_clipped_are_refused() -> None:

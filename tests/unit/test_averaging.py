@@ -171,3 +171,15 @@ def test_a_model_that_became_another_is_refused() -> None:
     model.append(nn.Linear(3, 1))
     with pytest.raises(ValueError, match="build a new WeightAverage"), average.applied():
         pass
+
+
+def test_no_update_inside_applied() -> None:
+    model = nn.Linear(2, 2)
+    average = WeightAverage(model)
+    with average.applied():
+        with average.applied():
+            pass
+        with pytest.raises(RuntimeError, match="leave the block first"):
+            average.update()
+    assert average.updates == 0
+    average.update()

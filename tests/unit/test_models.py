@@ -488,8 +488,11 @@ def test_a_spec_is_frozen_hashable_and_takes_lists() -> None:
         ),
         (lambda: create_model("nfnet_f0", width=0.5), r"group_width=128 exceeds the inner width 64"),
         (lambda: create_model("nfnet_f0", depth=(1, 2)), r"must have one entry per stage"),
-        (lambda: create_model("nfnet_f0", depth=(1, 0, 1, 1)), r"depth=\(1, 0, 1, 1\) must be at least 1"),
-        (lambda: create_model("nfnet_f0", num_classes=-1), r"num_classes=-1 must be at least 0"),
+        (
+            lambda: create_model("nfnet_f0", depth=(1, 0, 1, 1)),
+            r"depth\[1\]=0 must be a whole number of at least 1",
+        ),
+        (lambda: create_model("nfnet_f0", num_classes=-1), r"num_classes=-1 must be a whole number of at least 0"),
         (lambda: create_model("nfnet_f0", stochastic_depth=1.0), r"stochastic_depth=1.0 must be a rate in \[0, 1\)"),
         (lambda: create_model("nfnet_f0", branch=(1, "sse", 3)), r"branch=.* must hold kernel sizes"),
         (lambda: ResNetSpec(residual="fixup"), r"residual='fixup' .*norm='batch'.*use norm='none'"),
@@ -685,3 +688,57 @@ def test_a_model_without_classes_has_the_start_of_one_with_classes() -> None:
         torch.manual_seed(0)
         state = create_model("cifar_resnet8", method=method, num_classes=0).state_dict()
         assert state.keys() == whole.state_dict().keys() - {"classifier.weight", "classifier.bias"}
+
+
+NAN = float("nan")
+NUMBERS = [
+    *(("alpha", value, "a finite number above 0") for value in (NAN, "0.2", 0.0, None)),
+    *(("skip_gain", value, "a finite number") for value in (NAN, "1", None)),
+    *(("num_classes", value, "a whole number of at least 0") for value in ("10", None, True, 2.5, -1)),
+    *(("depth", value, "a tuple with one whole number per stage") for value in (3, None, ())),
+    ("depth", ("1", 1, 1), "a whole number of at least 1"),
+    *(("width", value, "a finite number above 0") for value in (NAN, -1.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), NUMBERS)
+def test_numbers_of_a_spec_are_checked(name: str, value: Any, accepted: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}.*=.* must be {accepted}"):
+        create_model("cifar_resnet8", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "vit_tiny"])
+def test_a_classifier_that_cannot_be_built_changes_nothing(name: str) -> None:
+    model = create_model(name)
+    before = model.spec, model.classifier
+    for number in (2.5, "10", None, True):
+        with pytest.raises(ValueError, match=r"num_classes=.* must be a whole number of at least 0"):
+            model.reset_classifier(number)
+    assert (model.spec, model.classifier) == before
+
+
+@pytest.mark.parametrize("name", [None, ResNetSpec, nn.ReLU()])
+def test_a_model_has_a_name_or_a_specification(name: Any) -> None:
+    with pytest.raises(TypeError, match=r"name=.* must be a name of list_models\(\), or a ResNetSpec"):
+        create_model(name)
+
+
+@pytest.mark.parametrize("size", [(3, 224, 224), None, 32.0, (32,)])
+def test_an_image_size_is_one_side_or_two(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"image_size=.* must be one side, or \(height, width\)"):
+        count_macs("cifar_resnet8", size)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("weights", "DEFAULT", "load_pretrained"),
+        ("layers", (1, 1), "called depth"),
+        ("replace_stride_with_dilation", (False, True), "pass strides"),
+        ("norm_type", "group", "called norm"),
+        ("activation", "swish", "called silu here"),
+    ],
+)
+def test_words_of_torchvision_and_timm_get_a_hint(name: str, value: Any, hint: str) -> None:
+    with pytest.raises(ValueError, match=hint):
+        create_model("cifar_resnet8", **{name: value})

@@ -419,7 +419,7 @@ def test_unknown_names_and_options_list_the_known() -> None:
         create_norm("group", 8, size=4)
     with pytest.raises(ValueError, match=r"option 'eps' of norm='none' is not known; it takes none"):
         create_norm("none", 8, eps=1e-5)
-    with pytest.raises(ValueError, match="channels=0 must be at least 1"):
+    with pytest.raises(ValueError, match="channels=0 must be a whole number of at least 1"):
         create_norm("batch", 0)
 
 
@@ -457,3 +457,12 @@ def test_four_axes_are_needed(name: str) -> None:
 def test_renormalisations_bounds_are_checked() -> None:
     with pytest.raises(ValueError, match=r"r_max=0\.5 must be at least 1 and d_max=5\.0 at least 0"):
         create_norm("batch_renorm", C, r_max=0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*(("eps", value) for value in (float("nan"), -1.0, "1e-5", None)), ("momentum", float("nan")), ("momentum", "1")],
+)
+def test_numbers_of_a_norm_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{option}={value!r} must be a finite number of at least 0"):
+        create_norm("ghost_batch", 4, **{option: value})

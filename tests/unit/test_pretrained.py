@@ -563,3 +563,9 @@ def test_bytes_are_never_taken_for_objects(tmp_path: Path) -> None:
     (tmp_path / "evil.npz").write_bytes(pickle.dumps({"Net/~/a": {"w": _BytesAsObjects()}}))
     with pytest.raises(pickle.UnpicklingError, match="holds an array of dtype 'O8'"):
         read_tree(tmp_path / "evil.npz")
+
+
+def test_a_state_dict_in_place_of_a_path_is_refused() -> None:
+    model = create_model("cifar_resnet8", method="nf")
+    with pytest.raises(TypeError, match=r"path is a OrderedDict; pass a file's path, or call model.load_state_dict"):
+        load_pretrained(model, model.state_dict())  # type: ignore[call-overload]

@@ -9,7 +9,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from torch.optim.swa_utils import AveragedModel
 
-from nfnets_lite import adaptive_clip_grad_, create_model, param_groups
+from nfnets_lite import adaptive_clip_grad_, attach_agc, create_model, param_groups
+from nfnets_lite.averaging import WeightAverage
 from nfnets_lite.clip_report import agc_report
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
 from nfnets_lite.roles import parameter_roles
@@ -240,3 +241,31 @@ def test_the_classifier_is_found_inside_of_wrappers(wrap: Any) -> None:
     assert [name.rpartition(".classifier.")[2] for name, (_, r) in roles.items() if r.kind == "classifier"] == [
         "weight"
     ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        parameter_roles,
+        param_groups,
+        agc_report,
+        WeightAverage,
+        lambda parameters: attach_agc(torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1), parameters),
+    ],
+)
+def test_parameters_in_place_of_a_model_are_refused(call: Any) -> None:
+    with pytest.raises(TypeError, match="model is a generator; pass the model itself"):
+        call(nn.Linear(2, 2).parameters())
+
+
+def test_a_classifier_is_a_module() -> None:
+    net = nn.Linear(2, 3)
+    for classifier, shown in ((net.weight, "a Parameter"), (True, "True"), ([net.weight], "a Parameter")):
+        with pytest.raises(ValueError, match=f"classifier={shown} is not a module of the model; pass one of its"):
+            parameter_roles(net, classifier=classifier)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, "1e-4", None, True, float("inf")])
+def test_weight_decay_is_checked(value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"weight_decay={value!r} must be a finite number of at least 0"):
+        param_groups(nn.Linear(2, 2), value)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nfnets_lite.sam import ascended
@@ -87,3 +88,10 @@ def test_an_error_inside_puts_the_weights_back() -> None:
 def test_errors(radius: float, match: str) -> None:
     with pytest.raises(ValueError, match=match), ascended([torch.ones(1, requires_grad=True)], radius):
         pass
+
+
+def test_what_holds_no_tensors_is_refused() -> None:
+    net = nn.Linear(2, 2)
+    for given, kind in ((torch.optim.SGD(net.parameters(), 0.1), "SGD"), (net.named_parameters(), "tuple")):
+        with pytest.raises(TypeError, match=f"parameters holds a {kind}; pass a model or tensors"), ascended(given):
+            pass

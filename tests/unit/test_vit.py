@@ -135,7 +135,7 @@ def test_a_spec_is_plain_data() -> None:
         (lambda: create_model("vit_tiny", branch=(3,)), r"override 'branch' is not a field .*use one of image_size"),
         (lambda: ViTSpec(patch=5), r"patch=5 does not divide image_size=32; use a divisor"),
         (lambda: ViTSpec(heads=5), r"heads=5 does not divide dim=192"),
-        (lambda: ViTSpec(depth=0), r"depth=0 must be above 0"),
+        (lambda: ViTSpec(depth=0), r"depth=0 must be a whole number of at least 1"),
         (lambda: ViTSpec(dropout=1.0), r"dropout=1.0 must be a rate in \[0, 1\)"),
         (lambda: ViTSpec(norm_options={"groups": 2}), r"option 'groups' of norm='layer2d' is not known"),
         (lambda: tiny()(torch.zeros(1, 1, 16, 16)), r"input has shape \(1, 1, 16, 16\); expected \(N, 1, 8, 8\)"),
