@@ -27,6 +27,11 @@ def count_macs(model: nn.Module | Spec | str, image_size: int | tuple[int, int],
     in_channels : int
         Channels of the image, for a network that has no `spec`.
 
+    Raises
+    ------
+    ValueError
+        If `image_size` is neither a side nor height and width.
+
     Examples
     --------
     >>> round(count_macs("nfnet_f0", 256) / 1e9, 2)
