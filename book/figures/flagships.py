@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from book.figures import plots
-from book.figures.lengths import Lengths, training_accuracy
+from book.figures.length_tables import training_accuracy
+from book.figures.lengths import Lengths
 from book.figures.tables import Table, accuracy, side, versus
 from experiments import records
 from experiments.records import Estimate

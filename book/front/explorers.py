@@ -29,7 +29,8 @@ def write(folder: Path, results: Path, repository: str) -> dict[str, str]:
 
     Points link to the lines of their records at the address of the `repository`.
     """
-    from book.figures import palette, themes  # here, because importing matplotlib takes a second
+    from book.figures import palette  # here, because importing matplotlib takes a second
+    from book.front import themes
 
     paths = {name: results / f"{name}.jsonl" for name in SWEEPS}
     sweeps = {name: found for name, path in paths.items() if (found := rows(path))}
@@ -128,7 +129,8 @@ def _moments(activation: str, variance: float, points: int = 4000) -> tuple[floa
 def _fixed(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     import matplotlib.pyplot as plt
 
-    from book.figures import plots, themes
+    from book.figures import plots
+    from book.front import themes
 
     plots.setup()
     cells: dict[tuple[str, float], list[float]] = {}

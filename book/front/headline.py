@@ -5,8 +5,8 @@ from pathlib import Path
 from textwrap import fill
 
 from book.figures import lengths, plots
-from book.figures.themes import inline
-from book.front import answer, measured
+from book.front import answer, from_records
+from book.front.themes import inline
 from experiments import claims, configs, records
 from experiments.configs.budget import METHODS
 from experiments.obtain import RESULTS
@@ -107,7 +107,7 @@ def filled(readme: str) -> str:
         "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False) + "\n",
         "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n"
         f"{caption(study, profile, tabled=True)}\n{table(study)}",
-        "situations": answer.situations(verdicts, answer.in_repository, measured.sentences(study, profile)) + "\n",
+        "situations": answer.situations(verdicts, answer.in_repository, from_records.sentences(study, profile)) + "\n",
     }
     for name, text in texts.items():
         readme = update(readme, name, text)

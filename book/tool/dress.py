@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from book.figures.parameters import assignments
-from book.figures.themes import inline
+from book.front.themes import inline
 
 REPOSITORY = "https://github.com/nfnets-lite/nfnets-lite"
 # The folder has the release's name and is moved into place when it is complete, so a second run finds no half of it.

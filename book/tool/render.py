@@ -11,8 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from book.figures import themes
-from book.front import answer, explorers, headline, measured
+from book.front import answer, explorers, from_records, headline, themes
 from book.tool import reading, status
 from book.tool.dress import REPOSITORY, dressed, given, records_shown
 from book.tool.layout import Book, Page, docnames, reduce_toc
@@ -105,7 +104,7 @@ def stage(book: Book, pages: list[Page], profile: str, stale: dict[str, str]) ->
         _fill_in(first, "<!-- answer -->", answer.answer(verdicts, answer.in_book))
         best = headline.best_profile()
         study = headline.study_at(best)
-        said = measured.sentences(study, best)
+        said = from_records.sentences(study, best)
         _fill_in(first, "<!-- situations -->", answer.situations(verdicts, answer.in_book, said))
         _fill_in(first, "<!-- headline -->", headline.in_book(study, best))
     if "explorer" in names:

@@ -11,7 +11,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
-from book.figures import lengths
+from book.figures import length_tables, lengths
 from experiments import claims, configs
 from experiments.obtain import obtain
 from experiments.records import Ledger, Record, append, path_of
@@ -68,7 +68,11 @@ def test_before_the_search_ends_the_page_says_so_and_claims_nothing(tried: int) 
     assert lengths.sentences(study) == [said]
     assert lengths.heading(study) == "Nothing is measured yet"
     assert claims.judge("BD-1", study.judged, "smoke").verdict == "not tested"
-    for rows in (lengths.accuracies(study, ("bn",)), lengths.settings(study, ("bn",)), lengths.differences(study)):
+    for rows in (
+        length_tables.accuracies(study, ("bn",)),
+        length_tables.settings(study, ("bn",)),
+        length_tables.differences(study),
+    ):
         assert list(rows[1]) == []
 
 
@@ -93,12 +97,12 @@ def test_methods_that_share_no_seed_are_not_compared() -> None:
     study = lengths.Lengths(Study(SWEEP, ledger(apart)))
     assert study.epochs == []
     assert lengths.heading(study) == "Nothing is measured yet"
-    assert lengths.controls(study, ("bn", "nf_agc"), 4.0)[1][1:] == []
+    assert length_tables.controls(study, ("bn", "nf_agc"), 4.0)[1][1:] == []
     ends = [r for r in whole() if r.config["split"] != "test" or r.seed == (r.config["recipe"]["epochs"] == 1.0)]
     study = lengths.Lengths(Study(SWEEP, ledger(ends)))
     assert lengths.change(study) is None
     assert lengths.heading(study) == "Not judged yet: runs are missing"
-    assert [row[2] for row in lengths.differences(study)[1]][:2] == ["", ""]
+    assert [row[2] for row in length_tables.differences(study)[1]][:2] == ["", ""]
 
 
 def test_a_whole_sweep_is_told_in_three_sentences_and_judged() -> None:
@@ -115,22 +119,22 @@ def test_a_whole_sweep_is_told_in_three_sentences_and_judged() -> None:
     verdict = claims.judge("BD-2", study.judged, "smoke")
     assert [finding.outcome for finding in verdict.findings] == ["holds"]
     assert {r.config["split"] for r in study.judged} == {"validation", "test"}
-    _, rows = lengths.differences(study)
+    _, rows = length_tables.differences(study)
     assert [str(row[1])[:4] for row in rows] == ["-4.0", "-3.0", "-2.0", "-1.0"]
     assert [str(row[2])[:4] for row in rows] == ["", "-3.0", "-2.0", "-1.0"]
     expected = [("reaches with twice the epochs", "nf_agc", "bn", 8.0, 4.0), ("never", "nf_agc", "bn", 64.0, 64.0)]
-    _, (doubled, unknown) = lengths.outcomes(study, expected)
+    _, (doubled, unknown) = length_tables.outcomes(study, expected)
     assert doubled[1] == "NF + AGC after 8 epochs minus BN after 4"
     assert str(doubled[2]).startswith("-1.0")
     assert unknown[2] == "not recorded yet"
-    _, rows = lengths.controls(study, ("bn", "bn_agc"), 4.0)
+    _, rows = length_tables.controls(study, ("bn", "bn_agc"), 4.0)
     assert [row[0] for row in rows] == ["BN", "BN + AGC"]
 
 
 def test_the_chosen_setting_is_shown_with_its_grid() -> None:
     records = whole()
     study = lengths.Lengths(Study(SWEEP, ledger(records)))
-    _, (bn, nf_agc) = lengths.settings(study, ("bn", "nf_agc"))
+    _, (bn, nf_agc) = length_tables.settings(study, ("bn", "nf_agc"))
     assert [str(cell) for cell in bn] == ["BN", "9", "0.4", "none", "no", ""]
     assert [str(cell) for cell in nf_agc[:5]] == ["NF + AGC", "9", "0.4", "0.08", "no"]
     assert str(nf_agc[5]).startswith("10.0")
@@ -139,7 +143,7 @@ def test_the_chosen_setting_is_shown_with_its_grid() -> None:
     widened += [record(run, 0.5 + run.resolved["recipe"]["lr"] / 10) for run in _tries("bn", widened)]
     study = lengths.Lengths(Study(SWEEP, ledger(widened)))
     assert study.study.rate(SWEEP.cells[0]) > at_end["bn"].lr
-    _, (bn,) = lengths.settings(study, ("bn",))
+    _, (bn,) = length_tables.settings(study, ("bn",))
     assert (bn[1], bn[4]) == (12, "yes")
 
 
@@ -158,7 +162,7 @@ def test_a_lost_run_is_counted_in_place_of_an_interval() -> None:
 
     found = [replace(r, status="diverged", metrics={}) if loses(r) else r for r in whole()]
     study = lengths.Lengths(Study(SWEEP, ledger(found)))
-    _, rows = lengths.accuracies(study, ("bn", "nf"))
+    _, rows = length_tables.accuracies(study, ("bn", "nf"))
     assert rows[0][2].startswith("90.1\N{NO-BREAK SPACE}±")
     assert rows[0][3] == "63.4 (1 of 3 lost)"
     fig = lengths.figure(study.final)
@@ -179,10 +183,10 @@ def test_how_much_longer_nf_trains_is_told_by_the_lengths_that_it_reaches() -> N
 
 def test_the_search_is_shown_by_learning_rate_and_threshold() -> None:
     study = lengths.Lengths(Study(SWEEP, ledger(whole())))
-    header, rows = lengths.tried(study, "nf_agc")
+    header, rows = length_tables.tried(study, "nf_agc")
     assert header == ["learning rate", "threshold 0.02", "threshold 0.08", "threshold 0.32"]
     assert rows[1] == ["0.4", "50.0 (10.0)", "90.0 (10.0)", "50.0 (10.0)"]
-    assert lengths.tried(lengths.Lengths(Study(SWEEP, ledger(()))), "nf_agc")[1] == []
+    assert length_tables.tried(lengths.Lengths(Study(SWEEP, ledger(()))), "nf_agc")[1] == []
 
 
 def test_epochs_to_reach_are_interpolated_in_the_logarithm() -> None:

@@ -8,8 +8,9 @@ import xml.etree.ElementTree as ET
 import matplotlib.pyplot as plt
 import pytest
 
-from book.figures import plots, themes
+from book.figures import plots
 from book.figures.palette import BLACK, DARK, GREY, GROUND, INK, LOOK
+from book.front import themes
 from experiments.records import estimate
 
 
