@@ -1,6 +1,5 @@
 """Convert a network of your own: norms out, standardised convolutions and scaled branches in."""
 
-import math
 import sys
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -8,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from nfnets_lite._checks import check_number
 from nfnets_lite.convert.layers import BranchScale
 from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
 
@@ -139,14 +138,13 @@ def convert(
             "as lambda model: model(images, targets)"
         )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
-    for argument, value, fits, needed in (
-        ("ends", ends, ends == "auto" or _are_names(ends), "names of modules, or 'auto'"),
-        ("leave", leave, _are_names(leave), "names of modules"),
-        ("alpha", alpha, alpha is None or _is_finite(alpha, above=0), "a finite number above 0, or None"),
-        ("skip_gain", skip_gain, _is_finite(skip_gain), "a finite number"),
-    ):
-        if not fits:
-            raise ValueError(f"{argument}={value!r} must be {needed}")
+    if ends != "auto" and not _are_names(ends):
+        raise ValueError(f"ends={ends!r} must be names of modules, or 'auto'")
+    if not _are_names(leave):
+        raise ValueError(f"leave={leave!r} must be names of modules")
+    if alpha is not None:
+        check_number("alpha", alpha, above=0)
+    check_number("skip_gain", skip_gain)
     if not ends or (ends == "auto" and keep_weights):
         for argument, value, default in (("alpha", alpha, None), ("skip_gain", skip_gain, 1.0)):
             if value != default:
@@ -186,10 +184,6 @@ def _why_not(model: nn.Module) -> str:
 
 def _are_names(values: Any) -> bool:
     return isinstance(values, Collection) and all(isinstance(value, str) and value for value in values)
-
-
-def _is_finite(value: Any, above: float = -math.inf) -> bool:
-    return isinstance(value, Real) and above < float(value) < math.inf
 
 
 @contextmanager

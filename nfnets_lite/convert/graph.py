@@ -3,34 +3,15 @@
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
-from contextlib import suppress
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from nfnets_lite.activations import GAINS, gain_of
+from nfnets_lite.convert.gains import Node, gain_of_any, is_rectifier, parents_of
 from nfnets_lite.norm.common import at_least_float32
-
-Node: TypeAlias = Any  # of autograd's graph
-# Activations by the kinds of their nodes: the function, and the arguments that the node saves. A sigmoid is a gate.
-_RECTIFIERS: dict[str, tuple[Callable[..., Tensor], str]] = {
-    "Relu": (F.relu, ""), "Hardtanh": (F.hardtanh, "min_val max_val"), "LeakyRelu": (F.leaky_relu, "negative_slope"),
-    "Elu": (torch.ops.aten.elu, "alpha scale input_scale"), "Celu": (F.celu, "alpha"), "Silu": (F.silu, ""),
-    "Gelu": (lambda z, how: F.gelu(z, approximate=how), "approximate"), "Hardswish": (F.hardswish, ""),
-    "Mish": (F.mish, ""), "PreluKernel": (F.leaky_relu, "weight"),
-    "RreluWithNoise": (lambda z, lower, upper: F.leaky_relu(z, (lower + upper) / 2), "lower upper"),
-}  # fmt: skip
-_PAIRS = {"Mul": (torch.mul, ""), "Sub": (torch.sub, ""), "Div": (torch.div, "")}
-_ACTIVATIONS = _RECTIFIERS | _PAIRS | {
-    "Softplus": (F.softplus, "beta threshold"), "Tanh": (torch.tanh, ""), "LogSigmoid": (F.logsigmoid, ""),
-    "Softshrink": (F.softshrink, "lambd"), "Hardshrink": (F.hardshrink, "lambd"), "Clamp": (torch.clamp, "min max"),
-    "ClampMin": (torch.clamp_min, "min"), "ClampMax": (torch.clamp_max, "max"), "Maximum": (torch.clamp_min, "other"),
-}  # fmt: skip
-_WITHIN = {"Sigmoid": (torch.sigmoid, ""), "Hardsigmoid": (F.hardsigmoid, ""), "Add": (lambda z: 1 + z.abs(), "")}
 
 
 class Call(NamedTuple):
@@ -83,7 +64,7 @@ class Graph:
         self.owner = {node: name for name, inputs, out in owned for node in _upstream(out, {*inputs})}
         self.consumers: dict[Node, set[Node]] = defaultdict(set)
         for node in self.nodes:
-            for parent in _parents(node):
+            for parent in parents_of(node):
                 self.consumers[parent].add(node)
         # An activation in place behind a linear layer leaves a view of the layer's output that nothing reads.
         self.unread = {node for node in self.nodes if node not in self.consumers} - {*roots}
@@ -123,15 +104,7 @@ class Graph:
             return node not in self.owner and re.match("AddBack|.*View|Permute|Transpose|.*Pool", node.name())
 
         ahead = [node for node in self._ahead(name, passes) if node not in self.owner]
-        inputs = {self.calls[name][0].after, *filter(passes, ahead)}
-        shifted = {node for node in inputs if _kind(node) == "Add" and len(_parents(node)) == 1}  # by a constant
-        # Of a product such as z * tanh(softplus(z)) the whole is the activation, rather than what is inside it.
-        found: list[tuple[bool, float]] = []
-        for node in (node for node in ahead if _kind(node) in _ACTIVATIONS):
-            with suppress(LookupError, RuntimeError, ValueError):
-                pair = _kind(node) in _PAIRS
-                found.append((pair, _gain(_expression(node, inputs - shifted if pair else inputs))))
-        return max(found, default=(False, 1.0))[1]
+        return gain_of_any(ahead, {self.calls[name][0].after, *filter(passes, ahead)})
 
     def only_feeds(self, name: str, other: str) -> bool:
         """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
@@ -141,7 +114,7 @@ class Graph:
 
     def activates(self, name: str) -> bool:
         """Whether a layer contains an activation."""
-        return any(owner == name and _kind(node) in _RECTIFIERS for node, owner in self.owner.items())
+        return any(owner == name and is_rectifier(node) for node, owner in self.owner.items())
 
     def stray_norms(self) -> list[str]:
         """Norms that the forward pass computes outside of the layers."""
@@ -154,7 +127,7 @@ class Graph:
         In a residual sum the shortcut has at most one layer, the branch has more, and nothing else reads the branch.
         """
         for node in self.nodes:
-            sides = [parent for parent in _parents(node) if not parent.name().endswith("AccumulateGrad")]
+            sides = [parent for parent in parents_of(node) if not parent.name().endswith("AccumulateGrad")]
             if node in self.owner or not node.name().startswith("AddBackward") or len(sides) != 2:
                 continue
             up = [_upstream([side]) for side in sides]
@@ -203,49 +176,13 @@ def _nodes(values: Any) -> list[Node | None]:
     return [leaf.grad_fn for leaf in tree_leaves(leaves) if isinstance(leaf, Tensor)]
 
 
-def _parents(node: Node) -> list[Node]:
-    return [parent for parent, _ in node.next_functions if parent is not None]
-
-
 def _upstream(roots: Collection[Node | None], stop: Set[Node | None] = frozenset()) -> Set[Node]:
     """`roots` and all nodes that lead to them, nearest first, without `stop` and the nodes behind it."""
     found = {root: None for root in roots if root is not None and root not in stop}
     todo = deque(found)
     while todo:
-        for parent in _parents(todo.popleft()):
+        for parent in parents_of(todo.popleft()):
             if parent not in found and parent not in stop:
                 found[parent] = None
                 todo.append(parent)
     return found.keys()
-
-
-def _kind(node: Node) -> str:
-    return re.sub("Backward.*", "", node.name())
-
-
-def _expression(node: Node, inputs: Set[Node]) -> tuple[Any, ...]:
-    """The function of a node, its arguments, and expressions of its parents: () for `inputs`, else a LookupError."""
-    if node in inputs:
-        return ()
-    kind, parents = _kind(node), [parent for parent, _ in node.next_functions]
-    function, names = (_ACTIVATIONS | _WITHIN)[kind]
-    saved = [getattr(node, f"_saved_{name}") for name in names.split()]
-    if kind == "Add" and parents[1] is None and _kind(parents[0]) == "Abs":  # of softsign, z / (1 + |z|)
-        parents = _parents(parents[0])
-    elif None in parents[: 1 + (kind in _PAIRS)] or kind == "Add" or (kind == "Maximum" and parents[1]):
-        raise LookupError("a constant that autograd does not save, or a second input")
-    numbers = (float(value.float().mean()) if isinstance(value, Tensor) else value for value in saved)
-    return function, tuple(numbers), *(_expression(parent, inputs) for parent in parents[: 1 + (kind in _PAIRS)])
-
-
-@lru_cache
-def _gain(expression: tuple[Any, ...]) -> float:
-    # Recorded trainings of converted networks have the published gain of ReLU.
-    return GAINS["relu"] if expression == (F.relu, (), ()) else gain_of(partial(_value, expression))
-
-
-def _value(expression: tuple[Any, ...], z: Tensor) -> Tensor:
-    if not expression:
-        return z
-    function, numbers, *parents = expression
-    return function(*(_value(parent, z) for parent in parents), *numbers)  # type: ignore[no-any-return]

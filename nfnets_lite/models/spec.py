@@ -130,10 +130,8 @@ class ResNetSpec:
                 check_number(f"{name}[{stage}]", each, least=1, whole=True)
         check_number("alpha", self.alpha, above=0)
         check_number("skip_gain", self.skip_gain)
-        stages = {len(self.depth), len(self.width), len(self.strides)}
-        for per_stage in (self.bottleneck, self.group_width):
-            stages |= {len(per_stage)} if isinstance(per_stage, tuple) else set()
-        if len(stages) > 1:
+        per_stage = (self.depth, self.width, self.strides, self.bottleneck, self.group_width)
+        if len({len(values) for values in per_stage if isinstance(values, tuple)}) > 1:
             raise ValueError(
                 f"depth={self.depth}, width={self.width}, strides={self.strides}, bottleneck={self.bottleneck} and "
                 f"group_width={self.group_width} must have one entry per stage each (the last two may be one number)"
@@ -144,9 +142,8 @@ class ResNetSpec:
         for name in ("dropout", "stochastic_depth"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a rate in [0, 1)")
-        check_number("num_classes", self.num_classes, least=0, whole=True)
-        for name in ("in_channels", "stem_channels"):
-            check_number(name, getattr(self, name), least=1, whole=True)
+        for name, least in (("num_classes", 0), ("in_channels", 1), ("stem_channels", 1)):
+            check_number(name, getattr(self, name), least=least, whole=True)
         if self.stem == "none" and self.stem_channels != self.in_channels:
             raise ValueError(
                 f"stem='none' gives the first block the input's in_channels={self.in_channels}, and "

@@ -259,7 +259,7 @@ def test_lazy_layers_are_refused_before_the_batch_gives_them_a_shape(dry_run: bo
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
     [
-        *(("alpha", value, "a finite number above 0, or None") for value in (float("nan"), "0.2", 0.0, -1)),
+        *(("alpha", value, "a finite number above 0") for value in (float("nan"), "0.2", 0.0, -1)),
         *(("skip_gain", value, "a finite number") for value in (float("inf"), "1", None)),
         *(("ends", value, "names of modules, or 'auto'") for value in (None, 2, [3], [""])),
         *(("leave", value, "names of modules") for value in (None, [nn.ReLU()], [""])),
