@@ -22,7 +22,7 @@ below 0.9 of the first loss and of the loss of guessing. It says that training b
 The bound (`experiments.claims.bounds`) is one of `at_least`, `below`, `between` and `expected` with its `tolerance` (a
 number, or ``5 %`` of the expected number). `expected` may be a mapping of arguments to numbers, with one finding for
 each. `partly` is a weaker bound beside `at_least` or `below`: a condition that meets only the weaker one holds in part.
-A `guard` must hold for "reproduced", and counts for nothing else.
+A `guard` must hold for "reproduced"; beside that it counts only in Holm's correction.
 """
 
 from collections.abc import Mapping, Sequence
