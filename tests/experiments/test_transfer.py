@@ -61,7 +61,7 @@ def test_fixed_norms_do_not_follow_a_batch_and_are_not_trained() -> None:
     assert not any("norm" in name for name, _ in model.named_parameters())
 
 
-def test_fixed_norms_bear_two_images_an_update_and_aKEPT_pretraining_changes_nothing() -> None:
+def test_fixed_norms_bear_two_images_an_update_and_a_kept_pretraining_changes_nothing() -> None:
     batch_norm = transfer(
         model=replace(SMALL, norm="batch", conv="plain", residual="plain", activation_gain=False),
         source_recipe=Recipe(50, 6, 0.2), recipe=Recipe(2, 2, 0.01), fixed_norms=True,
