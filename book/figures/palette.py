@@ -87,7 +87,7 @@ def label(method: str) -> str:
 
 
 def spelt(text: str) -> str:
-    """A text with the methods' names in place of those in the records; the variant after a colon stays as it is.
+    """A text with names of methods in place of those in the records; a variant, after a colon, follows in brackets.
 
     Examples
     --------
