@@ -4,7 +4,7 @@ Question: How does accuracy fall as the images per statistic go from many to one
 Paper: GN (arXiv 1803.08494) table 2; NF-ResNet (2101.08692) table 2; Hoffer et al. (1705.08741); Ioffe (1702.03275);
     claims SP-8, GN-1, GB-1, BR-1, RS-5.
 Command: python -m experiments run statistics_batch --profile small
-Cost: smoke 10 s on 2 cores; small 1.6 hours on 2 cores; gpu 6 minutes and paper weeks, by a rule of thumb.
+Cost: smoke 10 s on 2 cores; small 2 hours on 2 cores; gpu 6 minutes and paper weeks, by a rule of thumb.
 Expected: BN loses several points below 8 images. GN and NF compute no statistics over the batch and do not change.
 
 Each gradient batch is cut into parts that are normalised apart (ghost batch norm). So the number of images per gradient

@@ -31,7 +31,7 @@ def test_a_chapter_says_what_each_of_its_configs_costs() -> None:
     for request, prices in [
         (
             Request("gpu", True, chapters=("small_batches",)),
-            ["statistics_batch", "batch_size", "two_modes", "few_images"],
+            ["statistics_batch", "two_modes", "few_images"],
         ),
         (Request("gpu", False, chapters=("small_batches",)), []),  # records are read at no cost
     ]:
