@@ -381,6 +381,19 @@ def test_an_input_in_channels_last_need_not_ask_for_gradients(name: str) -> None
         torch.testing.assert_close(q.grad, p.grad)
 
 
+@pytest.mark.parametrize("name", ["group", "layer"])
+def test_in_half_precision_channels_last_gives_the_same_and_stays(name: str) -> None:
+    norm, x = create_norm(name, C), inputs().bfloat16()
+    y = x.clone(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out, expected = norm(y), norm(x.requires_grad_())
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected)
+    for result in (out, expected):
+        result.mul(inputs(seed=3)).sum().backward()
+    torch.testing.assert_close(y.grad, x.grad)
+
+
 @every
 def test_parameters_are_gains_and_biases(name: str) -> None:
     roles = {key: role.kind for key, (_, role) in parameter_roles(create_norm(name, C), classifier=None).items()}
