@@ -29,9 +29,13 @@ def design(sweep: Sweep) -> Table:
     images = f"{data.title}: {data.train or 'all'} for training, {data.validation} for validation"
     patches = f"; a fixed first layer that whitens {data.patches}x{data.patches} patches"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
+    crops = f"crops from {recipe.augment.pad} px of padding, flips" if recipe.augment.crop_flip else "none"
+    blocks = f"{sum(model.depths)} residual blocks, stages of {', '.join(map(str, model.width))} channels"
+    start = f"; NF starts with \N{GREEK SMALL LETTER ALPHA} = {model.alpha:g}, s = {model.skip_gain:g}"
     rows: list[list[object]] = [
         ["images", images + (patches if data.patches else "")],
-        ["network", f"residual network, stages of {', '.join(map(str, model.width))} channels"],
+        ["augmentation", crops],
+        ["network", blocks + start],
         ["batch size", recipe.batch_size],
         ["optimizer", f"Nesterov momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"],
         ["learning rate", f"linear warm-up over {recipe.warmup:.0%} of the updates, then a half cosine to zero"],

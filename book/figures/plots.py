@@ -217,6 +217,8 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
     for v in found:
         scale = f" ({v.scale})" if v.scale else ""
         because = f" *Because:* {v.because}." if v.because else ""
+        if v.findings and v.regime and all(one.met for one in v.regime):
+            because = f" *Preconditions, all met:* {'; '.join(one.said for one in v.regime)}."
         markdown(
             f"**{v.claim.id}: {v.verdict}**{scale}.{because} *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}"
         )
