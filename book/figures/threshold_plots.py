@@ -26,7 +26,8 @@ Curves = Mapping[tuple[str, Setting, float], Runs]
 CLIPPED, ACCURACY = "units clipped (%)", "test accuracy (%)"
 LAYERS: Mapping[str, str] = {
     "nf": "nothing", "nf_agc": "all but the classifier's weight", "agc_all": "everything",
-    "agc_weights": "filters, no gains and biases", "agc_no_stem": "all but the classifier's weight and the first convolution",
+    "agc_weights": "filters, no gains and biases",
+    "agc_no_stem": "all but the classifier's weight and the first convolution",
     "agc_early": "first half of the blocks and the first convolution", "agc_late": "second half of the blocks",
 }  # fmt: skip
 RULES: Mapping[str, str] = {
