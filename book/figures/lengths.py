@@ -169,8 +169,8 @@ def longer(lengths: Lengths) -> str:
     never = [length for length in times if length not in reached]
     missed = f" No training of NF with AGC reaches its mean after {' or '.join(map(spell, never))}." if never else ""
     return (
-        f"For the mean accuracy of BN after {span}, NF with AGC needs {factor} times as many epochs, by interpolation "
-        f"between the lengths.{missed}"
+        f"To reach the mean accuracy that BN has after {span}, NF with AGC needs {factor} times as many epochs "
+        f"(interpolated).{missed}"
     )
 
 

@@ -59,7 +59,7 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
     for offset, method in enumerate(dict.fromkeys(method for method, _ in estimates)):
         name, colour, marker = look(method)
         points = sorted((x, estimate) for (m, x), estimate in estimates.items() if m == method)
-        shift = 1.05 ** (offset - 1)  # intervals of two methods at one place must not hide each other
+        shift = 1.025 ** (offset - 1)  # intervals of two methods at one place must not hide each other
         x, found = [x * shift for x, _ in points], [e for _, e in points]
         mean, half = [e.mean for e in found], half_widths(found)
         ax.errorbar(x, mean, half, label=name, color=colour, marker=marker, capsize=3, markersize=6)
