@@ -29,9 +29,13 @@ def design(sweep: Sweep) -> Table:
     images = f"{data.title}: {data.train or 'all'} for training, {data.validation} for validation"
     patches = f"; a fixed first layer that whitens {data.patches}x{data.patches} patches"
     sizes = ", ".join(f"{length:g}" for length in sorted({cell.recipe.epochs for cell in cells}))
+    crops = f"crops from {recipe.augment.pad} px of padding, flips" if recipe.augment.crop_flip else "none"
+    blocks = f"{sum(model.depth)} residual blocks, stages of {', '.join(map(str, model.width))} channels"
+    start = f"; NF starts with \N{GREEK SMALL LETTER ALPHA} = {model.alpha:g}, s = {model.skip_gain:g}"
     rows: list[list[object]] = [
         ["images", images + (patches if data.patches else "")],
-        ["network", f"residual network, stages of {', '.join(map(str, model.width))} channels"],
+        ["augmentation", crops],
+        ["network", blocks + start],
         ["batch size", recipe.batch_size],
         ["optimizer", f"Nesterov momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"],
         ["learning rate", f"linear warm-up over {recipe.warmup:.0%} of the updates, then a half cosine to zero"],
@@ -103,17 +107,23 @@ def differences(lengths: Lengths) -> Table:
     return ["epochs of NF + AGC", "minus BN at equal epochs, points", "minus BN at half the epochs, points"], rows
 
 
-def outcomes(lengths: Lengths, expected: Sequence[tuple[str, str, str, float, float]]) -> Table:
-    """What was expected beside what was measured: sentence, method, other method, and the epochs of both."""
+def outcomes(lengths: Lengths, expected: Sequence[tuple[str, tuple[float, float], str, str, float, float]]) -> Table:
+    """What was expected beside what was measured: sentence, range in points, both methods, and the epochs of both."""
     rows: list[list[object]] = []
-    for sentence, plus, minus, length, other in expected:
+    for sentence, (low, high), plus, minus, length, other in expected:
         if length == other:
             compared = f"{plots.label(plus)} minus {plots.label(minus)}, after {spell(length)}"
         else:
             compared = f"{plots.label(plus)} after {spell(length)} minus {plots.label(minus)} after {other:g}"
-        gap = lengths.difference(length, plus, minus, other) or "not recorded yet"
-        rows.append([sentence, compared, gap])
-    return ["expected at `small`", "compared", "measured here, points"], rows
+        gap = lengths.difference(length, plus, minus, other)
+        if gap is None or gap.low is None or gap.high is None:
+            outcome = "open"
+        elif low <= gap.low and gap.high <= high:
+            outcome = "yes"
+        else:
+            outcome = "no" if gap.high < low or gap.low > high else "open"
+        rows.append([sentence, compared, gap or "not recorded yet", outcome])
+    return ["expected at `small`", "compared", "measured here, points", "as expected"], rows
 
 
 def controls(lengths: Lengths, methods: Sequence[str], length: float) -> Table:

@@ -167,10 +167,10 @@ def longer(lengths: Lengths) -> str:
     span = f"{min(reached):g} to {spell(max(reached))}" if len(reached) > 1 else spell(max(reached))
     factor = least if least == most else f"{least} to {most}"
     never = [length for length in times if length not in reached]
-    missed = f" It does not reach BN after {' or '.join(map(spell, never))}." if never else ""
+    missed = f" No training of NF with AGC reaches its mean after {' or '.join(map(spell, never))}." if never else ""
     return (
-        f"For the mean accuracy of BN after {span}, NF with AGC needs {factor} times as many epochs, by interpolation "
-        f"between the lengths.{missed}"
+        f"To reach the mean accuracy that BN has after {span}, NF with AGC needs {factor} times as many epochs "
+        f"(interpolated).{missed}"
     )
 
 

@@ -86,7 +86,9 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     named = {e.claim for e in evidence}
     verdicts = best(profile, results_dir, only=named)
     rests = ", ".join(f"{v.claim.id} ({v.verdict}; {v.profile if v.seeds else 'computed'})" for v in verdicts)
-    plots.markdown(f"*What the sentences above rest on:* {rests}. {{doc}}`What the words mean <verdicts>`.")
+    old = ", ".join(v.claim.id for v in verdicts if v.stale)
+    aged = f" Runs of {old} were made with older code; today's code gives other numbers." if old else ""
+    plots.markdown(f"*What the sentences above rest on:* {rests}.{aged} {{doc}}`What the words mean <verdicts>`.")
     small = [f"- {v.claim.id}, {one.said}" for v in verdicts for one in v.regime if not one.met]
     if small:
         scales = ", ".join(sorted({v.profile for v in verdicts if v.seeds}))

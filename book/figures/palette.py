@@ -96,7 +96,7 @@ def spelt(text: str) -> str:
     >>> spelt("failed to train, nf:randaugment: at least 0.6")
     'failed to train, NF (RandAugment): at least 0.6'
     """
-    methods = sorted((method for method in [*LOOK, *NETWORKS] if method != "in"), key=len, reverse=True)
+    methods = sorted((method for method in [*LOOK, *NETWORKS] if method not in ("in", "half")), key=len, reverse=True)
 
     def words(found: re.Match[str]) -> str:
         name, variant = found[1], found[2]

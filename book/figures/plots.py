@@ -59,7 +59,7 @@ def lines(ax: Axes, estimates: Mapping[tuple[str, float], Estimate]) -> None:
     for offset, method in enumerate(dict.fromkeys(method for method, _ in estimates)):
         name, colour, marker = look(method)
         points = sorted((x, estimate) for (m, x), estimate in estimates.items() if m == method)
-        shift = 1.05 ** (offset - 1)  # intervals of two methods at one place must not hide each other
+        shift = 1.025 ** (offset - 1)  # intervals of two methods at one place must not hide each other
         x, found = [x * shift for x, _ in points], [e for _, e in points]
         mean, half = [e.mean for e in found], half_widths(found)
         ax.errorbar(x, mean, half, label=name, color=colour, marker=marker, capsize=3, markersize=6)
@@ -217,6 +217,8 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
     for v in found:
         scale = f" ({v.scale})" if v.scale else ""
         because = f" *Because:* {v.because}." if v.because else ""
+        if v.findings and v.regime and all(one.met for one in v.regime):
+            because = f" *Preconditions, all met:* {'; '.join(one.said for one in v.regime)}."
         markdown(
             f"**{v.claim.id}: {v.verdict}**{scale}.{because} *Claim:* {v.claim.statement} *Paper:* {v.claim.paper}"
         )

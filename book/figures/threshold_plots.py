@@ -26,8 +26,9 @@ Curves = Mapping[tuple[str, Setting, float], Runs]
 CLIPPED, ACCURACY = "units clipped (%)", "test accuracy (%)"
 LAYERS: Mapping[str, str] = {
     "nf": "nothing", "nf_agc": "all but the classifier's weight", "agc_all": "everything",
-    "agc_weights": "filters, no gains and biases", "agc_no_stem": "all but classifier and first convolution",
-    "agc_early": "first half of the blocks and the stem", "agc_late": "second half of the blocks",
+    "agc_weights": "filters, no gains and biases",
+    "agc_no_stem": "all but the classifier's weight and the first convolution",
+    "agc_early": "first half of the blocks and the first convolution", "agc_late": "second half of the blocks",
 }  # fmt: skip
 RULES: Mapping[str, str] = {
     "nf_agc": "unit by unit (AGC)", "layer_clip": "layer by layer", "global_clip": "global norm"
@@ -152,8 +153,8 @@ def layers(groups: Mapping[str, Runs], usual: str = "nf_agc") -> Table:
     """Table of accuracies by the layers that are clipped, and their differences from the usual rule."""
     less = against(groups, usual)
     header = [
-        "layers that may be clipped", "test accuracy, %", "diverged", "failed to train", "units of these clipped, %",
-        "minus the usual rule, points",
+        "layers that may be clipped", "test accuracy, %", "diverged", "failed to train",
+        "share of these units that is clipped, %", "minus the usual rule, points",
     ]  # fmt: skip
     rows = []
     for name, found in groups.items():

@@ -74,14 +74,18 @@ def caption(study: Study, profile: str, *, tabled: bool = False) -> str:
         said.append(f"So far {len(final)} of {len(planned)} trainings of these methods are recorded.")
         if tabled:
             said.append("A dagger (†) marks a single seed.")
-    if verdict.verdict == "not tested":
-        said.append(f"{CLAIM} (NF with AGC within a point of BN in the longest training) has no verdict until all are recorded.")
-    else:
-        said.append(f"{CLAIM} (NF with AGC within a point of BN in the longest training): **{verdict.verdict}**.")
+    claim = f"{CLAIM} (NF with AGC within a point of BN in the longest training)"
+    untested = verdict.verdict == "not tested"
+    said.append(f"{claim} has no verdict until all are recorded." if untested else f"{claim}: **{verdict.verdict}**.")
     unmet = [one for one in verdict.regime if not one.met]
     if unmet and verdict.verdict == "regime not reached":
         said.append(f"{len(unmet)} of {len(verdict.regime)} preconditions are not met: *{unmet[0].said}*.")
-    return fill(" ".join(said), 120, break_on_hyphens=False) + "\n"
+    return wrapped(" ".join(said))
+
+
+def wrapped(text: str) -> str:
+    """A paragraph of the README."""
+    return fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def table(study: Study) -> str:
@@ -104,7 +108,7 @@ def filled(readme: str) -> str:
     profile, verdicts = best_profile(), answer.committed()
     study = study_at(profile)
     texts = {
-        "answer": fill(answer.answer(verdicts, answer.in_repository), 120, break_long_words=False, break_on_hyphens=False) + "\n",
+        "answer": wrapped(answer.answer(verdicts, answer.in_repository)),
         "headline": f"![{ALTERNATIVE}]({FIGURE.relative_to(ROOT)})\n\n"
         f"{caption(study, profile, tabled=True)}\n{table(study)}",
         "situations": answer.situations(verdicts, answer.in_repository, from_records.sentences(study, profile)) + "\n",

@@ -150,13 +150,16 @@ def _log(value: float) -> float:
 def homogeneous(cells: Sequence[Sequence[float]]) -> bool:
     """Whether the variances of cells may be pooled: Levene's test about the means does not reject that they are equal.
 
+    A cell without spread is pooled with its like only.
+
     Brown and Forsythe's form, about the medians, is not used. With three seeds one of its deviations is always 0, and
     it rejects nothing: no pair in 20,000 whose standard deviations differ ten-fold (docs/decisions).
     """
     if min(map(len, cells)) < TESTED_FROM:
         return False
-    if not any(variance(cell) for cell in cells):
-        return True
+    spread = [variance(cell) > 0 for cell in cells]
+    if not all(spread):  # where every seed failed, a cell holds chance for each: no estimate of a variance
+        return not any(spread)
     with np.errstate(all="ignore"):
         return not stats.levene(*cells, center="mean").pvalue < ALPHA
 

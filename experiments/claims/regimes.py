@@ -14,7 +14,7 @@ also measure
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -34,7 +34,8 @@ MAY_HAVE = {"as", "name", "measure", "where", "plus", "at_least", "between", "ex
 class Reached:
     """A precondition and its measurement: the worst value of `cells` cells or intervals, `unmet` of which miss it.
 
-    `runs` is the number of runs of the cell with the worst value; 0 for intervals.
+    `runs` is the number of runs of the cell with the worst value; 0 for intervals. `value` is None if nothing was
+    measured; for widths, `cells` then counts the undecided intervals, whose bounds are all 0.
     """
 
     name: str
@@ -53,7 +54,11 @@ class Reached:
     def said(self) -> str:
         """The measured value and the bound, as a clause."""
         if self.value is None and self.measure in WIDTHS:
-            return "no interval is undecided"
+            return (
+                "each undecided interval has the bound 0, which limits no width"
+                if self.cells
+                else "no interval is undecided"
+            )
         if self.value is None:
             return f"{self.name} was not measured; the claim needs {self.wanted}"
         if self.measure in WIDTHS:
@@ -95,8 +100,9 @@ def precondition(entry: Any, known: Mapping[str, Mapping[str, Any]], whose: str 
 def reached(condition: Condition, found: Sequence[Finding], records: Sequence[Record]) -> Reached:
     """Judge a precondition by the runs of a claim's sweeps; `found` are the findings of the claim's conditions."""
     if condition.measure in WIDTHS:
-        values = list(_widths(condition.measure, found))
-        return _worst(condition, values, none_is_met=True)
+        undecided = [one for one in found if one.outcome == "undecided" and one.effect and one.effect.low is not None]
+        widest = _worst(condition, list(_widths(condition.measure, undecided)))
+        return replace(widest, cells=len(undecided), unmet=0) if widest.value is None else widest
     pool = records if condition.plus else list({(r.sweep, r.key, r.seed): r for f in found for r in f.records}.values())
     selection = condition.plus[0] if condition.plus else {}
     grids = _Grids(records) if condition.measure == "at_grid_end" else None
@@ -108,14 +114,12 @@ def reached(condition: Condition, found: Sequence[Finding], records: Sequence[Re
     return _worst(condition, [fmean(values) for values in cells.values()], list(map(len, cells.values())))
 
 
-def _worst(
-    condition: Condition, values: Sequence[float], runs: Sequence[int] = (), *, none_is_met: bool = False
-) -> Reached:
+def _worst(condition: Condition, values: Sequence[float], runs: Sequence[int] = ()) -> Reached:
     """The worst of the values, one for each cell or interval; `runs` holds the number of runs of each cell."""
     bound = condition.bound
     wanted = f"{bound.high:g}" if condition.measure in WIDTHS else bound.words
     if not values:
-        return Reached(condition.name, wanted, None, 0, 0 if none_is_met else 1, condition.measure)
+        return Reached(condition.name, wanted, None, 0, 1, condition.measure)
     unmet = sum(bound.off(v) > 0 for v in values)
     worst = max(range(len(values)), key=lambda i: bound.off(values[i]))
     counted = runs[worst] if runs else 0
@@ -131,14 +135,13 @@ def _measured(record: Record, expression: str) -> float | None:
         raise
 
 
-def _widths(expression: str, found: Sequence[Finding]) -> Iterator[float]:
-    for one in found:
-        if one.outcome == "undecided" and one.effect is not None and one.effect.low is not None:
-            half, size = (one.effect.high - one.effect.low) / 2, _size(one.bound)  # type: ignore[operator]
-            if expression == "half_width":
-                yield half
-            elif size:
-                yield half / size
+def _widths(expression: str, undecided: Sequence[Finding]) -> Iterator[float]:
+    for one in undecided:
+        half, size = (one.effect.high - one.effect.low) / 2, _size(one.bound)  # type: ignore[union-attr, operator]
+        if expression == "half_width":
+            yield half
+        elif size:
+            yield half / size
 
 
 def _size(bound: Bound) -> float:

@@ -177,7 +177,7 @@ def _gap(plus: Sequence[Selection], minus: Sequence[Selection]) -> str:
         for pair in ((plus[0], minus[0]), (minus[1], plus[1]))
     )
     same = first and last and (first, last) == (beside, other)
-    return f"gap of {here} to {there} with the {first}, minus that with the {last}" if same else ""
+    return f"{here} minus {there}, with the {first} minus with the {last}" if same else ""
 
 
 def _detail(name: str, value: Any) -> str:

@@ -35,7 +35,7 @@ class Verdict:
         """Note that the profile is too small to settle the claim; empty if it is not."""
         order = list(PROFILES)
         small = order.index(self.profile) < order.index(self.claim.verdict_from)
-        return f"runs at {self.profile}; the claim is judged from {self.claim.verdict_from} on" if small else ""
+        return f"provisional: measured at {self.profile}, final from {self.claim.verdict_from} on" if small else ""
 
     @property
     def tested(self) -> bool:

@@ -10,7 +10,7 @@ from nfnets_lite.norm.common import need_two_values, whole_groups
 class GroupNorm(nn.GroupNorm):
     """torch's group norm, which copies maps in channels last on a CPU where torch's kernel for them fails or is slow.
 
-    In torch 2.13 that kernel ends with a segmentation fault in the backward pass if its input needs no gradient, and in
+    In torch 2.13 that kernel ends with a segmentation fault in the backward pass if its input needs no gradient. In
     half precision it takes up to twenty times as long as for channels first.
     """
 

@@ -64,6 +64,7 @@ def test_a_finding_of_small_networks_is_called_a_hint(verdicts: list[Verdict], m
     shown: list[str] = []
     monkeypatch.setattr(plots, "markdown", shown.append)
     lessons.check([Evidence(small.claim.id, small.findings[0].name, small.findings[0].outcome)], "smoke")
+    assert (f"Runs of {small.claim.id} were made with older code" in shown[0]) == bool(small.stale)
     assert "Take this as a hint" in shown[1]
     assert all(one.met or f"- {small.claim.id}, {one.said}" in shown[1] for one in small.regime)
 

@@ -227,6 +227,7 @@ def spread(factors: np.ndarray, samples: Sequence[np.ndarray]) -> tuple[float, C
     variances = np.array([sample.var(ddof=1) for sample in samples])
     weights = factors**2 / sizes
     alike = len(samples) > 1 and sizes.min() >= 3
+    alike = alike and len(set(variances > 0)) == 1  # a sample without spread is pooled with its like only
     if alike and variances.any():
         with np.errstate(all="ignore"):
             alike = not stats.levene(*samples, center="mean").pvalue < ALPHA

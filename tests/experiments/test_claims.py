@@ -126,7 +126,7 @@ def test_search_runs_are_judged_only_where_a_rule_asks_for_them() -> None:
 
 @pytest.mark.usefixtures("conditions_alone")
 def test_a_small_profile_says_so() -> None:
-    assert "runs at smoke" in claims.judge("NF-8", sweep(0.85, 0.9), "smoke").scale
+    assert "measured at smoke" in claims.judge("NF-8", sweep(0.85, 0.9), "smoke").scale
     assert claims.judge("NF-8", sweep(0.85, 0.9), "gpu").scale == ""
 
 
@@ -480,7 +480,7 @@ def test_all_verdicts_of_a_folder(tmp_path: Path) -> None:
     assert found["NF-8"].stale == len(runs) + len(Study(made, ledger).final_runs)
     assert list(found) == list(claims.claims())
     assert (found["NF-8"].verdict, found["NF-8"].profile) == ("reproduced", "smoke")
-    assert "runs at smoke" in found["NF-8"].scale
+    assert "measured at smoke" in found["NF-8"].scale
     assert (found["NF-15"].verdict, found["NF-9"].verdict) == ("out of reach", "not tested")
     assert {found[name].verdict for name in ("NF-3", "NF-7", "NF-16", "NF-20", "SP-1", "SP-3", "SP-5")} == {
         "reproduced"

@@ -106,3 +106,10 @@ def test_pairing_is_judged_over_all_pairs_of_cells() -> None:
     assert paired_over_independent(cells) == pytest.approx(paired / apart)
     assert paired_over_independent(cells[:1]) == 1
     assert paired_over_independent([cell(row[:2]) for row in values.tolist()]) == 1  # two seeds tell nothing
+
+
+def test_a_cell_without_spread_is_pooled_with_its_like_only() -> None:
+    """Three seeds that failed to train count as chance each: that says nothing about the noise of other seeds."""
+    spread, failed = {0: 30.0, 1: 55.0, 2: 80.0}, dict.fromkeys(range(3), 10.0)
+    assert compare([(1, spread), (-1, failed)]).way == "Welch"
+    assert compare([(1, failed), (-1, failed)]).way == "pooled variance"

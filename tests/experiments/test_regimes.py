@@ -146,6 +146,8 @@ def test_only_an_interval_that_does_not_decide_has_to_be_narrow(judge: Judge) ->
     verdict = judge([precise], close, at_least=0.2001)
     assert verdict.verdict == "regime not reached"
     assert verdict.because == "the widest undecided interval is 1.13 times as wide as the claim allows"
+    margin = judge([precise], [*runs("nf", 0.8), *runs("nf_agc", 0.8)], at_least=0).regime[0]
+    assert (margin.met, margin.said) == (True, "each undecided interval has the bound 0, which limits no width")
     plain = {"name": "width", "measure": "half_width", "between": [0, 0.5]}
     assert judge([plain], close, at_least=0.2001).verdict == "undecided"
 
