@@ -40,7 +40,7 @@ def answer(verdicts: Sequence[Verdict], link: Link) -> str:
     return " ".join(
         [
             *(f"{text} ({link(v.claim)}: *{v.verdict}*)." for v, text in said),
-            f"For {small} of the {len(trained)} claims tested by runs, the runs were too small to judge.",
+            f"{small} of the {len(trained)} claims tested by runs are not judged: their runs miss a precondition.",
         ]
     )
 
