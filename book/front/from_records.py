@@ -21,7 +21,7 @@ def sentences(budget: Study, profile: str) -> Mapping[str, str]:
         if clipped is None
         else f"After {spell(control)}, {versus(clipped, 'BN with AGC', 'BN')}",
         "sixteen": per_statistic(16, profile),
-        "two": " ".join(per_update(2, method, profile) for method in ("gn", "nf_agc")),
+        "two": " ".join(per_update(2, method, profile) for method in ("nf", "gn")),
     }
 
 
