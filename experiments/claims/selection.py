@@ -87,7 +87,9 @@ def _named(path: str, value: Any) -> str:
     if isinstance(value, bool):
         return SWITCHES.get(name, (name, f"not {name}"))[not value]
     number = f"{value:g}" if isinstance(value, float) else str(value)
-    return {"depth": f"{number} blocks", "randaugment": f"magnitude {number}"}.get(name, number)
+    return {"depth": f"{number} blocks", "alpha": f"alpha {number}", "randaugment": f"magnitude {number}"}.get(
+        name, number
+    )
 
 
 def by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) -> Measured:
