@@ -4,6 +4,8 @@ Axes: N batch, C channels, H W space.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -181,13 +183,40 @@ class Blocks(nn.Sequential):
 
     def step(self, block: nn.Module, x: Tensor) -> Tensor:
         """The output of one block."""
-        again = self.checkpointed and torch.is_grad_enabled()
-        return checkpoint(block, x, use_reentrant=False) if again else block(x)  # type: ignore[no-any-return]
+        if not (self.checkpointed and torch.is_grad_enabled()):
+            return block(x)  # type: ignore[no-any-return]
+        # A compiled backward pass updates no buffers, and torch.compile accepts no contexts of this kind.
+        if torch.compiler.is_compiling():
+            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+        contexts = nullcontext(), _BuffersOfNow(block)
+        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
             x = self.step(block, x)
         return x
+
+
+class _BuffersOfNow:
+    """A context in which a block's buffers have the values of now; whatever is written to them is lost at its end."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.tables = [module._buffers for module in block.modules() if module._buffers]
+        self.values = [*map(_copied, self.tables)]
+
+    def __enter__(self) -> None:
+        # Other tensors, not other values: what the second pass keeps for the gradient may be a buffer.
+        self.present = [*map(dict, self.tables)]
+        for table, values in zip(self.tables, self.values):
+            table.update(_copied(values))
+
+    def __exit__(self, *_: object) -> None:
+        for table, present in zip(self.tables, self.present):
+            table.update(present)
+
+
+def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {name: None if buffer is None else buffer.detach().clone() for name, buffer in buffers.items()}
 
 
 class MaxPool(nn.Module):
