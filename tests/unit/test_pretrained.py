@@ -11,6 +11,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -402,11 +403,23 @@ def test_what_was_taken_off_is_said_where_the_rest_does_not_fit(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"several state dicts that fit: 'student', 'teacher'\. Save the one"):
         load_pretrained(tiny(), path)
     torch.save({"ema": {"student": model.state_dict(), "teacher": model.state_dict()}}, path)
-    with pytest.raises(ValueError, match=r"torch\.load\(path\)\['ema'\]\['student'\], 'one\.pth'\)"):
+    with pytest.raises(ValueError, match=r"torch\.load\(path\)\['ema'\]\['teacher'\], 'one\.pth'\)"):
         load_pretrained(tiny(), path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError, match=r"holds no state dict: a mapping of names to tensors is needed, or an entry"):
         load_pretrained(tiny(), path)
+
+
+@pytest.mark.parametrize("names", [*permutations(("state_dict", "state_dict_ema", "model"), 2)])
+@pytest.mark.parametrize("form", [prefixed("module."), timm_state], ids=["own", "timm"])
+def test_of_several_entries_that_fit_none_is_chosen(names: tuple[str, str], form: Any, tmp_path: Path) -> None:
+    path, model = tmp_path / "checkpoint.pth.tar", tiny()
+    torch.save({"epoch": 1, **{name: form(tiny()) for name in names}, "args": Namespace(lr=0.1)}, path)
+    said = rf"several state dicts that fit: '{names[0]}', '{names[1]}'\. Save.*torch\.load\(path\)\['{names[1]}'\]"
+    with pytest.raises(ValueError, match=said):
+        load_pretrained(tiny(), path)
+    torch.save({names[0]: form(tiny(num_classes=3)), names[1]: form(model)}, path)
+    assert equal(load_pretrained(tiny(), path), model)
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
