@@ -73,7 +73,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     WeightsMismatch
         Lists every tensor that is unmatched, missing or misshapen; the model is then unchanged.
     ValueError
-        For a kind of file that is not known, a file that is damaged or holds other objects than tensors, or the
+        For a kind of file that is not known, a file that is cut off or holds other objects than tensors, or the
         state dict of another timm network. Also for a checkpoint of which several entries fit, and a model that is on
         the meta device or has extra state.
     TypeError
@@ -85,6 +85,9 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     -----
     The authors' networks take RGB images in [0, 1], minus the channels' means (0.485, 0.456, 0.406) and divided by
     their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, call ``model.reset_classifier(5)`` then.
+
+    A file that is cut off is noticed. A changed byte of a tensor is not, except in a NumPy archive: compare a
+    checksum.
 
     timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
     weights' variance and uses the erf GELU). Here they give the authors' logits.

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -340,12 +341,25 @@ def test_a_file_that_is_not_whole_is_named(suffix: str, tree: Tree, tmp_path: Pa
     whole = path.read_bytes()
     for content in (b"", b"version https://git-lfs.github.com/spec/v1", whole[:-2000], whole[:9]):
         path.write_bytes(content)
-        said = rf"path='.*net\{suffix}' is not a whole \{suffix} file of weights: \S.*again; a small file of text"
+        said = rf"path='.*net\{suffix}' is not a whole \{suffix} file of weights: \S.*again, under.*; a small file"
         with pytest.raises(ValueError, match=said):
             load_pretrained(tiny(), path)
     path.unlink()
     with pytest.raises(FileNotFoundError):
         load_pretrained(tiny(), path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors", ".npz"])
+def test_a_file_of_another_kind_is_shown_by_its_start_and_no_advice_is_given_to_trust_it(
+    suffix: str, tmp_path: Path
+) -> None:
+    path, header = tmp_path / f"net{suffix}", b'\x40\0\0\0\0\0\0\0{"stem.weight":'  # of a file of safetensors
+    for content in (b"<html>404 not found</html>", b"<!DOCTYPE html>\n<html>", header, b"Entry not found"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"begins with {re.escape(repr(content[:20]))}\. Download") as refusal:
+            load_pretrained(tiny(), path)
+        assert not re.search("weights_only|too early", str(refusal.value))
+        assert len(str(refusal.value).replace(str(path), "")) < 320
 
 
 @pytest.mark.parametrize("extra", [{"count": 3}, torch.ones(1)])
