@@ -65,9 +65,10 @@ def convert(
 
     A convolution that leads to a norm becomes a scaled-standardised one. Its gain and bias are set so that each channel
     has mean 0 and standard deviation :math:`\gamma` on the batch. :math:`\gamma` is the gain of the activation that
-    follows, or 1 where none is recognised. The report lists these gains. A norm directly behind such a convolution
-    becomes an identity. Any other norm becomes a gain and a bias for each channel, set in the same way. The end of a
-    residual branch gets the factor ``alpha * skip_gain``.
+    follows, or 1 where none is recognised. The report lists these gains. A norm of the same channels directly behind
+    such a convolution becomes an identity. Any other norm becomes a gain and a bias for each channel, or for each index
+    of the first axis that it normalises over, set in the same way. The end of a residual branch gets the factor ``alpha
+    * skip_gain``.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ class Call(NamedTuple):
 class Graph:
     """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them.
 
+    The axis is None for a layer norm that may permute its input. It is then found by the sizes, or by the operations.
     What is inside the modules of `whole` belongs to them, and not to what is between. `parts` has, by the node behind
     it, the name of each module that is called once and maps a tensor to a tensor; of several the innermost.
     """
@@ -35,7 +36,7 @@ class Graph:
         self,
         model: nn.Module,
         run: Callable[[nn.Module], Any],
-        layers: Mapping[str, tuple[nn.Module, int]],
+        layers: Mapping[str, tuple[nn.Module, int | None]],
         whole: Collection[str],
     ) -> None:
         self.calls: dict[str, list[Call]] = {name: [] for name in layers}
@@ -69,12 +70,17 @@ class Graph:
         # An activation in place behind a linear layer leaves a view of the layer's output that nothing reads.
         self.unread = {node for node in self.nodes if node not in self.consumers} - {*roots}
 
-    def _at_end(self, name: str, axis: int) -> Callable[..., None]:
-        def hook(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
+    def _at_end(self, name: str, axis: int | None) -> Callable[..., None]:
+        def hook(layer: Any, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
             if isinstance(out, Tensor) and out.grad_fn is not None:
-                last = axis % out.ndim - out.ndim  # counted from the end
-                moments = channel_moments(out.detach(), last)
-                self.calls[name].append(Call(_nodes((args, named)), out.grad_fn, *moments, last))
+                inputs, known = _nodes((args, named)), axis
+                if known is None:
+                    fits = [a for a in (1, -1) if (out.shape[a],) == layer.normalized_shape]
+                    inside = _upstream([out.grad_fn], {*inputs})
+                    permutes = any(re.match("Permute|Transpose|Unsqueeze", node.name()) for node in inside)
+                    known = fits[0] if len(fits) == 1 else 1 if permutes else -1
+                last = known % out.ndim - out.ndim  # counted from the end
+                self.calls[name].append(Call(inputs, out.grad_fn, *channel_moments(out.detach(), last), last))
 
         return hook
 
@@ -107,9 +113,9 @@ class Graph:
         return gain_of_any(ahead, {self.calls[name][0].after, *filter(passes, ahead)})
 
     def only_feeds(self, name: str, other: str) -> bool:
-        """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
-        after = self.calls[name][0].after
-        direct = any(call.inputs[0] is after for call in self.calls[other] if call.inputs)
+        """Whether a layer's output goes straight into another one, of the same channels, and nowhere else."""
+        *_, after, _, _, axis = self.calls[name][0]
+        direct = any((call.inputs[0], call.axis) == (after, axis) for call in self.calls[other] if call.inputs)
         return direct and {self.owner.get(node) for node in self.consumers[after]} == {other}
 
     def activates(self, name: str) -> bool:

@@ -33,11 +33,11 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS) or statistics
 
 
-def _axis(module: nn.Module) -> int:
-    """Axis of the channels in a layer's output: 1 for a class derived from a layer norm, which permutes its input."""
+def _axis(module: nn.Module) -> int | None:
+    """Axis of the channels in a layer's output; None for a class derived from a layer norm, which may permute."""
     if isinstance(module, _LAYER_NORMS):
         own = any(type(module).forward is kind.forward for kind in _LAYER_NORMS)
-        return -len(module.normalized_shape) if own else 1
+        return -len(module.normalized_shape) if own else None
     return -1 if isinstance(module, nn.Linear) else 1
 
 
@@ -136,7 +136,7 @@ class Plan:
                 becomes, why = f"ScaledStd{type(layer).__name__}", "a norm follows"
             elif name in self.norms:
                 conv = self.joins.get(name)
-                becomes, why = ("Identity", f"joins {conv}") if conv else ("ChannelAffine", "behind no convolution")
+                becomes, why = ("Identity", f"joins {conv}") if conv else ("ChannelAffine", "joins no convolution")
             if name in self.gains and becomes != "Identity" and not keep:
                 why += f", gain {self.gains[name]:.2f}"
             if name in self.ends:

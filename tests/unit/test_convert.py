@@ -553,6 +553,51 @@ def test_norms_of_other_kinds_are_replaced(norm: Callable[..., nn.Module]) -> No
     assert [row[2] for row in report.rows] == ["ScaledStdConv2d", "Identity", "left"]
 
 
+class TokenNorm(nn.LayerNorm):
+    """As timm has it: over the last axis, in a forward pass of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A norm over the channels, axis 1, written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(x, 1, keepdim=True)
+        return (x - mean) * (var + self.eps).rsqrt() * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+@pytest.mark.parametrize(("channels", "width"), [(8, 9), (8, 8), (9, 8)])
+@pytest.mark.parametrize("axes", [1, 2])
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, TokenNorm])
+def test_a_norm_of_another_axis_is_not_joined_to_a_convolution(
+    norm: Callable[..., nn.Module], axes: int, channels: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    layer = norm(width) if norm is TokenNorm else norm([8, width][-axes:])
+    model = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), layer, nn.GELU(), nn.Conv2d(channels, 8, 3))
+    report = nf.convert(model, x := torch.randn(64, 1, 8, width))
+    assert [row[2:] for row in report.rows][:2] == [
+        ("ScaledStdConv2d", "a norm follows, gain 1.00"), ("ChannelAffine", "joins no convolution, gain 1.70")
+    ]  # fmt: skip
+    axis = -1 if norm is TokenNorm else -axes
+    for part, along, expected in ((model[:1], 1, 1.0), (model[:2], axis, 1.7)):
+        mean, std = channel_moments(part(x).detach(), along)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-5, rtol=0)
+        torch.testing.assert_close(std, torch.full_like(std, expected), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("tokens", [5, 6])
+def test_the_axis_of_a_derived_layer_norm_is_found(tokens: int) -> None:
+    model: Any = nn.Sequential(nn.Linear(12, 6), TokenNorm(6), nn.GELU(), nn.Linear(6, 6))
+    nf.convert(model, torch.randn(8, tokens, 12))
+    assert (len(model[1].gain), model[1].axis) == (6, -1)
+    for norm in (ChannelNorm, LayerNorm2d):
+        model = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), norm(6), nn.GELU(), nn.Conv2d(6, 6, 1))
+        assert nf.convert(model, torch.randn(8, 1, 7, tokens)).rows[1][2:] == ("Identity", "joins 0")
+
+
 @pytest.mark.parametrize(
     "within",
     [
