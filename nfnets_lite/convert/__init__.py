@@ -84,8 +84,9 @@ def convert(
     ends : collection of str, or "auto"
         Names of the modules that end residual branches, whole (``"layer1.0.bn2"``) or their last parts (``"bn2"``).
         "auto" finds them: a branch has more layers than its shortcut, and nothing else reads from inside it. It ends in
-        a layer, or in a module that is called once with one tensor and returns one. Where the report lacks an end, pass
-        the names of all ends, such as ``ends=["attn", "mlp.3"]``.
+        a layer, or in a module that is called once with one tensor and returns one. A shortcut may have several
+        branches, as in ``x + a(x) + b(x)``. No end is found where the shortcut is the batch itself. Where the report
+        lacks an end, pass the names of all ends, such as ``ends=["attn", "mlp.3"]``.
     alpha : float, optional
         Factor on each branch, above 0. By default :math:`n^{-1/2}`: the outputs of n branches, of variance 1 each, then
         add 1 to the variance together.

@@ -130,23 +130,29 @@ class Graph:
     def branch_ends(self, weighted: Set[str]) -> Iterator[str]:
         """The last layers of residual branches, or their last modules if these compute with weights by themselves.
 
-        In a residual sum the shortcut has at most one layer, the branch has more, and nothing else reads the branch.
+        Of the terms of a residual sum, the shortcut has at most one layer; a branch has more, and nothing else reads
+        it. Sums that only another sum reads belong to that sum: x + a(x) + b(x) has two branches.
         """
-        for node in self.nodes:
-            sides = [parent for parent in parents_of(node) if not parent.name().endswith("AccumulateGrad")]
-            if node in self.owner or not node.name().startswith("AddBackward") or len(sides) != 2:
-                continue
+        sums = {n for n in self.nodes if n not in self.owner and n.name().startswith("AddBackward")}
+        inner = {n for n in sums if len(readers := self.consumers[n] - self.unread) == 1 and readers <= sums}
+        outer = self.nodes - inner
+        for node in sums & outer:
+            chain = {node, *_upstream(inner.intersection(parents_of(node)), outer)}
+            parents = [p for n in chain for p in parents_of(n) if p not in chain]
+            sides = [parent for parent in parents if not parent.name().endswith("AccumulateGrad")]
             up = [_upstream([side]) for side in sides]
-            own = [up[0] - up[1], up[1] - up[0]]
+            rest = [set[Node]().union(*up[:i], *up[i + 1 :]) for i in range(len(sides))]
+            own = [found - others for found, others in zip(up, rest)]
             layers = [{self.owner[n] for n in part if self.owner.get(n) in weighted} for part in own]
             size = [len(names) + len(self._weights(part)) for names, part in zip(layers, own)]
-            long = int(size[1] > size[0])
-            inside = own[long] | self.unread | {node}
-            one_sided = size[1 - long] <= 1 and size[long] > size[1 - long]
-            # A shortcut reads what its branch reads; an embedding of positions, which is added too, reads no input.
-            reads = layers[1 - long] or up[0] & up[1]
-            if one_sided and reads and all(self.consumers[n] <= inside for n in own[long]):
-                yield from self._last(sides[long], up[1 - long])
+            short = min(range(len(size)), key=size.__getitem__, default=0)
+            for i, side in enumerate(sides):
+                inside = own[i] | self.unread | chain
+                # A shortcut reads what its branch reads; an embedding of positions, which is added too, reads no input.
+                reads = layers[short] or up[short] & up[i]
+                long = size[short] <= 1 and size[i] > size[short]
+                if long and reads and all(self.consumers[n] <= inside for n in own[i]):
+                    yield from self._last(side, rest[i])
 
     def _last(self, side: Node, shortcut: Set[Node]) -> list[str]:
         """The last layer before the sum that the whole branch passes through; the last module if weights follow it."""

@@ -643,6 +643,44 @@ def test_frozen_layers_are_seen_and_stay_frozen_where_they_are_left() -> None:
     assert not any(p.requires_grad for p in (*model.stem.parameters(), *model.fc.parameters()))
 
 
+class Parallel(nn.Module):
+    """Two branches of one stream, and the ways to write their sum."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.enter = form, nn.BatchNorm2d(8)
+        self.a, self.b = (nn.Sequential(conv_norm(8, 8, 3), nn.ReLU(), conv_norm(8, 8, 3)) for _ in range(2))
+        self.side = nn.Conv2d(8, 8, 1) if form == "transition" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.form == "in turn":  # not parallel: b reads the sum
+            x = x + self.a(x)
+            return x + self.b(x)  # type: ignore[no-any-return]
+        z = self.enter(x) if self.form == "one norm" else x
+        if self.form == "branches first":
+            return x + (self.a(z) + self.b(z))  # type: ignore[no-any-return]
+        if self.form == "in place":
+            out = self.a(z)
+            out += self.b(z)
+            out += x
+            return out  # type: ignore[no-any-return]
+        return self.side(x) + self.a(z) + self.b(z)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("form", ["chain", "branches first", "in place", "transition", "one norm", "in turn"])
+def test_parallel_branches_end_apart(form: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(conv_norm(1, 8, 3), Parallel(form), Parallel(form))
+    if form != "one norm":
+        for block in model[1:]:
+            block.enter = nn.Identity()
+    report = nf.convert(model, x := images())
+    ends = [row[0] for row in report.rows if "BranchScale" in row[2]]
+    assert ends == ["1.a.2.1", "1.b.2.1", "2.a.2.1", "2.b.2.1"]
+    if form != "transition":  # its shortcut is no norm's, and has a variance of its own
+        assert float(model(x).var((0, 2, 3)).mean()) == pytest.approx(2.0, rel=0.2)
+
+
 def test_a_squeeze_excite_gate_does_not_hide_the_end_of_a_branch() -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
