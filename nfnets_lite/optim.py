@@ -147,8 +147,7 @@ def attach_agc(
     ------
     ValueError
         Now, or at a later step, if the optimizer holds parameters that the model does not, or if the gradients are
-        still multiplied by a loss scale. Also for a wrapper of an optimizer that runs no hooks, and for an optimizer
-        that was attached to before: call ``remove()`` first.
+        still multiplied by a loss scale. Also for a wrapper that runs no hooks, and a second call before ``remove()``.
 
     Notes
     -----

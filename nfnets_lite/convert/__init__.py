@@ -7,16 +7,17 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from nfnets_lite._checks import check_number
+from nfnets_lite._checks import check_model, check_number
+from nfnets_lite.convert.graph import Run
 from nfnets_lite.convert.layers import BranchScale
-from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
+from nfnets_lite.convert.plan import Plan, is_norm, replace_layers
 
 __all__ = ["Conversion", "convert"]
 
@@ -112,7 +113,7 @@ def convert(
         reach. It may compute norms without a layer, or norms that activate by themselves without a submodule ``act``.
         It may be distributed already.
     TypeError
-        For a batch that is neither a tensor nor callable.
+        For a model that is no module, and a batch that is neither a tensor nor callable.
 
     Notes
     -----
@@ -134,16 +135,16 @@ def convert(
     1  BatchNorm2d  Identity         joins 0
     2 layers replaced, 0 left; weights of convolutions newly started: train them
     """
+    check_model("model", model)
     if not isinstance(batch, Tensor) and not callable(batch):
         raise TypeError(
             f"batch is a {type(batch).__name__}; pass a tensor, or a function that calls the model on its inputs, such "
             "as lambda model: model(images, targets)"
         )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
-    if ends != "auto" and not _are_names(ends):
-        raise ValueError(f"ends={ends!r} must be names of modules, or 'auto'")
-    if not _are_names(leave):
-        raise ValueError(f"leave={leave!r} must be names of modules")
+    for argument, names, accepted in (("ends", ends, ", or 'auto'"), ("leave", leave, "")):
+        if names != "auto" and not (isinstance(names, Collection) and all(isinstance(n, str) and n for n in names)):
+            raise ValueError(f"{argument}={names!r} must be names of modules{accepted}")
     if alpha is not None:
         check_number("alpha", alpha, above=0)
     check_number("skip_gain", skip_gain)
@@ -182,10 +183,6 @@ def _why_not(model: nn.Module) -> str:
             "network in every process on the same batch, then wrap or shard it"
         )
     return ""
-
-
-def _are_names(values: Any) -> bool:
-    return isinstance(values, Collection) and all(isinstance(value, str) and value for value in values)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from nfnets_lite.convert.gains import Node, gain_of_any, is_rectifier, parents_of
 from nfnets_lite.norm.common import at_least_float32
+
+Run: TypeAlias = Callable[[nn.Module], Any]
 
 
 class Call(NamedTuple):
@@ -27,17 +29,14 @@ class Call(NamedTuple):
 class Graph:
     """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them.
 
-    The axis is None for a layer norm that may permute its input. It is then found by the sizes, or by the operations.
-    What is inside the modules of `whole` belongs to them, and not to what is between. `parts` has, by the node behind
-    it, the name of each module that is called once and maps a tensor to a tensor; of several the innermost.
+    A layer norm's axis may be None: sizes tell it, or else whether the norm permutes its input. What is inside the
+    modules of `whole` belongs to them, and not to what is between. `parts` has, by the node behind it, the name of each
+    module that is called once and maps a tensor to a tensor; of several the innermost. `unchanged` has, by the name of
+    a module that returns its input, as dropout does in evaluation, the part whose output that is.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        run: Callable[[nn.Module], Any],
-        layers: Mapping[str, tuple[nn.Module, int | None]],
-        whole: Collection[str],
+        self, model: nn.Module, run: Run, layers: Mapping[str, tuple[nn.Module, int | None]], whole: Collection[str]
     ) -> None:
         self.calls: dict[str, list[Call]] = {name: [] for name in layers}
         spans: list[tuple[str, list[Node | None], list[Node | None]]] = []
@@ -60,6 +59,7 @@ class Graph:
         calls = [(name, call) for name, each in self.calls.items() for call in each]
         times = Counter(name for name, *_ in spans)
         self.parts = {node: name for node, name in reversed(maps) if node is not None and times[name] == 1}
+        self.unchanged = {name: self.parts[ins[0]] for name, ins, out in spans if ins == out and ins[0] in self.parts}
         self.nodes = _upstream([*roots, *(node for *_, out in spans for node in out)])
         owned = [span for span in spans if span[0] in whole] + [(n, call.inputs, [call.after]) for n, call in calls]
         self.owner = {node: name for name, inputs, out in owned for node in _upstream(out, {*inputs})}
@@ -75,7 +75,7 @@ class Graph:
             if isinstance(out, Tensor) and out.grad_fn is not None:
                 inputs, known = _nodes((args, named)), axis
                 if known is None:
-                    fits = [a for a in (1, -1) if (out.shape[a],) == layer.normalized_shape]
+                    fits = [a for a in (1, -1) if out.shape[a:][:1] == layer.normalized_shape]
                     inside = _upstream([out.grad_fn], {*inputs})
                     permutes = any(re.match("Permute|Transpose|Unsqueeze", node.name()) for node in inside)
                     known = fits[0] if len(fits) == 1 else 1 if permutes else -1

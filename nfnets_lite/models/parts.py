@@ -4,8 +4,8 @@ Axes: N batch, C channels, H W space.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,10 +186,9 @@ class Blocks(nn.Sequential):
         if not (self.checkpointed and torch.is_grad_enabled()):
             return block(x)  # type: ignore[no-any-return]
         # A compiled backward pass updates no buffers, and torch.compile accepts no contexts of this kind.
-        if torch.compiler.is_compiling():
-            return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
-        contexts = nullcontext(), _BuffersOfNow(block)
-        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: contexts)  # type: ignore[no-any-return]
+        contexts = None if torch.compiler.is_compiling() else (nullcontext(), _BuffersOfNow(block))
+        options: dict[str, Any] = {"context_fn": lambda: contexts} if contexts else {}
+        return checkpoint(block, x, use_reentrant=False, **options)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
@@ -201,22 +200,18 @@ class _BuffersOfNow:
     """A context in which a block's buffers have the values of now; whatever is written to them is lost at its end."""
 
     def __init__(self, block: nn.Module) -> None:
-        self.tables = [module._buffers for module in block.modules() if module._buffers]
-        self.values = [*map(_copied, self.tables)]
+        buffers = ((m._buffers, name, b) for m in block.modules() for name, b in m._buffers.items())
+        self.found = [(table, name, b.detach().clone()) for table, name, b in buffers if b is not None]
 
     def __enter__(self) -> None:
         # Other tensors, not other values: what the second pass keeps for the gradient may be a buffer.
-        self.present = [*map(dict, self.tables)]
-        for table, values in zip(self.tables, self.values):
-            table.update(_copied(values))
+        self.present = [(table, name, table[name]) for table, name, _ in self.found]
+        for table, name, value in self.found:
+            table[name] = value.clone()
 
     def __exit__(self, *_: object) -> None:
-        for table, present in zip(self.tables, self.present):
-            table.update(present)
-
-
-def _copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {name: None if buffer is None else buffer.detach().clone() for name, buffer in buffers.items()}
+        for table, name, buffer in self.present:
+            table[name] = buffer
 
 
 class MaxPool(nn.Module):

@@ -75,7 +75,7 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     ValueError
         For a kind of file that is not known, a file that is cut off or holds other objects than tensors, or the
         state dict of another timm network. Also for a checkpoint of which several entries fit, and a model that is on
-        the meta device or has extra state.
+        the meta device or has extra state. A changed byte of a tensor is noticed in a NumPy archive only.
     TypeError
         If `path` is not a path, but a state dict for instance.
     ConnectionError
@@ -85,9 +85,6 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     -----
     The authors' networks take RGB images in [0, 1], minus the channels' means (0.485, 0.456, 0.406) and divided by
     their standard deviations (0.229, 0.224, 0.225). For 5 classes of your own, call ``model.reset_classifier(5)`` then.
-
-    A file that is cut off is noticed. A changed byte of a tensor is not, except in a NumPy archive: compare a
-    checksum.
 
     timm's ``dm_nfnet_*`` weights are the authors', but timm computes another function with them (it adds 1e-5 to the
     weights' variance and uses the erf GELU). Here they give the authors' logits.

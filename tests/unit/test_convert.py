@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import nfnets_lite as nf
 from nfnets_lite.conv import _Standardized
 from nfnets_lite.convert.graph import channel_moments
 from nfnets_lite.convert.layers import BranchScale, ChannelAffine
+from nfnets_lite.models.parts import StochasticDepth
 
 BRANCHES = {"ResNet-18": 8, "ResNet-50": 16, "MobileNetV2": 6, "DenseNet": 0, "ConvNeXt": 6, "U-Net": 0, "detector": 6}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -173,13 +175,15 @@ def test_a_factor_for_branches_that_get_none_is_refused(scale: dict[str, Any], w
     nf.convert(resnet(basic, (1,), (8,)), images(16), **scale, ends=["branch.1.1"], keep_weights=True)
 
 
-@pytest.mark.parametrize("wrap", [nn.utils.spectral_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize(
+    "wrap", [nn.utils.spectral_norm, nn.utils.weight_norm, lambda conv: prune.random_unstructured(conv, "weight", 0.5)]
+)
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 def test_a_convolution_whose_weight_a_hook_computes_is_left(wrap: Callable[..., nn.Module]) -> None:
     model = nn.Sequential(wrap(nn.Conv2d(1, 8, 3)), nn.BatchNorm2d(8), nn.ReLU())
     rows = nf.convert(model, images(16)).rows
     assert [row[2] for row in rows] == ["left", "ChannelAffine"]
-    assert rows[0][3].startswith("a hook computes its weight")
+    assert re.match("a hook makes its weight; torch.nn.utils has remove_weight_norm.*, prune.remove", rows[0][3])
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -355,6 +359,31 @@ def test_a_norm_that_holds_an_activation_ends_a_branch_by_its_name(end: str) -> 
 
     rows = nf.convert(nn.Sequential(conv_norm(1, 8, 3), Block()), images(), ends=[end]).rows
     assert [row[0] for row in rows if "BranchScale" in row[2]] == ["1.bn3"]
+
+
+class Dropped(nn.Module):
+    """A residual block as timm writes it, with a module at the end that returns its input in evaluation."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.drop_path = conv_norm(8, 8, 3), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.drop_path(self.branch(x)))
+
+
+@pytest.mark.parametrize("last", [nn.Dropout(0.1), nn.Identity(), StochasticDepth(0.1)])
+def test_an_end_that_returns_its_input_is_refused_with_the_layer_before_it(last: nn.Module) -> None:
+    model = nn.Sequential(conv_norm(1, 8, 3), Dropped(last), Dropped(deepcopy(last)))
+    with pytest.raises(ValueError, match=r"'1\.drop_path' returns its input in evaluation, so name '1\.branch\.2'$"):
+        nf.convert(model, images(), ends=["drop_path"])
+    report = nf.convert(model, images(), ends=["branch.2"])
+    assert sum("BranchScale" in row[2] for row in report.rows) == 2
+
+
+def test_the_name_of_a_model_in_its_place_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"model is a str; pass the model itself, an nn\.Module"):
+        nf.convert("resnet50", images())  # type: ignore[arg-type]
 
 
 class Twice(nn.Module):
