@@ -181,7 +181,7 @@ class ResNetSpec:
     def blocks(self) -> list["BlockSpec"]:
         """The plan of every block, in order."""
         plan: list[BlockSpec] = []
-        inputs = self.stem_channels
+        inputs, kernels = self.stem_channels, [k for k in self.branch if isinstance(k, int)]
         for stage, (depth, outputs) in enumerate(zip(self.depth, self.width)):
             group = self.group_width[stage] if isinstance(self.group_width, tuple) else self.group_width
             for index in range(depth):
@@ -192,6 +192,11 @@ class ResNetSpec:
                         f"({inputs} to {outputs} channels); use at most that, or None, or a larger bottleneck"
                     )
                 groups = inner // group if group else 1
+                if any(c % groups for c, kernel in ((inputs, kernels[0]), (outputs, kernels[-1])) if kernel > 1):
+                    raise ValueError(
+                        f"group_width={group} makes {groups} groups of the inner width {inner} of a block of stage "
+                        f"{stage}, and they must divide its {inputs} to {outputs} channels; use another width, or None"
+                    )
                 inner = groups * group if group else inner
                 stride = self.strides[stage] if index == 0 else 1
                 plan.append(BlockSpec(inputs, outputs, inner, groups, stride, stage, index))
