@@ -490,11 +490,11 @@ def test_a_spec_is_frozen_hashable_and_takes_lists() -> None:
         (lambda: create_model("nfnet_f0", width=0.5), r"group_width=128 exceeds the inner width 64"),
         (
             lambda: create_model("cifar_resnet8", method="nf", group_width=7),
-            r"group_width=7 makes 9 groups of the inner width 64 .* must divide its 32 to 64 channels",
+            r"group_width=7 makes 9 groups of the inner width 63 .* must divide its 32 to 64 channels",
         ),
         (
             lambda: create_model("cifar_resnet8", branch=(1, 3), bottleneck=0.5, group_width=5),
-            r"group_width=5 makes 3 groups of the inner width 16 .* must divide its 16 to 32 channels",
+            r"group_width=5 makes 3 groups of the inner width 15 .* must divide its 16 to 32 channels",
         ),
         (lambda: create_model("nfnet_f0", depth=(1, 2)), r"must have one entry per stage"),
         (
