@@ -74,7 +74,9 @@ def fold(model: nn.Module) -> nn.Module:
     >>> fold(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))[1]
     Identity()
     """
-    folded = deepcopy(model).eval()
+    # A weight that a hook computes is part of a graph, and deepcopy refuses it; the hook makes it anew below.
+    tensors = (t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor))
+    folded = deepcopy(model, {id(t): t.detach().clone() for t in tensors if not t.is_leaf}).eval()
     for module in folded.modules():
         for hook in _hooks(module):
             if _makes_a_weight(hook):

@@ -46,6 +46,12 @@ class AttachedClip:
                     "clipped; attach to the optimizer inside it, before it is wrapped"
                 )
             optimizer = inner
+        attached = (getattr(hook, "__self__", None) for hook in optimizer._optimizer_step_pre_hooks.values())
+        if any(isinstance(each, AttachedClip) for each in attached):
+            raise ValueError(
+                f"optimizer: attach_agc was called before with this {type(optimizer).__name__}, which would be clipped "
+                "twice; call remove() on what that call returned, or build the optimizer anew"
+            )
         self._clip = AdaptiveClip(model, clip_factor, eps, classifier=classifier)
         self._stepped(optimizer)
         self._stepping = False
@@ -141,7 +147,7 @@ def attach_agc(
     ------
     ValueError
         Now, or at a later step, if the optimizer holds parameters that the model does not, or if the gradients are
-        still multiplied by a loss scale. Also for a wrapper of an optimizer that runs no hooks.
+        still multiplied by a loss scale. Also for a wrapper that runs no hooks, and a second call before ``remove()``.
 
     Notes
     -----

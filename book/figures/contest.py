@@ -52,17 +52,17 @@ class Contest:
         (reference,) = self.accuracy.keys() - self.behind.keys()
         name = plots.label(reference)
         header = [
-            "family", "methods", f"below {name}", "undecided", f"above {name}", "best method, its accuracy",
-            "mean learning rate chosen", "diverged or failed at a learning rate of the search",
+            "family", "methods", f"below / undecided / above {name}", "best method, its accuracy",
+            "learning rate chosen, geometric mean", "diverged or failed",
         ]  # fmt: skip
         rows: list[list[object]] = []
         for family_name in FAMILIES:
             methods = self.of_family(family_name)
             if methods:
-                outcome = _outcome(self.behind[m] for m in methods if m != reference)
+                outcome = " / ".join(map(str, _outcome(self.behind[m] for m in methods if m != reference)))
                 rate = f"{self.mean_rate(family_name):.2g}"
                 rows.append(
-                    [family_name, len(methods), *outcome, self.best(family_name), rate, len(lost.intersection(methods))]
+                    [family_name, len(methods), outcome, self.best(family_name), rate, len(lost.intersection(methods))]
                 )
         return header, rows
 

@@ -15,7 +15,7 @@ from nfnets_lite.norm import set_progress
 FAMILIES: Mapping[str, tuple[str, str]] = {
     "across the batch": (plots.BLUE, "o"),
     "within an image": (plots.ORANGE, "D"),
-    "number by number": (plots.GREEN, "s"),
+    "element-wise": (plots.GREEN, "s"),
     "no norm": (plots.RED, "^"),
 }
 
@@ -25,7 +25,7 @@ def family(spec: Spec, side: int) -> str:
     if spec.norm == "none":
         return "no norm"
     if spec.norm in ("dyt", "derf"):
-        return "number by number"
+        return "element-wise"
     return "across the batch" if sees_others(spec, side) else "within an image"
 
 

@@ -39,7 +39,7 @@ COMPARISONS: Mapping[str, Comparison] = {
     "wrong axis": Comparison(
         "axis",
         ("last (failing)", "output (passing)"),
-        {"largest ratio of a unit after clipping, over the threshold": ".2f"},
+        {"largest ratio of a unit after clipping, divided by the threshold": ".2f"},
         lambda update: [mistakes.largest_ratio(update)],
     ),
     "classifier clipped": Comparison(

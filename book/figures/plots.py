@@ -164,25 +164,25 @@ def show(fig: Figure, alt: str) -> None:
 
 
 def caption(text: str, records: Sequence[Record], path: Path) -> None:
-    """Show a caption with the number of seeds; a folded line says where the numbers come from."""
+    """Show a caption with the number of seeds and of runs by older code; a folded line says where they come from."""
     seeds = sorted({record.seed for record in records})
     origin = [record.provenance for record in records]
     devices = sorted({str(p["device"]) for p in origin})
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
     old = sum(isinstance(record, Result) and record.stale for record in records)
-    runs = f"{len(records)} runs" + stale(old, len(records))
     markdown(
-        f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}.\n\n"
+        f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}"
+        f"{stale(old, len(records))}.\n\n"
         f"<details><summary>Where the numbers come from</summary>\n\nSeeds {', '.join(map(str, seeds))}; "
-        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {runs}.\n\n</details>"
+        f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs.\n\n</details>"
     )
 
 
 def stale(old: int, runs: int) -> str:
     """Say how many runs were made with code that computed other numbers; empty for none."""
-    which = "" if old == runs else f"{old} of them "
-    return f", {which}made with older code; today's code gives other numbers" if old else ""
+    which = "" if old == runs else f"{old} of {runs} runs "
+    return f", {which}made with {{ref}}`older code <older-code>`" if old else ""
 
 
 def figure(fig: Figure, records: Sequence[Record], path: Path, *, alt: str, text: str) -> None:
@@ -211,8 +211,9 @@ def verdicts(claim_ids: Sequence[str], records: Sequence[Record], profile: str) 
         ],
     )
     markdown(
-        "*A joint interval is made wide enough to judge all conditions of a claim together (Holm's correction). The "
-        "intervals of figures and other tables stand alone:* {doc}`how a verdict is reached <verdicts>`."
+        "*A joint interval is wide enough to judge all conditions of a claim together; intervals of figures and other "
+        'tables stand alone. A bound "at least" above 0 needs a mean that reaches it, and an interval above 0 (of a '
+        "ratio: above 1):* {doc}`how a verdict is reached <verdicts>`."
     )
     for v in found:
         scale = f" ({v.scale})" if v.scale else ""

@@ -35,7 +35,8 @@ CAUSES: Mapping[str, str] = {
     "pooled_stem": "ReLU and max pooling end the stem",
     "pooled_shortcut": "shortcut average-pooled, noise",
     "silent": "last gain of each branch starts at 0",
-    "library": "that library: shortcut average-pooled, stem max-pooled, gain in its weights, last gains start at 0",
+    "library": "the library behind other plots: shortcut average-pooled, stem max-pooled, gain in the weights, "
+    "last gains start at 0",
     "small_noise": "noise, as small as the images",
     "images": "images",
     "pooled_shortcut_images": "shortcut average-pooled, images",
@@ -87,9 +88,13 @@ def transitions(runs: Mapping[str, Runs], stage: int) -> Table:
     )
 
 
-def level_shares(runs: Mapping[str, Runs], stage: int) -> str:
-    """Variance after the transitions over the expected one, for each method, in words."""
-    return " and ".join(f"{level(r, stage).mean / LEVELS[m]:.2f} ({name(m)})" for m, r in runs.items())
+def over_predicted(runs: Mapping[str, Runs]) -> str:
+    """Last measured variance over the predicted one, for each method, in words."""
+    found = {
+        method: records.estimate([r.curve["variance"][-1] / r.curve["predicted_variance"][-1] for r in of])
+        for method, of in runs.items()
+    }
+    return " and ".join(f"{ratio:.2f} ({name(method)})" for method, ratio in found.items())
 
 
 def gain_offsets() -> dict[str, float]:
@@ -122,7 +127,7 @@ def changes(causes: Mapping[str, Runs]) -> Table:
     """The ends of the curves, one change at a time."""
     rows = []
     for cause, text in CAUSES.items():
-        by = "" if cause == "reference" else f"{change(causes, cause):.3g}"
+        by = "1" if cause == "reference" else f"{change(causes, cause):.3g}"
         rows.append([text, by, *[last(causes[cause], curve) for curve in TITLES]])
     return ["NF, three stages", "variance, reference = 1", *[f"{title}, last" for title in TITLES.values()]], rows
 

@@ -40,7 +40,7 @@ def answer(verdicts: Sequence[Verdict], link: Link) -> str:
     return " ".join(
         [
             *(f"{text} ({link(v.claim)}: *{v.verdict}*)." for v, text in said),
-            f"{small} of the {len(trained)} claims tested by runs are not judged: their runs miss a precondition.",
+            f"Of the {len(trained)} claims tested by runs, {small} are not judged: their runs miss a precondition.",
         ]
     )
 

@@ -80,6 +80,8 @@ def places(condition: Condition, records: Sequence[Record]) -> Iterator[tuple[st
 
 # What a bool says where a condition was judged: if it is true, and if it is false.
 SWITCHES = {"channels_last": ("channels last", "channels first"), "compiled": ("compiled", "eager")}
+# What stands beside a number where a condition was judged.
+UNITS = {"depth": "{} blocks", "alpha": "alpha {}", "randaugment": "magnitude {}"}
 
 
 def _named(path: str, value: Any) -> str:
@@ -87,7 +89,7 @@ def _named(path: str, value: Any) -> str:
     if isinstance(value, bool):
         return SWITCHES.get(name, (name, f"not {name}"))[not value]
     number = f"{value:g}" if isinstance(value, float) else str(value)
-    return {"depth": f"{number} blocks", "randaugment": f"magnitude {number}"}.get(name, number)
+    return UNITS.get(name, "{}").format(number)
 
 
 def by_seed(condition: Condition, selection: Selection, here: Sequence[Record]) -> Measured:

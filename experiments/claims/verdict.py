@@ -12,7 +12,7 @@ from experiments.claims.regimes import Reached, reached
 from experiments.profiles import PROFILES
 from experiments.records import path_of
 from experiments.records.record import Record
-from experiments.study import Study
+from experiments.study import Result, Study
 
 WORDS = (
     "reproduced", "partly", "not reproduced", "undecided", "regime not reached", "not tested", "out of reach",
@@ -28,7 +28,7 @@ class Verdict:
     profile: str
     findings: tuple[Finding, ...] = ()
     regime: tuple[Reached, ...] = ()
-    stale: int = 0  # records of its sweeps whose runs would give other numbers now
+    stale: int = 0  # records of the kinds of run that it measures whose runs would give other numbers now
 
     @property
     def scale(self) -> str:
@@ -118,7 +118,7 @@ def verdicts(
     """
 
     @cache
-    def current(name: str, profile: str) -> tuple[Sequence[Record], int]:
+    def current(name: str, profile: str) -> Sequence[Result]:
         return _current(results / profile, name, profile)
 
     return [_latest(one, current, profiles) for one in claims().values() if only is None or one.id in only]
@@ -130,26 +130,31 @@ def verdicts_of(study: Study, profile: str) -> list[Verdict]:
     return [judge(claim_id, study.recorded, profile) for claim_id in alone if study.complete]
 
 
-def _latest(
-    claim: Claim, current: Callable[[str, str], tuple[Sequence[Record], int]], profiles: Sequence[str]
-) -> Verdict:
+def _latest(claim: Claim, current: Callable[[str, str], Sequence[Result]], profiles: Sequence[str]) -> Verdict:
     if not claim.configs:
         return judge(claim.id, (), claim.verdict_from)
     judged: list[Verdict] = []
     for profile in reversed(profiles):
-        found = [current(name, profile) for name in claim.configs]
-        records, stale = [r for part, _ in found for r in part], sum(count for _, count in found)
-        judged += [replace(judge(claim.id, records, profile), stale=stale)] if records else []
+        records = [r for name in claim.configs for r in current(name, profile)]
+        if records:
+            verdict = judge(claim.id, records, profile)
+            judged.append(replace(verdict, stale=_stale(verdict, records)))
     whole, tested = [v for v in judged if v.whole], [v for v in judged if v.tested]
     return (whole or tested or [judge(claim.id, (), claim.verdict_from)])[0]
 
 
-def _current(folder: Path, name: str, profile: str) -> tuple[Sequence[Record], int]:
-    """The results of the present sweep, and the number of stale records.
+def _stale(verdict: Verdict, records: Sequence[Result]) -> int:
+    """How many records of the kinds of run that the verdict measures are stale; a sweep can hold several kinds."""
+    kinds = {type(r.run) for finding in verdict.findings for r in finding.records if isinstance(r, Result)}
+    return sum(r.stale for r in records if type(r.run) in kinds)
+
+
+def _current(folder: Path, name: str, profile: str) -> Sequence[Result]:
+    """The results of the present sweep.
 
     While a run is missing there are no results: a setting was not chosen yet, or an average lacks a seed.
     """
     if name not in configs.names() or not path_of(folder, name).is_file():
-        return (), 0
+        return ()
     study = Study.read(configs.sweep(name, profile), folder)
-    return study.recorded if study.complete else (), sum(result.stale for result in study.recorded)
+    return study.recorded if study.complete else ()

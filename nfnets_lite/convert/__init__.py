@@ -7,16 +7,17 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from nfnets_lite._checks import check_number
+from nfnets_lite._checks import check_model, check_number
+from nfnets_lite.convert.graph import Run
 from nfnets_lite.convert.layers import BranchScale
-from nfnets_lite.convert.plan import Plan, Run, is_norm, replace_layers
+from nfnets_lite.convert.plan import Plan, is_norm, replace_layers
 
 __all__ = ["Conversion", "convert"]
 
@@ -65,9 +66,10 @@ def convert(
 
     A convolution that leads to a norm becomes a scaled-standardised one. Its gain and bias are set so that each channel
     has mean 0 and standard deviation :math:`\gamma` on the batch. :math:`\gamma` is the gain of the activation that
-    follows, or 1 where none is recognised. The report lists these gains. A norm directly behind such a convolution
-    becomes an identity. Any other norm becomes a gain and a bias for each channel, set in the same way. The end of a
-    residual branch gets the factor ``alpha * skip_gain``.
+    follows, or 1 where none is recognised. The report lists these gains. A norm of the same channels directly behind
+    such a convolution becomes an identity. Any other norm becomes a gain and a bias for each channel, or for each index
+    of the first axis that it normalises over, set in the same way. The end of a residual branch gets the factor ``alpha
+    * skip_gain``.
 
     Parameters
     ----------
@@ -83,8 +85,9 @@ def convert(
     ends : collection of str, or "auto"
         Names of the modules that end residual branches, whole (``"layer1.0.bn2"``) or their last parts (``"bn2"``).
         "auto" finds them: a branch has more layers than its shortcut, and nothing else reads from inside it. It ends in
-        a layer, or in a module that is called once with one tensor and returns one. Where the report lacks an end, pass
-        the names of all ends, such as ``ends=["attn", "mlp.3"]``.
+        a layer, or in a module that is called once with one tensor and returns one. A shortcut may have several
+        branches, as in ``x + a(x) + b(x)``. No end is found where the shortcut is the batch itself. Where the report
+        lacks an end, pass the names of all ends, such as ``ends=["attn", "mlp.3"]``.
     alpha : float, optional
         Factor on each branch, above 0. By default :math:`n^{-1/2}`: the outputs of n branches, of variance 1 each, then
         add 1 to the variance together.
@@ -110,7 +113,7 @@ def convert(
         reach. It may compute norms without a layer, or norms that activate by themselves without a submodule ``act``.
         It may be distributed already.
     TypeError
-        For a batch that is neither a tensor nor callable.
+        For a model that is no module, and a batch that is neither a tensor nor callable.
 
     Notes
     -----
@@ -132,16 +135,16 @@ def convert(
     1  BatchNorm2d  Identity         joins 0
     2 layers replaced, 0 left; weights of convolutions newly started: train them
     """
+    check_model("model", model)
     if not isinstance(batch, Tensor) and not callable(batch):
         raise TypeError(
             f"batch is a {type(batch).__name__}; pass a tensor, or a function that calls the model on its inputs, such "
             "as lambda model: model(images, targets)"
         )
     ends, leave = ([names] if isinstance(names, str) and names != "auto" else names for names in (ends, leave))
-    if ends != "auto" and not _are_names(ends):
-        raise ValueError(f"ends={ends!r} must be names of modules, or 'auto'")
-    if not _are_names(leave):
-        raise ValueError(f"leave={leave!r} must be names of modules")
+    for argument, names, accepted in (("ends", ends, ", or 'auto'"), ("leave", leave, "")):
+        if names != "auto" and not (isinstance(names, Collection) and all(isinstance(n, str) and n for n in names)):
+            raise ValueError(f"{argument}={names!r} must be names of modules{accepted}")
     if alpha is not None:
         check_number("alpha", alpha, above=0)
     check_number("skip_gain", skip_gain)
@@ -180,10 +183,6 @@ def _why_not(model: nn.Module) -> str:
             "network in every process on the same batch, then wrap or shard it"
         )
     return ""
-
-
-def _are_names(values: Any) -> bool:
-    return isinstance(values, Collection) and all(isinstance(value, str) and value for value in values)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from nfnets_lite.convert.gains import Node, gain_of_any, is_rectifier, parents_of
 from nfnets_lite.norm.common import at_least_float32
+
+Run: TypeAlias = Callable[[nn.Module], Any]
 
 
 class Call(NamedTuple):
@@ -27,16 +29,14 @@ class Call(NamedTuple):
 class Graph:
     """The calls of `layers`, a mapping from names to layers and channel axes, and the operations between them.
 
-    What is inside the modules of `whole` belongs to them, and not to what is between. `parts` has, by the node behind
-    it, the name of each module that is called once and maps a tensor to a tensor; of several the innermost.
+    A layer norm's axis may be None: sizes tell it, or else whether the norm permutes its input. What is inside the
+    modules of `whole` belongs to them, and not to what is between. `parts` has, by the node behind it, the name of each
+    module that is called once and maps a tensor to a tensor; of several the innermost. `unchanged` has, by the name of
+    a module that returns its input, as dropout does in evaluation, the part whose output that is.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        run: Callable[[nn.Module], Any],
-        layers: Mapping[str, tuple[nn.Module, int]],
-        whole: Collection[str],
+        self, model: nn.Module, run: Run, layers: Mapping[str, tuple[nn.Module, int | None]], whole: Collection[str]
     ) -> None:
         self.calls: dict[str, list[Call]] = {name: [] for name in layers}
         spans: list[tuple[str, list[Node | None], list[Node | None]]] = []
@@ -59,6 +59,7 @@ class Graph:
         calls = [(name, call) for name, each in self.calls.items() for call in each]
         times = Counter(name for name, *_ in spans)
         self.parts = {node: name for node, name in reversed(maps) if node is not None and times[name] == 1}
+        self.unchanged = {name: self.parts[ins[0]] for name, ins, out in spans if ins == out and ins[0] in self.parts}
         self.nodes = _upstream([*roots, *(node for *_, out in spans for node in out)])
         owned = [span for span in spans if span[0] in whole] + [(n, call.inputs, [call.after]) for n, call in calls]
         self.owner = {node: name for name, inputs, out in owned for node in _upstream(out, {*inputs})}
@@ -69,12 +70,17 @@ class Graph:
         # An activation in place behind a linear layer leaves a view of the layer's output that nothing reads.
         self.unread = {node for node in self.nodes if node not in self.consumers} - {*roots}
 
-    def _at_end(self, name: str, axis: int) -> Callable[..., None]:
-        def hook(_layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
+    def _at_end(self, name: str, axis: int | None) -> Callable[..., None]:
+        def hook(layer: Any, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
             if isinstance(out, Tensor) and out.grad_fn is not None:
-                last = axis % out.ndim - out.ndim  # counted from the end
-                moments = channel_moments(out.detach(), last)
-                self.calls[name].append(Call(_nodes((args, named)), out.grad_fn, *moments, last))
+                inputs, known = _nodes((args, named)), axis
+                if known is None:
+                    fits = [a for a in (1, -1) if out.shape[a:][:1] == layer.normalized_shape]
+                    inside = _upstream([out.grad_fn], {*inputs})
+                    permutes = any(re.match("Permute|Transpose|Unsqueeze", node.name()) for node in inside)
+                    known = fits[0] if len(fits) == 1 else 1 if permutes else -1
+                last = known % out.ndim - out.ndim  # counted from the end
+                self.calls[name].append(Call(inputs, out.grad_fn, *channel_moments(out.detach(), last), last))
 
         return hook
 
@@ -107,9 +113,9 @@ class Graph:
         return gain_of_any(ahead, {self.calls[name][0].after, *filter(passes, ahead)})
 
     def only_feeds(self, name: str, other: str) -> bool:
-        """Whether a layer's output goes straight into another layer, as its first input, and nowhere else."""
-        after = self.calls[name][0].after
-        direct = any(call.inputs[0] is after for call in self.calls[other] if call.inputs)
+        """Whether a layer's output goes straight into another one, of the same channels, and nowhere else."""
+        *_, after, _, _, axis = self.calls[name][0]
+        direct = any((call.inputs[0], call.axis) == (after, axis) for call in self.calls[other] if call.inputs)
         return direct and {self.owner.get(node) for node in self.consumers[after]} == {other}
 
     def activates(self, name: str) -> bool:
@@ -124,23 +130,29 @@ class Graph:
     def branch_ends(self, weighted: Set[str]) -> Iterator[str]:
         """The last layers of residual branches, or their last modules if these compute with weights by themselves.
 
-        In a residual sum the shortcut has at most one layer, the branch has more, and nothing else reads the branch.
+        Of the terms of a residual sum, the shortcut has at most one layer; a branch has more, and nothing else reads
+        it. Sums that only another sum reads belong to that sum: x + a(x) + b(x) has two branches.
         """
-        for node in self.nodes:
-            sides = [parent for parent in parents_of(node) if not parent.name().endswith("AccumulateGrad")]
-            if node in self.owner or not node.name().startswith("AddBackward") or len(sides) != 2:
-                continue
+        sums = {n for n in self.nodes if n not in self.owner and n.name().startswith("AddBackward")}
+        inner = {n for n in sums if len(readers := self.consumers[n] - self.unread) == 1 and readers <= sums}
+        outer = self.nodes - inner
+        for node in sums & outer:
+            chain = {node, *_upstream(inner.intersection(parents_of(node)), outer)}
+            parents = [p for n in chain for p in parents_of(n) if p not in chain]
+            sides = [parent for parent in parents if not parent.name().endswith("AccumulateGrad")]
             up = [_upstream([side]) for side in sides]
-            own = [up[0] - up[1], up[1] - up[0]]
+            rest = [set[Node]().union(*up[:i], *up[i + 1 :]) for i in range(len(sides))]
+            own = [found - others for found, others in zip(up, rest)]
             layers = [{self.owner[n] for n in part if self.owner.get(n) in weighted} for part in own]
             size = [len(names) + len(self._weights(part)) for names, part in zip(layers, own)]
-            long = int(size[1] > size[0])
-            inside = own[long] | self.unread | {node}
-            one_sided = size[1 - long] <= 1 and size[long] > size[1 - long]
-            # A shortcut reads what its branch reads; an embedding of positions, which is added too, reads no input.
-            reads = layers[1 - long] or up[0] & up[1]
-            if one_sided and reads and all(self.consumers[n] <= inside for n in own[long]):
-                yield from self._last(sides[long], up[1 - long])
+            short = min(range(len(size)), key=size.__getitem__, default=0)
+            for i, side in enumerate(sides):
+                inside = own[i] | self.unread | chain
+                # A shortcut reads what its branch reads; an embedding of positions, which is added too, reads no input.
+                reads = layers[short] or up[short] & up[i]
+                long = size[short] <= 1 and size[i] > size[short]
+                if long and reads and all(self.consumers[n] <= inside for n in own[i]):
+                    yield from self._last(side, rest[i])
 
     def _last(self, side: Node, shortcut: Set[Node]) -> list[str]:
         """The last layer before the sum that the whole branch passes through; the last module if weights follow it."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from nfnets_lite.conv import ScaledStdConv1d, ScaledStdConv2d, ScaledStdConv3d, ScaledStdConvTranspose2d
-from nfnets_lite.convert.graph import Graph
+from nfnets_lite.convert.graph import Graph, Run
 from nfnets_lite.convert.layers import ChannelAffine, calibrating
 
-Run: TypeAlias = Callable[[nn.Module], Any]
 _LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, *_LAYER_NORMS)
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -33,11 +32,11 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS) or statistics
 
 
-def _axis(module: nn.Module) -> int:
-    """Axis of the channels in a layer's output: 1 for a class derived from a layer norm, which permutes its input."""
+def _axis(module: nn.Module) -> int | None:
+    """Axis of the channels in a layer's output; None for a class derived from a layer norm, which may permute."""
     if isinstance(module, _LAYER_NORMS):
         own = any(type(module).forward is kind.forward for kind in _LAYER_NORMS)
-        return -len(module.normalized_shape) if own else 1
+        return -len(module.normalized_shape) if own else None
     return -1 if isinstance(module, nn.Linear) else 1
 
 
@@ -77,9 +76,12 @@ class Plan:
             self.ends = set().union(*found.values())
             if missing := [end for end, names in found.items() if not names]:
                 near = [name for end in missing for name in get_close_matches(end, sorted(known), 5, 0.0)]
+                parts = tuple(f".{end}" for end in missing)
+                same = {n: last for n, last in self.graph.unchanged.items() if f".{n}".endswith(parts)}
+                instead = [f"; {n!r} returns its input in evaluation, so name {last!r}" for n, last in same.items()][:1]
                 raise ValueError(
-                    f"ends={missing} must name norms, convolutions, linear layers, or modules that are called "
-                    f"once with one tensor and return one, such as {near[:5]}"
+                    f"ends={missing} must name norms, convolutions, linear layers, or modules that are called once "
+                    f"with one tensor and return one, such as {near[:5]}{''.join(instead)}"
                 )
         self.layers = {n: m for n, m in named.items() if n in {*self.layers, *self.ends}}
         if problems := list(self._problems()):
@@ -107,7 +109,7 @@ class Plan:
         if is_parametrized(layer):
             return "parametrised; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
         if "weight" not in layer._parameters:  # older forms of spectral and weight norm, and pruning
-            return "a hook computes its weight; remove_spectral_norm or remove_weight_norm makes it plain"
+            return "a hook makes its weight; torch.nn.utils has remove_weight_norm, remove_spectral_norm, prune.remove"
         if type(layer) not in _KINDS:
             return f"no standardised form of {type(layer).__module__}.{type(layer).__name__}"
         if layer.weight.numel() == layer.out_channels:
@@ -136,7 +138,7 @@ class Plan:
                 becomes, why = f"ScaledStd{type(layer).__name__}", "a norm follows"
             elif name in self.norms:
                 conv = self.joins.get(name)
-                becomes, why = ("Identity", f"joins {conv}") if conv else ("ChannelAffine", "behind no convolution")
+                becomes, why = ("Identity", f"joins {conv}") if conv else ("ChannelAffine", "joins no convolution")
             if name in self.gains and becomes != "Identity" and not keep:
                 why += f", gain {self.gains[name]:.2f}"
             if name in self.ends:

@@ -4,6 +4,8 @@ Axes: N batch, C channels, H W space.
 """
 
 from collections import OrderedDict
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -181,13 +183,35 @@ class Blocks(nn.Sequential):
 
     def step(self, block: nn.Module, x: Tensor) -> Tensor:
         """The output of one block."""
-        again = self.checkpointed and torch.is_grad_enabled()
-        return checkpoint(block, x, use_reentrant=False) if again else block(x)  # type: ignore[no-any-return]
+        if not (self.checkpointed and torch.is_grad_enabled()):
+            return block(x)  # type: ignore[no-any-return]
+        # A compiled backward pass updates no buffers, and torch.compile accepts no contexts of this kind.
+        contexts = None if torch.compiler.is_compiling() else (nullcontext(), _BuffersOfNow(block))
+        options: dict[str, Any] = {"context_fn": lambda: contexts} if contexts else {}
+        return checkpoint(block, x, use_reentrant=False, **options)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self:
             x = self.step(block, x)
         return x
+
+
+class _BuffersOfNow:
+    """A context in which a block's buffers have the values of now; whatever is written to them is lost at its end."""
+
+    def __init__(self, block: nn.Module) -> None:
+        buffers = ((m._buffers, name, b) for m in block.modules() for name, b in m._buffers.items())
+        self.found = [(table, name, b.detach().clone()) for table, name, b in buffers if b is not None]
+
+    def __enter__(self) -> None:
+        # Other tensors, not other values: what the second pass keeps for the gradient may be a buffer.
+        self.present = [(table, name, table[name]) for table, name, _ in self.found]
+        for table, name, value in self.found:
+            table[name] = value.clone()
+
+    def __exit__(self, *_: object) -> None:
+        for table, name, buffer in self.present:
+            table[name] = buffer
 
 
 class MaxPool(nn.Module):

@@ -171,7 +171,7 @@ class ResNet(nn.Module):
             nn.init.normal_(self.classifier.weight, std=self.spec.classifier_std)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Save memory: the backward pass recomputes the activations inside blocks instead of reading stored ones."""
+        """Save memory: the backward pass computes the activations inside blocks again, from the same buffers."""
         self.blocks.checkpointed = enable
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:

@@ -74,7 +74,7 @@ class ResNetSpec:
     Raises
     ------
     ValueError
-        For a name that is not known, stages of unequal count, a rate outside [0, 1), and a group wider than a branch.
+        For a name that is not known, stages of unequal count, a rate outside [0, 1), groups that fit no branch.
         Also for choices that undo each other, such as ``conv="ws"`` without a norm.
 
     Examples
@@ -175,13 +175,12 @@ class ResNetSpec:
 
     def inner_width(self, stage: int, inputs: int, outputs: int, *, first: bool) -> int:
         """Width of a branch before it is rounded to whole groups; `first` is the first block of the network."""
-        bottleneck = self.bottleneck[stage] if isinstance(self.bottleneck, tuple) else self.bottleneck
-        return int(outputs * bottleneck)
+        return int(outputs * (self.bottleneck[stage] if isinstance(self.bottleneck, tuple) else self.bottleneck))
 
     def blocks(self) -> list["BlockSpec"]:
         """The plan of every block, in order."""
         plan: list[BlockSpec] = []
-        inputs = self.stem_channels
+        inputs, kernels = self.stem_channels, [k for k in self.branch if isinstance(k, int)]
         for stage, (depth, outputs) in enumerate(zip(self.depth, self.width)):
             group = self.group_width[stage] if isinstance(self.group_width, tuple) else self.group_width
             for index in range(depth):
@@ -191,8 +190,12 @@ class ResNetSpec:
                         f"group_width={group} exceeds the inner width {inner} of a block of stage {stage} "
                         f"({inputs} to {outputs} channels); use at most that, or None, or a larger bottleneck"
                     )
-                groups = inner // group if group else 1
-                inner = groups * group if group else inner
+                groups, inner = (inner // group, inner - inner % group) if group else (1, inner)
+                if any(c % groups for c, kernel in ((inputs, kernels[0]), (outputs, kernels[-1])) if kernel > 1):
+                    raise ValueError(
+                        f"group_width={group} makes {groups} groups of the inner width {inner} of a block of stage "
+                        f"{stage}, and they must divide its {inputs} to {outputs} channels; use another width, or None"
+                    )
                 stride = self.strides[stage] if index == 0 else 1
                 plan.append(BlockSpec(inputs, outputs, inner, groups, stride, stage, index))
                 inputs = outputs
@@ -202,10 +205,8 @@ class ResNetSpec:
         """A copy with the norm, convolution, residual rule and order of a named method, a key of `METHODS`."""
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not known; use one of {', '.join(METHODS)}")
-        choices = METHODS[method]
-        if self.se_ratio:  # only "nf" has a factor on the gates
-            choices = {"se_scale": 1.0, **choices}
-        return replace(self, **choices)
+        gates = {"se_scale": 1.0} if self.se_ratio else {}  # only "nf" has a factor on them
+        return replace(self, **{**gates, **METHODS[method]})
 
 
 @dataclass(frozen=True)

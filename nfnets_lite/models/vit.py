@@ -113,7 +113,7 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(self.classifier.weight, std=0.02)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Save memory: the backward pass recomputes the activations inside blocks instead of reading stored ones."""
+        """Save memory: the backward pass computes the activations inside blocks again, from the same buffers."""
         self.blocks.checkpointed = enable
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:

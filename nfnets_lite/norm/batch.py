@@ -121,7 +121,7 @@ class GhostBatchNorm2d(BatchNorm2d):
         parts = torch.split(input, self.size)
         args = self.running_mean, self.running_var, self.weight, self.bias, True
         if self.momentum is None:
-            # A mean over all parts; reading their count waits for a GPU, as in torch's own.
+            # Cumulative mean over all parts. Reading the counter makes the CPU wait for a GPU, as in torch's BatchNorm.
             last = int(self.num_batches_tracked)
             rates = [1 / count for count in range(last - len(parts) + 1, last + 1)]
         else:

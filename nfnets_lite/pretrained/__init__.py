@@ -73,9 +73,9 @@ def load_pretrained(model: nn.Module | str, path: str | Path | None = None, *, s
     WeightsMismatch
         Lists every tensor that is unmatched, missing or misshapen; the model is then unchanged.
     ValueError
-        For a kind of file that is not known, a file that is damaged or holds other objects than tensors, or the
+        For a kind of file that is not known, a file that is cut off or holds other objects than tensors, or the
         state dict of another timm network. Also for a checkpoint of which several entries fit, and a model that is on
-        the meta device or has extra state.
+        the meta device or has extra state. A changed byte of a tensor is noticed in a NumPy archive only.
     TypeError
         If `path` is not a path, but a state dict for instance.
     ConnectionError

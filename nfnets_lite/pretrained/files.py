@@ -34,15 +34,15 @@ def read(path: Path, own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], s
             f"path={str(path)!r} holds no state dict: a mapping of names to tensors is needed, or an entry with one"
         )
     states = {key: _unprefixed(state, own) for key, state in entries.items()}
-    fitting = [key for key, (state, _) in states.items() if _shapes(state) == _shapes(own)]
-    if len(fitting) > 1 and "state_dict" not in fitting:
-        keys = "".join(f"[{key!r}]" for key in fitting[0].split("."))
+    fitting = [key for key, (state, _) in states.items() if _fits(state, own)]
+    if len(fitting) > 1:
+        keys = "".join(f"[{key!r}]" for key in fitting[-1].split("."))
         raise ValueError(
-            f"path={str(path)!r} holds several state dicts that fit: {', '.join(map(repr, fitting))}. Save "
-            f"the one that you want by itself: torch.save(torch.load(path){keys}, 'one.pth')"
+            f"path={str(path)!r} holds several state dicts that fit: {', '.join(map(repr, fitting))}. Save the one "
+            f"that you want by itself, and load that file: torch.save(torch.load(path){keys}, 'one.pth')"
         )
-    likely = fitting or sorted(states, key=lambda key: -len(states[key][0].keys() & own.keys()))
-    choice = "state_dict" if "state_dict" in likely else likely[0]
+    # Where none fits, the error speaks of the likeliest.
+    choice = max(fitting or states, key=lambda key: (len(states[key][0].keys() & own.keys()), len(states[key][0])))
     state, prefix = states[choice]
     removed = [f"from its entry {choice!r}"] * bool(choice)
     removed += [f"without the prefix {prefix!r} of its names"] * bool(prefix)
@@ -94,8 +94,11 @@ def bare(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+def _fits(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict has the names and shapes of the model's own, or is a dm_nfnet of as many numbers each."""
+    if is_dm_nfnet(state):
+        return sorted(map(Tensor.numel, state.values())) == sorted(map(Tensor.numel, own.values()))
+    return {name: x.shape for name, x in state.items()} == {name: x.shape for name, x in own.items()}
 
 
 def _entries(key: str, content: Any) -> Iterator[tuple[str, Mapping[str, Tensor]]]:

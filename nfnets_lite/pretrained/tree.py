@@ -67,11 +67,14 @@ def _content(path: Path) -> Any:
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
-    """The error for a file that cannot be read, with what its reader said."""
-    said = next(iter(str(error).splitlines()), "it ends too early")
+    """The error for a file that cannot be read, with what its reader said, but not with torch's advice to trust it."""
+    said = re.split(r"\.?\s*\n|\. |\.$", str(error).rpartition("WeightsUnpickler error: ")[2].strip())[0]
+    with path.open("rb") as file:
+        start = file.read(20)
     return ValueError(
-        f"path={str(path)!r} is not a whole {path.suffix} file of weights: {said}. Download or save it again; a small "
-        "file of text is Git LFS's pointer to the weights"
+        f"path={str(path)!r} is not a whole {path.suffix} file of weights: {said or 'it ends too early'}; it begins "
+        f"with {start!r}. Download or save it again, under the suffix of its format; a small file of text is a web "
+        "page, or Git LFS's pointer to the weights"
     )
 
 

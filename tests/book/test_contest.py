@@ -34,11 +34,11 @@ def test_outcomes_are_counted_by_their_intervals(made: Contest) -> None:
     assert [str(cell) for cell in made.row("bn")] == ["BN", str(made.accuracy["bn"]), "", "0.1"]
     assert made.best("no norm").startswith("NF, 91.0")
     header, rows = made.by_family([run("gn", 0, 0.8), run("nf", 0, None)])
-    assert [row[:5] for row in rows] == [
-        ["across the batch", 1, 0, 0, 0], ["within an image", 1, 1, 0, 0], ["no norm", 1, 0, 1, 0]
+    assert [row[:3] for row in rows] == [
+        ["across the batch", 1, "0 / 0 / 0"], ["within an image", 1, "1 / 0 / 0"], ["no norm", 1, "0 / 1 / 0"]
     ]  # fmt: skip
     assert [row[-1] for row in rows] == [0, 0, 1]
-    assert header[2] == "below BN"
+    assert header[2] == "below / undecided / above BN"
     assert made.mean_rate("within an image") == pytest.approx(0.4)
     assert len(made.records) == 6
 

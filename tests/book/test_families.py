@@ -23,7 +23,7 @@ SPEC = model_spec("cifar_resnet8", width=(4, 4, 8), stem_width=4)
         ("ibn_b", "across the batch"),  # by its other norms
         ("gn", "within an image"),
         ("ln2d", "within an image"),
-        ("dyt", "number by number"),
+        ("dyt", "element-wise"),
         ("nf", "no norm"),
         ("rescale", "no norm"),
     ],
@@ -54,6 +54,6 @@ def test_dots_are_sorted_and_open_where_a_seed_diverged() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["NF", "GN", "BN"]
     (hollow,) = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
     assert (list(hollow.get_xdata()), list(hollow.get_ydata())) == ([40.0], [0])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f for f in FAMILIES if f != "number by number"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [f for f in FAMILIES if f != "element-wise"]
     assert 0 <= ax.get_xlim()[0] < ax.get_xlim()[1] <= 100
     plt.close(fig)

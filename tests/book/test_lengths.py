@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from math import inf
 from pathlib import Path
 
 import matplotlib
@@ -122,8 +123,14 @@ def test_a_whole_sweep_is_told_in_three_sentences_and_judged() -> None:
     _, rows = length_tables.differences(study)
     assert [str(row[1])[:4] for row in rows] == ["-4.0", "-3.0", "-2.0", "-1.0"]
     assert [str(row[2])[:4] for row in rows] == ["", "-3.0", "-2.0", "-1.0"]
-    expected = [("reaches with twice the epochs", "nf_agc", "bn", 8.0, 4.0), ("never", "nf_agc", "bn", 64.0, 64.0)]
-    _, (doubled, unknown) = length_tables.outcomes(study, expected)
+    expected = [
+        ("reaches with twice the epochs", (0.0, inf), "nf_agc", "bn", 8.0, 4.0),
+        ("stays behind", (-inf, 0.0), "nf_agc", "bn", 8.0, 4.0),
+        ("within a hair", (-1.0, 1.0), "nf_agc", "bn", 8.0, 4.0),
+        ("never", (0.0, inf), "nf_agc", "bn", 64.0, 64.0),
+    ]
+    _, (doubled, behind, hair, unknown) = length_tables.outcomes(study, expected)
+    assert [row[3] for row in (doubled, behind, hair, unknown)] == ["no", "yes", "open", ""]
     assert doubled[1] == "NF + AGC after 8 epochs minus BN after 4"
     assert str(doubled[2]).startswith("-1.0")
     assert unknown[2] == "not recorded yet"
@@ -177,7 +184,7 @@ def test_how_much_longer_nf_trains_is_told_by_the_lengths_that_it_reaches() -> N
         return replace(r, metrics=r.metrics | {"accuracy": 0.87 + 0.01 * r.config["recipe"]["epochs"]})
 
     study = lengths.Lengths(Study(SWEEP, ledger(map(worse, whole()))))  # BN: 88, 89, 91 and 95 %
-    said = "For the mean accuracy of BN after 1 to 2 epochs, NF with AGC needs 3.7 times as many epochs, by"
+    said = "To reach the mean accuracy that BN has after 1 to 2 epochs, NF with AGC needs 3.7 times as many epochs"
     assert lengths.sentences(study)[0].startswith(said)
 
 

@@ -30,7 +30,7 @@ def test_the_farthest_single_change_comes_first() -> None:
         "**images**: the variance is 3 times the reference",
     ]  # fmt: skip
     _, rows = signal_tables.changes(causes)
-    assert [row[1] for row in rows[:2]] == ["", "1"]
+    assert [row[1] for row in rows[:2]] == ["1", "1"]
     assert len(rows) == len(signal_tables.CAUSES)
 
 
@@ -39,7 +39,11 @@ def test_levels_are_those_of_the_block_after_a_transition() -> None:
     _, (row,) = signal_tables.transitions(found, stage=2)
     assert row[1].startswith("4\N{NO-BREAK SPACE}")  # the mean of the blocks 3 and 5
     assert row[2] == "1.04"
-    assert signal_tables.level_shares(found, 2).startswith("3.85 (NF")
+
+
+def test_a_ratio_to_the_prediction_is_that_of_the_last_block() -> None:
+    found = {"nf": [run(curve={"variance": [1, 6], "predicted_variance": [5, 4]})]}
+    assert signal_tables.over_predicted(found).startswith("1.50")
 
 
 def test_a_metric_that_no_run_has_is_a_dash() -> None:

@@ -152,6 +152,38 @@ def test_remove_takes_the_clipping_off() -> None:
     assert_same(model, free)
 
 
+def test_a_second_clipping_of_one_optimizer_is_refused_until_the_first_is_removed() -> None:
+    model = make_net()
+    optimizer = sgd(model)
+    first = attach_agc(optimizer, model, 1e-4)
+    for again in (optimizer, Wrapper(optimizer, "optimizer")):
+        with pytest.raises(ValueError, match=r"attach_agc was called before with this SGD.*remove\(\) on what"):
+            attach_agc(again, model, 0.02)
+    first.remove()
+    attach_agc(optimizer, model, 0.02)
+    plain_loop(model, optimizer)
+    assert_same(model, by_hand())
+
+
+def test_one_optimizer_of_two_models_and_two_optimizers_of_one_model_are_clipped_as_apart() -> None:
+    pair, halves = nn.ModuleList([make_net(), make_net()]), make_net()
+    joint = torch.optim.SGD(pair.parameters(), lr=0.1)
+    attach_agc(joint, pair, 0.02, classifier=[net.get_classifier() for net in pair])
+    parameters = list(halves.parameters())
+    parts = [torch.optim.SGD(part, lr=0.1) for part in (parameters[::2], parameters[1::2])]
+    for part in parts:
+        attach_agc(part, halves, 0.02)
+    alone = make_net()
+    optimizer = torch.optim.SGD(alone.parameters(), lr=0.1)
+    attach_agc(optimizer, alone, 0.02)
+    for net in (*pair, halves, alone):
+        loss_of(net, *batch(0)).backward()
+    for each in (joint, *parts, optimizer):
+        each.step()
+    for net in (*pair, halves):
+        assert_same(net, alone)
+
+
 def test_a_group_added_later_and_a_layer_thawed_later_are_clipped() -> None:
     model = make_net()
     model.gate.requires_grad_(False)

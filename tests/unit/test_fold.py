@@ -126,14 +126,18 @@ def test_a_folded_model_refuses_to_train() -> None:
     assert float(x.grad.abs().max()) > 0
 
 
-@torch.no_grad()
-def test_a_pruned_network_is_folded_as_its_next_forward_pass_computes() -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_a_pruned_network_is_folded_as_its_next_forward_pass_computes(called: bool) -> None:
     model = nn.Sequential(ScaledStdConv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()
     for layer in (model[0], model[2], model[3]):
         for leaf in ("weight", "bias"):
             prune.random_unstructured(layer, leaf, 0.5)
-            getattr(layer, f"{leaf}_orig").normal_()  # as an optimizer or load_state_dict does
+            getattr(layer, f"{leaf}_orig").data.normal_()  # as an optimizer or load_state_dict does
+    if called:
+        model(images())
+    weight = model[0].weight
     folded = fold(model)
+    assert model[0].weight is weight
     torch.testing.assert_close(folded(images()), model(images()), rtol=1e-5, atol=1e-5)
 
 

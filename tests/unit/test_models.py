@@ -1,6 +1,7 @@
 """Models as data: names, overrides, shapes at awkward sizes, starts, stochastic depth, errors."""
 
 import json
+from copy import deepcopy
 from dataclasses import FrozenInstanceError, asdict, replace
 from itertools import product
 from math import prod
@@ -487,6 +488,14 @@ def test_a_spec_is_frozen_hashable_and_takes_lists() -> None:
             r"group_width=256 exceeds the inner width 128 .*use at most",
         ),
         (lambda: create_model("nfnet_f0", width=0.5), r"group_width=128 exceeds the inner width 64"),
+        (
+            lambda: create_model("cifar_resnet8", method="nf", group_width=7),
+            r"group_width=7 makes 9 groups of the inner width 63 .* must divide its 32 to 64 channels",
+        ),
+        (
+            lambda: create_model("cifar_resnet8", branch=(1, 3), bottleneck=0.5, group_width=5),
+            r"group_width=5 makes 3 groups of the inner width 15 .* must divide its 16 to 32 channels",
+        ),
         (lambda: create_model("nfnet_f0", depth=(1, 2)), r"must have one entry per stage"),
         (
             lambda: create_model("nfnet_f0", depth=(1, 0, 1, 1)),
@@ -679,6 +688,30 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(name: str) -> Non
         torch.testing.assert_close(ours, theirs)
     model.set_grad_checkpointing(False)
     assert gradients()[0] == kept
+
+
+@pytest.mark.parametrize("method", ["bn", "brn", "pn", "un", "bcn", "rescale", "nf", "torch"])
+def test_checkpointing_leaves_gradients_and_buffers_as_they_are_without_it(method: str) -> None:
+    torch.manual_seed(0)
+    plain = create_model("cifar_resnet8", method="bn" if method == "torch" else method)
+    if method == "torch":  # an average over all batches, whose count is a buffer
+        blocks(plain)[1].branch.append(nn.BatchNorm2d(32, momentum=None))
+    again, batches = deepcopy(plain), torch.randn(3, 16, 3, 16, 16)
+    again.set_grad_checkpointing()
+    for update in range(3):
+        for model in (plain, again):
+            model.zero_grad()
+            set_progress(model, 0.5)
+            torch.manual_seed(update)
+            model(batches[update]).logsumexp(1).mean().backward()
+            both = [model(batches[update - i]).logsumexp(1).mean() for i in (1, 2)]
+            both[0].backward(retain_graph=True)
+            (both[0] + both[1]).backward()
+        for ours, theirs in zip(again.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad)
+        for (name, ours), theirs in zip(again.named_buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(ours, theirs, msg=name)
+    torch.testing.assert_close(again.eval()(batches[0]), plain.eval()(batches[0]))
 
 
 def test_a_model_without_classes_has_the_start_of_one_with_classes() -> None:

@@ -5,12 +5,14 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -339,12 +341,25 @@ def test_a_file_that_is_not_whole_is_named(suffix: str, tree: Tree, tmp_path: Pa
     whole = path.read_bytes()
     for content in (b"", b"version https://git-lfs.github.com/spec/v1", whole[:-2000], whole[:9]):
         path.write_bytes(content)
-        said = rf"path='.*net\{suffix}' is not a whole \{suffix} file of weights: \S.*again; a small file of text"
+        said = rf"path='.*net\{suffix}' is not a whole \{suffix} file of weights: \S.*again, under.*; a small file"
         with pytest.raises(ValueError, match=said):
             load_pretrained(tiny(), path)
     path.unlink()
     with pytest.raises(FileNotFoundError):
         load_pretrained(tiny(), path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors", ".npz"])
+def test_a_file_of_another_kind_is_shown_by_its_start_and_no_advice_is_given_to_trust_it(
+    suffix: str, tmp_path: Path
+) -> None:
+    path, header = tmp_path / f"net{suffix}", b'\x40\0\0\0\0\0\0\0{"stem.weight":'  # of a file of safetensors
+    for content in (b"<html>404 not found</html>", b"<!DOCTYPE html>\n<html>", header, b"Entry not found"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"begins with {re.escape(repr(content[:20]))}\. Download") as refusal:
+            load_pretrained(tiny(), path)
+        assert not re.search("weights_only|too early", str(refusal.value))
+        assert len(str(refusal.value).replace(str(path), "")) < 320
 
 
 @pytest.mark.parametrize("extra", [{"count": 3}, torch.ones(1)])
@@ -402,11 +417,23 @@ def test_what_was_taken_off_is_said_where_the_rest_does_not_fit(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"several state dicts that fit: 'student', 'teacher'\. Save the one"):
         load_pretrained(tiny(), path)
     torch.save({"ema": {"student": model.state_dict(), "teacher": model.state_dict()}}, path)
-    with pytest.raises(ValueError, match=r"torch\.load\(path\)\['ema'\]\['student'\], 'one\.pth'\)"):
+    with pytest.raises(ValueError, match=r"torch\.load\(path\)\['ema'\]\['teacher'\], 'one\.pth'\)"):
         load_pretrained(tiny(), path)
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError, match=r"holds no state dict: a mapping of names to tensors is needed, or an entry"):
         load_pretrained(tiny(), path)
+
+
+@pytest.mark.parametrize("names", [*permutations(("state_dict", "state_dict_ema", "model"), 2)])
+@pytest.mark.parametrize("form", [prefixed("module."), timm_state], ids=["own", "timm"])
+def test_of_several_entries_that_fit_none_is_chosen(names: tuple[str, str], form: Any, tmp_path: Path) -> None:
+    path, model = tmp_path / "checkpoint.pth.tar", tiny()
+    torch.save({"epoch": 1, **{name: form(tiny()) for name in names}, "args": Namespace(lr=0.1)}, path)
+    said = rf"several state dicts that fit: '{names[0]}', '{names[1]}'\. Save.*torch\.load\(path\)\['{names[1]}'\]"
+    with pytest.raises(ValueError, match=said):
+        load_pretrained(tiny(), path)
+    torch.save({names[0]: form(tiny(num_classes=3)), names[1]: form(model)}, path)
+    assert equal(load_pretrained(tiny(), path), model)
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
