@@ -115,10 +115,7 @@ def outcomes(lengths: Lengths, expected: Sequence[tuple[str, tuple[float, float]
             compared = f"{plots.label(plus)} minus {plots.label(minus)}, after {spell(length)}"
         else:
             compared = f"{plots.label(plus)} after {spell(length)} minus {plots.label(minus)} after {other:g}"
-        gap = lengths.difference(length, plus, minus, other)
-        if gap is None:
-            outcome = ""
-        elif gap.low is None or gap.high is None:
+        if (gap := lengths.difference(length, plus, minus, other)) is None or gap.low is None or gap.high is None:
             outcome = "open"
         elif low <= gap.low and gap.high <= high:
             outcome = "yes"

@@ -82,9 +82,7 @@ def heading(lengths: Lengths) -> str:
         return "Nothing is measured yet"
     if lengths.missing:
         return "Not judged yet: runs are missing"
-    found = change(lengths)
-    outcome = 0 if found is None else side(found)
-    if outcome == 0:
+    if (found := change(lengths)) is None or not (outcome := side(found)):
         return "No clear change of the gap between NF with AGC and BN with longer training"
     more, less = ("NF with AGC", "BN") if outcome > 0 else ("BN", "NF with AGC")
     return f"Longer training helps {more} more than {less}"

@@ -1,6 +1,6 @@
 """What sentences of the book rest on: conditions of claims, at the largest scale recorded, checked against the text."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from experiments.claims import Verdict
 from experiments.claims.evidence import Finding
 from experiments.obtain import RESULTS
 from experiments.profiles import PROFILES
-from experiments.records import Record
 from experiments.study import Result, Study, field_of
 
 
@@ -89,8 +88,7 @@ def check(evidence: Sequence[Evidence], profile: str, results_dir: str = "") -> 
     old = ", ".join(v.claim.id for v in verdicts if v.stale)
     aged = f" Runs of {old} were made with older code; today's code gives other numbers." if old else ""
     plots.markdown(f"*What the sentences above rest on:* {rests}.{aged} {{doc}}`What the words mean <verdicts>`.")
-    small = [f"- {v.claim.id}, {one.said}" for v in verdicts for one in v.regime if not one.met]
-    if small:
+    if small := [f"- {v.claim.id}, {one.said}" for v in verdicts for one in v.regime if not one.met]:
         scales = ", ".join(sorted({v.profile for v in verdicts if v.seeds}))
         elsewhere = "" if scales == profile else f" Figures of this page are of profile {profile}."
         hint = (
@@ -129,19 +127,8 @@ def beside_bn(study: Study) -> Table:
     )
     header = ["method", f"accuracy minus BN's at batch size {whole}, points", "learning rates that diverged"]
     rows = [
-        [
-            plots.label(method),
-            str(records.paired_difference(runs, ended["bn"])),
-            f"{diverged(tried[method])} of {len(tried[method])}",
-        ]
-        for method, runs in ended.items()
-        if method != "bn"
+        [plots.label(m), str(records.paired_difference(runs, ended["bn"])), f"{diverged(tried[m])} of {len(tried[m])}"]
+        for m, runs in ended.items()
+        if m != "bn"
     ]
-    return header, rows
-
-
-def below_others(bn: Mapping[int, Sequence[Record]], others: Mapping[str, Sequence[Record]]) -> Table:
-    """A table by images per statistic: BN minus methods that have no such number, in points."""
-    header = ["images per statistic", *(f"BN minus {plots.label(name)}, points" for name in others)]
-    rows = [[n, *(str(records.paired_difference(bn[n], runs)) for runs in others.values())] for n in sorted(bn)]
     return header, rows

@@ -171,18 +171,13 @@ def caption(text: str, records: Sequence[Record], path: Path) -> None:
     commits = sorted({f"{p['commit'][:7]}{'+' if p['dirty'] else ''}" for p in origin})
     profiles = sorted({record.profile for record in records})
     old = sum(isinstance(record, Result) and record.stale for record in records)
+    which = "" if old == len(records) else f"{old} of {len(records)} runs "
+    aged = f", {which}made with {{ref}}`older code <older-code>`" if old else ""
     markdown(
-        f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}"
-        f"{stale(old, len(records))}.\n\n"
+        f"*{text}* n = {len(seeds)} seed{'s' * (len(seeds) > 1)}, profile {', '.join(profiles)}{aged}.\n\n"
         f"<details><summary>Where the numbers come from</summary>\n\nSeeds {', '.join(map(str, seeds))}; "
         f"{'; '.join(devices)}; commit {', '.join(commits)}; records `{path.name}`, {len(records)} runs.\n\n</details>"
     )
-
-
-def stale(old: int, runs: int) -> str:
-    """Say how many runs were made with code that computed other numbers; empty for none."""
-    which = "" if old == runs else f"{old} of {runs} runs "
-    return f", {which}made with {{ref}}`older code <older-code>`" if old else ""
 
 
 def figure(fig: Figure, records: Sequence[Record], path: Path, *, alt: str, text: str) -> None:

@@ -130,7 +130,7 @@ def test_a_whole_sweep_is_told_in_three_sentences_and_judged() -> None:
         ("never", (0.0, inf), "nf_agc", "bn", 64.0, 64.0),
     ]
     _, (doubled, behind, hair, unknown) = length_tables.outcomes(study, expected)
-    assert [row[3] for row in (doubled, behind, hair, unknown)] == ["no", "yes", "open", ""]
+    assert [row[3] for row in (doubled, behind, hair, unknown)] == ["no", "yes", "open", "open"]
     assert doubled[1] == "NF + AGC after 8 epochs minus BN after 4"
     assert str(doubled[2]).startswith("-1.0")
     assert unknown[2] == "not recorded yet"

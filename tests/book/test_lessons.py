@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_records import run
 
 from book.figures import lessons, plots
 from book.figures.lessons import Evidence
 from book.tool.execute import read_chapter
 from experiments.claims import Verdict
-from experiments.records import Record
 
 CHAPTERS = Path(__file__).resolve().parents[2] / "book" / "chapters"
 CALLS = [
@@ -67,19 +65,6 @@ def test_a_finding_of_small_networks_is_called_a_hint(verdicts: list[Verdict], m
     assert (f"Runs of {small.claim.id} were made with older code" in shown[0]) == bool(small.stale)
     assert "Take this as a hint" in shown[1]
     assert all(one.met or f"- {small.claim.id}, {one.said}" in shown[1] for one in small.regime)
-
-
-def of_size(images: int, accuracies: list[float]) -> list[Record]:
-    model = {"norm_options": {"size": images}}
-    return [run("ghost_bn", seed, a, model=model) for seed, a in enumerate(accuracies)]
-
-
-def test_batch_norm_is_set_beside_methods_without_statistics_of_a_batch() -> None:
-    bn = {2: of_size(2, [0.3, 0.5]), 1: of_size(1, [0.2, 0.2])}
-    header, rows = lessons.below_others(bn, {"gn": [run("gn", seed, 0.5) for seed in (0, 1)]})
-    assert header == ["images per statistic", "BN minus GN, points"]
-    assert [row[0] for row in rows] == [1, 2]
-    assert str(rows[0][1]).startswith("-30.0")
 
 
 def test_methods_are_set_beside_batch_norm_at_the_largest_batch_of_the_committed_records() -> None:
